@@ -1,0 +1,1 @@
+"""The only room that imports transformers: tokens, hollow models, hooks."""

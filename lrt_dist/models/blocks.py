@@ -1,0 +1,253 @@
+"""Hollow models: the real transformers class, in which only some blocks exist.
+
+A stage owns blocks `[a, b)`. Every other block is replaced by a parameterless pass-through before
+the weights are read, so `from_pretrained` reads only what the stage needs, with all of
+transformers' own handling, and the model's own `forward` still builds masks, rotary tables and
+per-layer attention types.
+
+Shape suffixes: B sequences of a batch, T tokens, D width of the residual stream, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from lrt_dist.config import ModelConfig
+from lrt_dist.errors import UserError
+from lrt_dist.models import hooks
+from lrt_dist.models.sources import _quiet, load_config, model_class, open_source
+
+
+class BlockStack:
+    """Blocks `[owned.start, owned.stop)` of a causal LM, ready to run.
+
+    Attributes:
+        owned: the blocks this stack holds.
+        layers: number L of blocks of the whole model.
+        device, dtype: where and in what it computes.
+    """
+
+    def __init__(self, model: transformers.PreTrainedModel, owned: range) -> None:
+        self._model = model.eval()
+        self._blocks = find_blocks(model)
+        self._block_kind = type(self._blocks[owned.start]) if owned else None
+        self.owned = owned
+        self.layers = len(self._blocks)
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self._embedding_width = int(model.get_input_embeddings().embedding_dim)
+
+    @classmethod
+    def load(
+        cls, config: ModelConfig, owned: range, *, head: bool, device: str = "cpu"
+    ) -> BlockStack:
+        """Read the weights of some blocks of a model, and no others.
+
+        Args:
+            config: which model.
+            owned: blocks to hold, `range(a, b)` with step 1.
+            head: whether logits will be asked for (final norm and LM head; b must then be L).
+            device: a torch device; on `cpu` the dtype is float32 whatever the run says.
+
+        Raises:
+            UserError: the model cannot be staged, or its checkpoint lacks a needed weight.
+        """
+        hf_config = load_config(config)
+        if getattr(hf_config.get_text_config(), "hidden_size_per_layer_input", 0):
+            raise UserError(
+                f"{config.model} feeds every block its own token embedding; such models cannot be "
+                "cut into stages yet"
+            )
+        tied = bool(hf_config.get_text_config().tie_word_embeddings)
+        embedding = owned.start == 0 or (head and tied)
+        cls_ = _hollow(model_class(config, hf_config), owned, embedding=embedding, head=head)
+        _quiet()
+        model, info = cls_.from_pretrained(
+            open_source(config),
+            config=hf_config,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            dtype=_compute_dtype(config, device),
+            device_map=None if device == "cpu" else {"": device},
+            output_loading_info=True,
+        )
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise UserError(
+                f"{config.model}: the checkpoint lacks {len(missing)} weights that blocks "
+                f"{owned.start} … {owned.stop - 1} need, {missing[0]} first"
+            )
+        return cls(model, owned)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        token_ids_BT: torch.Tensor,
+        hidden_BTD: torch.Tensor | None = None,
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        capture: Sequence[int] = (),
+        select: Callable[[torch.Tensor], torch.Tensor] = lambda hidden: hidden,
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Run blocks `[start, stop)` (default: all owned ones).
+
+        Args:
+            token_ids_BT: int64 `[B, T]`, right-padded; read only where `start` is 0.
+            hidden_BTD: `[B, T, D]`, the output of block `start - 1`; None where `start` is 0.
+            capture: layers whose output is wanted.
+            select: what to keep of a captured `[B, T, D]`, e.g. the site rows.
+
+        Returns:
+            The output `[B, T, D]` of block `stop - 1`, and `{layer: select(output)}`.
+        """
+        start = self.owned.start if start is None else start
+        stop = self.owned.stop if stop is None else stop
+        wanted = range(start, stop)
+        if not wanted or start < self.owned.start or stop > self.owned.stop:
+            raise ValueError(f"blocks {start} … {stop - 1} are not within {self.owned}")
+        if (hidden_BTD is None) != (start == 0):
+            raise ValueError(f"block {start} needs {'tokens' if start == 0 else 'a hidden state'}")
+        with ExitStack() as stack:
+            stack.enter_context(self._only(wanted))
+            if hidden_BTD is not None:
+                given = hidden_BTD.to(self.device, self.dtype)
+                stack.enter_context(hooks.replace_output(self._blocks[start - 1], given))
+            taken = stack.enter_context(
+                hooks.capture({layer: self._blocks[layer] for layer in capture}, select)
+            )
+            stack.enter_context(hooks.stop_after(self._blocks[stop - 1]))
+            try:
+                self._forward(token_ids_BT, embed=start == 0)
+            except hooks.StopForward as done:
+                return done.hidden_BTD, taken
+        raise AssertionError(f"the forward pass went past block {stop - 1}")
+
+    @torch.inference_mode()
+    def logits(
+        self, hidden_BTD: torch.Tensor, batch: torch.Tensor, position: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits `[n, V]` at the n places (batch[i], position[i]).
+
+        `hidden_BTD` is the output of the last block; the final norm, the head and whatever the
+        model does after it (soft-capping, scaling) are applied to the read places only.
+        """
+        head = self._model.get_output_embeddings()
+        if self.owned.stop != self.layers or isinstance(head, _Absent):
+            raise ValueError("this stack was loaded without a head")
+        given = hidden_BTD.to(self.device, self.dtype)
+        with (
+            self._only(range(0)),
+            hooks.replace_output(self._blocks[self.layers - 1], given),
+            hooks.only_positions(head, batch.to(self.device), position.to(self.device)),
+        ):
+            output = self._forward(torch.empty(given.shape[:2], dtype=torch.int64), embed=False)
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def _forward(self, token_ids_BT: torch.Tensor, *, embed: bool) -> Any:
+        if embed:
+            return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False)
+        nothing = torch.zeros(
+            *token_ids_BT.shape, self._embedding_width, device=self.device, dtype=self.dtype
+        )
+        return self._model(inputs_embeds=nothing, use_cache=False)
+
+    @contextmanager
+    def _only(self, wanted: range) -> Iterator[None]:
+        """Let every owned block outside `wanted` pass its input on for a while."""
+        idle = {i: self._blocks[i] for i in self.owned if i not in wanted}
+        try:
+            for index, block in idle.items():
+                self._blocks[index] = _PassThrough(block)
+            yield
+        finally:
+            for index, block in idle.items():
+                self._blocks[index] = block
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList:
+    """The list of decoder blocks of a causal LM.
+
+    Raises:
+        UserError: there is no single list with as many entries as the model has layers.
+    """
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == layers and name.count(".") <= 3
+        and not any(part.isdigit() for part in name.split("."))
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"{type(model).__name__}: found {len(found)} lists of {layers} blocks where one was "
+            "expected; this architecture is not supported"
+        )
+    return found[0]
+
+
+class _PassThrough(nn.Module):
+    """A block that returns its input, with the plain attributes `forward` may read of it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        for name, value in vars(block).items():
+            if not name.startswith("_") and not hasattr(self, name):
+                setattr(self, name, value)
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return hidden_states
+
+
+class _Absent(nn.Module):
+    """Stands for an embedding or a head that this stage does not hold."""
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+
+
+def _hollow(
+    cls: type[transformers.PreTrainedModel], owned: range, *, embedding: bool, head: bool
+) -> type[transformers.PreTrainedModel]:
+    """A subclass of `cls` that, once built and before weights are read, is hollowed out."""
+
+    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        cls.__init__(self, config, *args, **kwargs)
+        blocks = find_blocks(self)
+        for index in range(len(blocks)):
+            if index not in owned:
+                blocks[index] = _PassThrough(blocks[index])
+        if not embedding:
+            width = int(self.get_input_embeddings().embedding_dim)
+            self.set_input_embeddings(_Absent(width))
+        if not head:
+            self.set_output_embeddings(_Absent(0))
+        held = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        self.all_tied_weights_keys = {
+            target: source
+            for target, source in self.all_tied_weights_keys.items()
+            if target in held and source in held
+        }
+        # The rest of the checkpoint belongs to other stages; what is *missing* is still an error.
+        self._keys_to_ignore_on_load_unexpected.add(r".*")
+
+    def fill(namespace: dict[str, Any]) -> None:
+        # transformers finds the modelling file through these two.
+        namespace.update(__init__=__init__, __module__=cls.__module__, __qualname__=cls.__qualname__)
+
+    return types.new_class(cls.__name__, (cls,), exec_body=fill)
+
+
+def _compute_dtype(config: ModelConfig, device: str) -> Any:
+    if device == "cpu":
+        return torch.float32
+    return "auto" if config.dtype == "auto" else getattr(torch, config.dtype)

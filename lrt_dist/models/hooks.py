@@ -1,0 +1,86 @@
+"""Hooks on decoder blocks, as context managers that unwind even when half installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class StopForward(Exception):  # noqa: N818 (not an error: the way out of a forward pass)
+    """Raised by the last wanted block; carries its hidden state `[batch, tokens, d]`."""
+
+    def __init__(self, hidden_BTD: torch.Tensor) -> None:
+        super().__init__("the last wanted block is done")
+        self.hidden_BTD = hidden_BTD
+
+
+def block_output(output: Any) -> torch.Tensor:
+    """The hidden state in what a block returns: the tensor itself or the head of a tuple."""
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+@contextmanager
+def capture(
+    blocks: Mapping[int, nn.Module], select: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[dict[int, torch.Tensor]]:
+    """Collect `select(hidden)` at the output of each of `blocks` during a forward pass."""
+    taken: dict[int, torch.Tensor] = {}
+
+    def tap(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            taken[layer] = select(block_output(output))
+
+        return hook
+
+    with ExitStack() as stack:
+        for layer, block in blocks.items():
+            handle = block.register_forward_hook(tap(layer))
+            stack.callback(handle.remove)
+        yield taken
+
+
+@contextmanager
+def replace_output(block: nn.Module, hidden_BTD: torch.Tensor) -> Iterator[None]:
+    """Let `block` seem to have computed `hidden_BTD`."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        return (hidden_BTD, *output[1:]) if isinstance(output, tuple) else hidden_BTD
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def stop_after(block: nn.Module) -> Iterator[None]:
+    """End the forward pass with `StopForward` once `block` has run."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        raise StopForward(block_output(output))
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def only_positions(head: nn.Module, batch: torch.Tensor, position: torch.Tensor) -> Iterator[None]:
+    """Let the LM head see only the states at (batch[i], position[i]), as `[1, n, d]`."""
+
+    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (args[0][batch, position].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

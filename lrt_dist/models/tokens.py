@@ -1,0 +1,115 @@
+"""Text to tokens, with the character at which each token ends.
+
+A causal model's state at the token that ends at character c summarises exactly the text up to c;
+that is what lets two tokenizers be compared (design: sites).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import tokenizers
+import transformers
+
+from lrt_dist.config import ModelConfig
+from lrt_dist.errors import UserError
+from lrt_dist.models.sources import open_source
+
+NO_END = -1
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A text as one model sees it.
+
+    Attributes:
+        ids: token ids, the tokenizer's own special tokens included.
+        ends: for each token the character offset at which it ends, or `NO_END` for special
+            tokens and for pieces whose last character goes on in the next piece.
+    """
+
+    ids: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def position_of(self) -> dict[int, int]:
+        """Character end -> index of the token that ends there."""
+        return {end: position for position, end in enumerate(self.ends) if end != NO_END}
+
+
+class SiteTokenizer:
+    """A tokenizer that knows where its tokens end in the text."""
+
+    def __init__(self, name: str, backend: tokenizers.Tokenizer) -> None:
+        self.name = name
+        self._backend = backend
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.special_tokens = len(self._backend.encode("", add_special_tokens=True).ids)
+
+    @classmethod
+    def load(cls, config: ModelConfig) -> SiteTokenizer:
+        """Load the tokenizer of a model.
+
+        Raises:
+            UserError: the model has no tokenizer, or one without character offsets.
+        """
+        source = open_source(config)
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                source, revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{config.model} has no tokenizer that loads ({first_line}); put tokenizer.json "
+                "and tokenizer_config.json beside the weights"
+            ) from error
+        if not getattr(tokenizer, "is_fast", False) or not tokenizer.backend_tokenizer:
+            raise UserError(
+                f"the tokenizer of {config.model} ({type(tokenizer).__name__}) has no character "
+                "offsets, so sites cannot be found; convert it to a fast one (tokenizer.json)"
+            )
+        if tokenizer.backend_tokenizer.get_vocab_size() == 0:
+            raise UserError(f"the tokenizer of {config.model} has an empty vocabulary")
+        return cls(config.model, _with_whole_offsets(tokenizer.backend_tokenizer))
+
+    def encode(self, text: str) -> Encoding:
+        """Token ids and ends of `text`, with the special tokens the tokenizer adds by itself."""
+        encoded = self._backend.encode(text, add_special_tokens=True)
+        ends: list[int] = []
+        next_start = len(text)
+        for (start, end), special in zip(
+            reversed(encoded.offsets), reversed(encoded.special_tokens_mask), strict=True
+        ):
+            # A piece that overlaps the next one stops inside a character: it ends nowhere.
+            whole = not special and start < end <= next_start
+            ends.append(end if whole else NO_END)
+            if not special and start < end:
+                next_start = start
+        return Encoding(tuple(encoded.ids), tuple(reversed(ends)))
+
+    def decode(self, ids: list[int]) -> str:
+        """Token ids as text, special tokens left out."""
+        text: str = self._backend.decode(ids, skip_special_tokens=True)
+        return text
+
+
+def _with_whole_offsets(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same tokenizer, whose offsets keep the blanks.
+
+    Byte-level tokenizers trim blanks from the offsets they report (`trim_offsets`), so a token
+    ` \\n` would seem to end before it does.
+    """
+
+    def keep_blanks(node: object) -> object:
+        if isinstance(node, dict):
+            return {k: False if k == "trim_offsets" else keep_blanks(v) for k, v in node.items()}
+        if isinstance(node, list):
+            return [keep_blanks(item) for item in node]
+        return node
+
+    parts = json.loads(backend.to_str())
+    for part in ("pre_tokenizer", "post_processor"):
+        parts[part] = keep_blanks(parts[part])
+    return tokenizers.Tokenizer.from_str(json.dumps(parts))

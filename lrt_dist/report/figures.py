@@ -1,0 +1,161 @@
+"""Figures as inline SVG: small, deterministic, in one fixed colour per arm."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from lrt_dist.report.curves import Curve
+from lrt_dist.report.tables import ConceptSummary
+
+# Okabe and Ito's palette: told apart with any colour vision. Markers say the same once more.
+ARM_COLOURS = {
+    "none": "#1b1f24",
+    "native": "#0072b2",
+    "transferred": "#d55e00",
+    "shuffled": "#a8518a",
+    "random": "#7a7f87",
+}
+_MARKERS = {"native": "o", "transferred": "s", "shuffled": "D", "random": ""}
+_LINES = {"native": "-", "transferred": "-", "shuffled": "--", "random": ":"}
+
+# The page scales a figure to its column: at 5 inches, 10 points stay 8 on a telephone.
+_WIDTH = 5.0
+_INK, _SOFT, _RULE = "#1b1f24", "#5b6470", "#d9dde3"
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "text.color": _INK,
+}
+
+
+def strength_figure(curves: Sequence[Curve], *, chosen: float, label: str) -> str:
+    """Mean change of propensity over strength, all arms; the chosen ±strength is marked."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"strength {label}"}):
+        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(0, color=ARM_COLOURS["none"], linewidth=0.8)
+        for sign in (-1, 1):
+            axes.axvline(sign * chosen, color=_RULE, linewidth=1, zorder=0)
+        for curve in reversed(curves):
+            _draw_curve(axes, curve)
+        axes.set_xlabel("strength α (share of the layer's median norm)")
+        axes.set_ylabel("change of log-odds")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+        axes.tick_params(length=0)
+        axes.grid(axis="y", color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        return _svg(figure, f"Change of log-odds over strength, by arm: {label}")
+
+
+def _draw_curve(axes: Any, curve: Curve) -> None:
+    strengths = [point.strength for point in curve.points]
+    colour = ARM_COLOURS[curve.arm]
+    axes.fill_between(
+        strengths,
+        [point.low for point in curve.points],
+        [point.high for point in curve.points],
+        color=colour,
+        alpha=0.14,
+        linewidth=0,
+    )
+    axes.plot(
+        strengths,
+        [point.mean for point in curve.points],
+        color=colour,
+        linestyle=_LINES[curve.arm],
+        marker=_MARKERS[curve.arm],
+        markersize=4.5,
+        linewidth=1.8,
+        label=curve.arm,
+    )
+
+
+def retention_figure(summaries: Sequence[ConceptSummary]) -> str:
+    """Retention of each concept with its interval, beside the range that the controls reach."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "retention"}):
+        figure = Figure(figsize=(_WIDTH, 0.9 + 0.42 * len(summaries)), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(0, color=ARM_COLOURS["none"], linewidth=0.8)
+        axes.axvline(1, color=ARM_COLOURS["native"], linewidth=1.4)
+        for place, summary in enumerate(summaries):
+            _draw_retention(axes, place, summary)
+        ticks = axes.set_yticks(
+            range(len(summaries)), [_short(summary.concept) for summary in summaries]
+        )
+        for tick in ticks:
+            # A name is text, whatever dollar signs it holds.
+            tick.label1.set_parse_math(False)
+            tick.label1.set_color(_INK)
+        axes.set_ylim(len(summaries) - 0.5, -0.5)
+        axes.set_xlabel("share of the native effect")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        axes.tick_params(length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color=_RULE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        return _svg(figure, "Retention per concept with intervals and controls")
+
+
+def _draw_retention(axes: Any, place: int, summary: ConceptSummary) -> None:
+    random, shuffled, kept = summary.random, summary.shuffled, summary.retention
+    if random is not None:
+        axes.barh(
+            place,
+            random.high - random.low,
+            left=random.low,
+            height=0.5,
+            color=ARM_COLOURS["random"],
+            alpha=0.35,
+            linewidth=0,
+        )
+    if shuffled.defined:
+        axes.plot(shuffled.value, place, "D", color=ARM_COLOURS["shuffled"], markersize=5)
+    if kept.defined:
+        colour = ARM_COLOURS["transferred"]
+        axes.plot([kept.low, kept.high], [place, place], color=colour, linewidth=2.2)
+        axes.plot(kept.value, place, "s", color=colour, markersize=6.5)
+    else:
+        axes.text(0.5, place, "undefined", color=_SOFT, ha="center", va="center")
+
+
+def _short(name: str, limit: int = 18) -> str:
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The bare element: no prologue, no metadata, no date, sized by the page."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    element = text[text.index("<svg") :]
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    head, rest = element.split(">", 1)
+    assert "viewBox" in head
+    view_box = f'viewBox="0 0 {width} {height}"'
+    return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view_box} role="img" ' + (
+        f'aria-label="{_attribute(label)}">{rest}'
+    )
+
+
+def _attribute(text: str) -> str:
+    return (
+        text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+    )
+
+
+def has_numbers(curves: Sequence[Curve]) -> bool:
+    return any(math.isfinite(point.mean) for curve in curves for point in curve.points)
