@@ -34,3 +34,7 @@ class UnitError(LrtError):
 
     The runtime quarantines the unit and goes on with the others.
     """
+
+
+class DeviceMemoryError(LrtError):
+    """A device ran out of memory; the runtime tries the same work in smaller batches."""

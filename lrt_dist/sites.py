@@ -1,9 +1,12 @@
-"""Sites, segments and layers: the vocabulary that every room shares."""
+"""Sites, segments and layers: the vocabulary that every room shares.
+
+A *side* is 0 for the source model and 1 for the target model.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, order=True)
@@ -24,11 +27,11 @@ class Segment:
     Attributes:
         document: id of the document.
         start: first character of the segment within its document.
-        text: the segment's text; what a model sees, beside its own special tokens.
-        char_ends: sites, as ascending offsets into `text`; each is the end of a token in both
-            models.
+        text: the segment's text.
+        char_ends: sites, as ascending offsets into `text`; at each a token of both models ends.
         first_row: row number of the first site; the others follow densely.
-        tokens: tokens of the segment in (source, target) model, special tokens included.
+        ids: token ids in (source, target) model, special tokens included.
+        positions: for each site the index of the token that ends there, in (source, target) ids.
     """
 
     document: str
@@ -36,7 +39,17 @@ class Segment:
     text: str
     char_ends: tuple[int, ...]
     first_row: int
-    tokens: tuple[int, int]
+    ids: tuple[tuple[int, ...], tuple[int, ...]]
+    positions: tuple[tuple[int, ...], tuple[int, ...]]
+
+    def cut_sites(self, count: int, first_row: int) -> Segment:
+        """The same segment with only its first `count` sites, numbered from `first_row`."""
+        return replace(
+            self,
+            char_ends=self.char_ends[:count],
+            positions=(self.positions[0][:count], self.positions[1][:count]),
+            first_row=first_row,
+        )
 
 
 def fold_of(document: str, folds: int) -> int:

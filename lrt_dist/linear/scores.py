@@ -107,10 +107,9 @@ def steerability(strengths: Tensor, changes: Tensor) -> float:
         )
     if changes.shape[1] == 0:
         raise ValueError("steerability needs at least one item")
-    if strengths.unique().numel() < 2:
-        raise ValueError(
-            f"a slope needs two distinct strengths, got {strengths.unique().tolist()}"
-        )
+    distinct = sorted(set(strengths.tolist()))
+    if len(distinct) < 2:
+        raise ValueError(f"a slope needs two distinct strengths, got {distinct}")
     s = strengths.double()
     s = s - s.mean()
     mean_change = changes.double().mean(dim=1)

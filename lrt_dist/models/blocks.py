@@ -32,16 +32,17 @@ class BlockStack:
         owned: the blocks this stack holds.
         layers: number L of blocks of the whole model.
         device, dtype: where and in what it computes.
+        vocabulary: number of tokens V.
     """
 
     def __init__(self, model: transformers.PreTrainedModel, owned: range) -> None:
         self._model = model.eval()
         self._blocks = find_blocks(model)
-        self._block_kind = type(self._blocks[owned.start]) if owned else None
         self.owned = owned
         self.layers = len(self._blocks)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
         self._embedding_width = int(model.get_input_embeddings().embedding_dim)
 
     @classmethod

@@ -99,7 +99,7 @@ def _with_whole_offsets(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The same tokenizer, whose offsets keep the blanks.
 
     Byte-level tokenizers trim blanks from the offsets they report (`trim_offsets`), so a token
-    ` \\n` would seem to end before it does.
+    ` \\n` would seem to end before it does. Only the two small parts that trim are rebuilt.
     """
 
     def keep_blanks(node: object) -> object:
@@ -109,7 +109,8 @@ def _with_whole_offsets(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
             return [keep_blanks(item) for item in node]
         return node
 
-    parts = json.loads(backend.to_str())
-    for part in ("pre_tokenizer", "post_processor"):
-        parts[part] = keep_blanks(parts[part])
-    return tokenizers.Tokenizer.from_str(json.dumps(parts))
+    for part in (backend.pre_tokenizer, backend.post_processor):
+        if part is not None:
+            state = json.loads(part.__getstate__())
+            part.__setstate__(json.dumps(keep_blanks(state)).encode())
+    return backend

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lrt_dist.linear.scores import Retention
 from lrt_dist.report.tables import ConceptSummary, RunTables, percent, percent_range
 
 FEW_ROWS_PER_DIMENSION = 5
@@ -48,7 +49,7 @@ def verdict(summary: ConceptSummary) -> Verdict:
     controls = [abs(summary.shuffled.value)] if summary.shuffled.defined else []
     if summary.random is not None:
         controls += [abs(summary.random.low), abs(summary.random.high)]
-    numbers = f"{percent(kept.value)} of the native effect (95 % interval {_interval(kept)})"
+    numbers = f"{percent(kept.value)} of the native effect (95% interval {_interval(kept)})"
     if not controls:
         return Verdict(
             "unclear",
@@ -57,7 +58,7 @@ def verdict(summary: ConceptSummary) -> Verdict:
         )
     bar = max(controls)
     reach = f"the best control reaches {percent(bar)}"
-    if kept.high < 0:
+    if kept.high < -bar:
         return Verdict(
             "reverses",
             "reverses",
@@ -123,16 +124,15 @@ def _transferred_sentence(summaries: Sequence[ConceptSummary]) -> str:
 
 
 _GROUPS = {
-    "overlap": "{names}: the map had seen the concept's own texts, so the score proves nothing.",
-    "unclear": "{names}: more than the controls, but not clearly so.",
-    "fails": "{names}: does no better than the controls.",
-    "reverses": "{names}: steers the wrong way round.",
-    "undefined": "{names}: the target's own vector has no clear effect, so none can be kept.",
+    "overlap": "For {names} the map had seen the concept's own texts, so its score proves nothing.",
+    "unclear": "For {names} the effect is not clearly larger than that of the controls.",
+    "fails": "For {names} it does no better than the controls.",
+    "reverses": "For {names} it steers the wrong way round.",
+    "undefined": "For {names} the target's own vector has no clear effect, so none can be kept.",
 }
 
 
 def _group_sentence(summaries: Sequence[ConceptSummary], kind: str) -> str:
-    # With all concepts undefined the headline has said it; the sentence still names them.
     group = [s for s in summaries if verdict(s).kind == kind]
     return _GROUPS[kind].format(names=_names(group)) if group else ""
 
@@ -145,14 +145,15 @@ def _fit_sentence(fits: pa.Table | None) -> str:
         return ""
     best = max(lines, key=lambda line: line["r2"])
     pairs = "the one layer pair" if len(lines) == 1 else f"{len(lines)} layer pairs"
-    null = max((line["r2_shuffled"] for line in lines if _finite(line["r2_shuffled"])), default=None)
-    against = "" if null is None else f" (maps of shuffled rows: {_signed(null)} at most)"
-    where = "" if len(lines) == 1 else f", best from layer {best['source_layer']} to " + str(
-        best["target_layer"]
+    null = max(
+        (line["r2_shuffled"] for line in lines if _finite(line["r2_shuffled"])), default=None
     )
+    against = "" if null is None else f" (maps of shuffled rows: {percent(null)} at most)"
+    pair = f"{best['source_layer']} → {best['target_layer']}"
+    where = "" if len(lines) == 1 else f", best for layers {pair}"
     return (
         f"The maps of {pairs} explain up to {percent(best['r2'])} of the variance of held-out "
-        f"hidden states{against}{where}."
+        f"hidden states{where}{against}."
     )
 
 
@@ -200,7 +201,9 @@ def _fit_warnings(fits: Sequence[dict[str, Any]]) -> list[str]:
     near = [
         f
         for f in fits
-        if _finite(f["r2"]) and _finite(f["r2_shuffled"]) and f["r2"] - f["r2_shuffled"] < NEAR_THE_NULL
+        if _finite(f["r2"])
+        and _finite(f["r2_shuffled"])
+        and f["r2"] - f["r2_shuffled"] < NEAR_THE_NULL
     ]
     if near:
         pairs = ", ".join(f"{f['source_layer']} → {f['target_layer']}" for f in near[:6])
@@ -222,11 +225,7 @@ def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _signed(value: float) -> str:
-    return percent(value)
-
-
-def _interval(kept: Any) -> str:
+def _interval(kept: Retention) -> str:
     return percent_range(kept.low, kept.high)
 
 

@@ -13,7 +13,7 @@ ARMS = ("native", "transferred", "shuffled", "random")
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Mean change at one strength. low..high is the 95 % bootstrap interval over items; for the
+    """Mean change at one strength. low..high is the 95% bootstrap interval over items; for the
     random arm the range of the draws' means, since there the vector is what varies."""
 
     strength: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -76,6 +76,7 @@ def retention_grids(scores: pa.Table, vectors: pa.Table) -> dict[str, Grid]:
     means = _transferred_means(dev)
     own = dev.filter(pc.field("source_layer") == ANY_LAYER)
     native: dict[tuple[str, int], ItemScores] = {}
+    native_swings: dict[tuple[str, int, float], float] = {}
     values: dict[str, dict[Pair, float]] = defaultdict(dict)
     for line in vectors.to_pylist():
         concept, pair = line["concept"], (line["source_layer"], line["target_layer"])
@@ -89,9 +90,16 @@ def retention_grids(scores: pa.Table, vectors: pa.Table) -> dict[str, Grid]:
                 source_layer=ANY_LAYER,
                 target_layer=pair[1],
             )
-        kept = _retention_of_means(native[at], means.get((concept, *pair), {}), line["strength"])
-        if kept is not None:
-            values[concept][pair] = kept
+        strength = line["strength"]
+        if strength is None or not math.isfinite(strength):
+            continue
+        swing = _swing_of_means(native[at], means.get((concept, *pair), {}), strength)
+        if swing is None:
+            continue
+        # The source layers share it, and its bootstrap is what costs.
+        if (*at, strength) not in native_swings:
+            native_swings[*at, strength] = _distinct_swing(native[at], strength)
+        values[concept][pair] = swing / native_swings[*at, strength]
     return {concept: Grid.of(grid) for concept, grid in sorted(values.items())}
 
 
@@ -107,25 +115,19 @@ def _transferred_means(dev: pa.Table) -> dict[tuple[str, int, int], dict[float, 
     return found
 
 
-def _retention_of_means(
-    native: ItemScores, transferred: Mapping[float, float], strength: float | None
-) -> float | None:
-    """Ratio of mean swings; None where it was not run, NaN where it is undefined."""
-    if strength is None or not math.isfinite(strength):
-        return None
-    native_swing = native.swing("native", strength)
-    swing = _swing_of_means(native, transferred, same_strength(abs(strength)))
-    if native_swing is None or swing is None:
-        return None
-    if not retention(native_swing, native_swing, draws=500).defined:
+def _distinct_swing(native: ItemScores, strength: float) -> float:
+    """Mean native swing; NaN where it is not distinct from zero or was not run."""
+    swing = native.swing("native", strength)
+    if swing is None or not retention(swing, swing, draws=500).defined:
         return math.nan
-    return swing / float(native_swing.mean())
+    return float(swing.mean())
 
 
 def _swing_of_means(
     native: ItemScores, transferred: Mapping[float, float], strength: float
 ) -> float | None:
-    """As `ItemScores.swing`, of means."""
+    """As `ItemScores.swing`, of means; None where it was not run."""
+    strength = same_strength(abs(strength))
     up, down = transferred.get(strength), transferred.get(-strength)
     if up is not None and down is not None:
         return (up - down) / 2
@@ -136,9 +138,3 @@ def _swing_of_means(
     if up is not None:
         return up - none
     return None if down is None else none - down
-
-
-def best_pair(grid: Grid) -> Pair | None:
-    """The pair with the largest defined value; the first of equals."""
-    defined: Sequence[Pair] = [p for p, v in sorted(grid.values.items()) if math.isfinite(v)]
-    return max(defined, key=lambda pair: grid.values[pair]) if defined else None

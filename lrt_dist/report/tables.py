@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import yaml
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -208,7 +210,9 @@ def _all_changes(test: ItemScores, arm: str) -> tuple[Tensor, Tensor]:
 def _slope(strengths: Tensor, changes: Tensor) -> float:
     """Steerability, through the origin's point too: at strength 0 the change is 0 by definition."""
     origin = torch.zeros(1, changes.shape[1], dtype=torch.float64)
-    return steerability(torch.cat([torch.zeros(1).double(), strengths]), torch.cat([origin, changes]))
+    return steerability(
+        torch.cat([torch.zeros(1).double(), strengths]), torch.cat([origin, changes])
+    )
 
 
 def _random_spread(test: ItemScores, native: Tensor, strength: float) -> Spread | None:
@@ -234,33 +238,33 @@ def percent(value: float) -> str:
     """A ratio as whole per cent with a real minus sign; a dash where there is none."""
     if not math.isfinite(value):
         return "–"
-    return f"{round(100 * value)} %".replace("-", "\N{MINUS SIGN}")
+    return f"{round(100 * value)}%".replace("-", "\N{MINUS SIGN}")
 
 
 def percent_range(low: float, high: float) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "–"
-    return f"{percent(low).removesuffix(' %')} to {percent(high)}"
+    return f"{percent(low).removesuffix('%')} to {percent(high)}"
 
 
 def terminal_table(summaries: Sequence[ConceptSummary]) -> Table:
     """The small final table: retention with its interval, beside random and shuffled."""
-    table = Table(title="Share of the native effect that is kept, on test items", title_justify="left")
-    table.add_column("concept", overflow="fold")
-    table.add_column("layers", no_wrap=True)
-    for heading in ("strength", "retention", "95 % interval", "shuffled", "random", "cosine"):
-        table.add_column(heading, justify="right", no_wrap=heading != "95 % interval")
+    title = "Share of the native effect kept, on test items"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("concept", overflow="fold", min_width=14)
+    for heading in ("layers", "α", "kept (95% interval)", "shuffled", "random"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         kept, random = summary.retention, summary.random
         table.add_row(
             # Names come from the user's file: brackets in them are not console markup.
-            summary.concept.replace("[", r"\["),
+            escape(summary.concept),
             f"{summary.source_layer} → {summary.target_layer}",
             f"±{summary.strength:g}",
-            percent(kept.value) if kept.defined else "undefined",
-            percent_range(kept.low, kept.high),
+            f"{percent(kept.value)} ({percent_range(kept.low, kept.high)})"
+            if kept.defined
+            else "undefined",
             percent(summary.shuffled.value),
             "–" if random is None else percent(random.mean),
-            f"{summary.cosine:.2f}",
         )
     return table

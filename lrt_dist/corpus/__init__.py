@@ -1,0 +1,1 @@
+"""Text in, row index out."""

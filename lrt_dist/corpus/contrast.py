@@ -1,0 +1,170 @@
+"""Contrast data: items `{prompt, positive, negative}` from the forms that people have.
+
+`positive` and `negative` are each one continuation or a list of alternatives. Read as well: CAA
+(`question`, `answer_matching_behavior`, `answer_not_matching_behavior`), paired prompts
+(`positive: {prompt, response}`, `negative: {prompt, response}`) and, in one JSON file, plain lists
+of sentences per class (`{"positive": [...], "negative": [...]}`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lrt_dist.config import ConceptConfig
+from lrt_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One contrast.
+
+    Attributes:
+        prompts: the text before the (positive, negative) continuations; usually the same.
+        positive, negative: alternatives, at least one each.
+    """
+
+    prompts: tuple[str, str]
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+
+    def texts(self) -> list[str]:
+        """Every whole text, positive ones first."""
+        return [
+            *(self.prompts[0] + text for text in self.positive),
+            *(self.prompts[1] + text for text in self.negative),
+        ]
+
+
+@dataclass(frozen=True)
+class ConceptData:
+    """A concept's items, split so that nothing is tested on what made the vector or chose it."""
+
+    vector: tuple[Item, ...]
+    dev: tuple[Item, ...]
+    test: tuple[Item, ...]
+
+
+def load_concept(config: ConceptConfig, max_items: int | None) -> ConceptData:
+    """Read and split a concept's data.
+
+    With `items`: all of `data` make the vector, and the items go to dev and test alternately.
+    Without: the first of every two lines makes the vector, the others dev and test alternately.
+
+    Raises:
+        UserError: unreadable data (file and line), or a split with fewer than two items.
+    """
+    data = read_items(Path(config.data))
+    if config.items is None:
+        vector, evaluated = data[::2], data[1::2]
+    else:
+        vector, evaluated = data, read_items(Path(config.items))
+    evaluated = evaluated[:max_items]
+    split = ConceptData(tuple(vector), tuple(evaluated[::2]), tuple(evaluated[1::2]))
+    for name in ("vector", "dev", "test"):
+        count = len(getattr(split, name))
+        if count < 2:
+            raise UserError(
+                f"concept {config.name}: {count} items in the {name} split, at least 2 are needed; "
+                f"add items to {config.items or config.data}"
+                + (" or raise evaluate.max_items" if max_items and name != "vector" else "")
+            )
+    return split
+
+
+def read_items(path: Path) -> list[Item]:
+    """All items of a file.
+
+    Raises:
+        UserError: the file is missing, not what its suffix says, or a record has no known form.
+    """
+    if not path.is_file():
+        raise UserError(f"no contrast data at {path}")
+    try:
+        return [item for place, record in _records(path) for item in _items(record, place)]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start} is not UTF-8") from error
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
+    elif path.suffix == ".json":
+        content = _parse(path.read_text(encoding="utf-8"), str(path))
+        records: Iterable[Any] = content if isinstance(content, list) else [content]
+        yield from ((f"{path}, record {number}", r) for number, r in enumerate(records, start=1))
+    elif path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as stream:
+            yield from ((f"{path}, row {n}", r) for n, r in enumerate(csv.DictReader(stream), 1))
+    elif path.suffix == ".parquet":
+        rows = pq.read_table(path).to_pylist()
+        yield from ((f"{path}, row {number}", r) for number, r in enumerate(rows, start=1))
+    else:
+        raise UserError(f"{path}: contrast data is .jsonl, .json, .csv or .parquet")
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place}: not JSON: {error.msg} (line {error.lineno})") from error
+
+
+def _items(record: Any, place: str) -> Iterator[Item]:
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: expected an object, got {type(record).__name__}")
+    if "answer_matching_behavior" in record:
+        record = {
+            "prompt": record.get("question", ""),
+            "positive": f"\n{record['answer_matching_behavior']}",
+            "negative": f"\n{record.get('answer_not_matching_behavior', '')}",
+        }
+    positive, negative = record.get("positive"), record.get("negative")
+    if isinstance(positive, dict) and isinstance(negative, dict):
+        yield Item(
+            (_text(positive, "prompt", place), _text(negative, "prompt", place)),
+            (_text(positive, "response", place),),
+            (_text(negative, "response", place),),
+        )
+    elif "prompt" not in record and isinstance(positive, list) and isinstance(negative, list):
+        if len(positive) != len(negative):
+            raise UserError(
+                f"{place}: {len(positive)} positive and {len(negative)} negative sentences; "
+                "sentence i of both must belong together"
+            )
+        for one, other in zip(positive, negative, strict=True):
+            yield Item(("", ""), (one,), (other,))
+    else:
+        prompt = record.get("prompt") or ""
+        yield Item(
+            (prompt, prompt), _alternatives(positive, place), _alternatives(negative, place)
+        )
+
+
+def _text(side: dict[str, Any], key: str, place: str) -> str:
+    value = side.get(key)
+    if not isinstance(value, str):
+        raise UserError(f"{place}: no {key!r} (it has: {', '.join(side)})")
+    return value
+
+
+def _alternatives(value: Any, place: str) -> tuple[str, ...]:
+    alternatives = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(alternatives, list)
+        or not alternatives
+        or not all(isinstance(text, str) and text for text in alternatives)
+    ):
+        raise UserError(
+            f"{place}: `positive` and `negative` must each be a text or a list of texts, "
+            f"got {value!r}; known forms: {{prompt, positive, negative}}, CAA, paired prompts"
+        )
+    return tuple(alternatives)

@@ -1,0 +1,45 @@
+"""Do the texts that define a concept occur in the corpus that the map is fitted on?
+
+With n ≤ d rows a minimum-norm map fitted on a concept's own texts returns the native vector by
+algebra, whatever the two models are; so an overlap makes every later score meaningless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lrt_dist.sites import Segment
+
+SHORTEST = 20
+"""Shorter texts (characters, blanks collapsed) say nothing by occurring somewhere."""
+
+
+def find_overlap(
+    segments: Iterable[Segment], texts: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """`{concept: its texts that occur in the corpus}`; blanks and case do not matter.
+
+    Segments must be in document order: a text across a cut between two is found as well.
+    """
+    wanted = {
+        concept: {n: text for text in group if len(n := _normal(text)) >= SHORTEST}
+        for concept, group in texts.items()
+    }
+    longest = max((len(n) for group in wanted.values() for n in group), default=0)
+    found: dict[str, list[str]] = {}
+    document, tail = "", ""
+    for segment in segments:
+        if segment.document != document:
+            document, tail = segment.document, ""
+        normal = f"{tail} {_normal(segment.text)}" if segment.text[:1].isspace() else (
+            tail + _normal(segment.text)
+        )
+        for concept, group in wanted.items():
+            for needle in [n for n in group if n in normal]:
+                found.setdefault(concept, []).append(group.pop(needle))
+        tail = normal[-longest:]
+    return found
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())

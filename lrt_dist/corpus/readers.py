@@ -1,0 +1,147 @@
+"""Documents from text files, JSON lines, Parquet, or a Hugging Face dataset."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from lrt_dist.config import CorpusConfig
+from lrt_dist.errors import UserError
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with an id that is unique in its corpus."""
+
+    id: str
+    text: str
+
+
+def read_documents(config: CorpusConfig) -> Iterator[Document]:
+    """All non-blank documents of a corpus, in a fixed order.
+
+    Raises:
+        UserError: no file, no document, an unknown suffix, or text that cannot be read (with its
+            file and line).
+    """
+    documents = _from_dataset(config) if config.dataset else _from_files(config)
+    limited = itertools.islice((d for d in documents if d.text.strip()), config.max_documents)
+    first = next(limited, None)
+    if first is None:
+        where = config.dataset or ", ".join(config.paths)
+        raise UserError(f"the corpus is empty: no document with any text in {where}")
+    yield first
+    yield from limited
+
+
+def corpus_files(config: CorpusConfig) -> list[Path]:
+    """The files that the corpus's globs name, sorted.
+
+    Raises:
+        UserError: a pattern matches nothing, or a file has a suffix that no reader takes.
+    """
+    files: list[Path] = []
+    for pattern in config.paths:
+        found = sorted(path for p in glob.glob(pattern, recursive=True) if (path := Path(p)).is_file())
+        if not found:
+            raise UserError(f"corpus.paths: no file matches {pattern}")
+        files += found
+    for path in files:
+        if path.suffix not in (*TEXT_SUFFIXES, ".jsonl", ".parquet"):
+            raise UserError(
+                f"corpus.paths: {path} is neither text ({', '.join(TEXT_SUFFIXES)}) nor .jsonl "
+                "nor .parquet"
+            )
+    return list(dict.fromkeys(files))
+
+
+def _from_files(config: CorpusConfig) -> Iterator[Document]:
+    for path in corpus_files(config):
+        if path.suffix == ".jsonl":
+            yield from _json_lines(path, config.text_field)
+        elif path.suffix == ".parquet":
+            yield from _parquet(path, config.text_field)
+        else:
+            yield from _text(path, config.separator)
+
+
+def _text(path: Path, separator: str | None) -> Iterator[Document]:
+    text = _decode(path.read_bytes(), path, first_line=1)
+    if separator is None:
+        yield Document(str(path), text)
+        return
+    for number, piece in enumerate(text.split(separator)):
+        yield Document(f"{path}#{number}", piece)
+
+
+def _json_lines(path: Path, field: str) -> Iterator[Document]:
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, start=1):
+            line = _decode(raw, path, first_line=number)
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}, line {number}: not JSON: {error.msg}") from error
+            text = record.get(field) if isinstance(record, dict) else None
+            if not isinstance(text, str):
+                have = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+                raise UserError(
+                    f"{path}, line {number}: no text in field {field!r} (it has: {have}); set "
+                    "corpus.text_field"
+                )
+            yield Document(f"{path}#{number}", text)
+
+
+def _parquet(path: Path, field: str) -> Iterator[Document]:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if field not in names:
+            raise UserError(
+                f"{path}: no column {field!r} (it has: {', '.join(names)}); set corpus.text_field"
+            )
+        number = 0
+        for batch in file.iter_batches(columns=[field]):
+            for text in batch.column(0).to_pylist():
+                if isinstance(text, str):
+                    yield Document(f"{path}#{number}", text)
+                number += 1
+
+
+def _from_dataset(config: CorpusConfig) -> Iterator[Document]:
+    assert config.dataset is not None
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            "corpus.dataset needs the package `datasets`: pip install 'lrt-dist[datasets]'"
+        ) from error
+    name, _, split = config.dataset.partition(":")
+    rows = datasets.load_dataset(name, split=split or "train", streaming=True)
+    for number, row in enumerate(rows):
+        if not isinstance(row.get(config.text_field), str):
+            raise UserError(
+                f"dataset {config.dataset}, row {number}: no text in field {config.text_field!r} "
+                f"(it has: {', '.join(row)}); set corpus.text_field"
+            )
+        yield Document(f"{config.dataset}#{number}", row[config.text_field])
+
+
+def _decode(raw: bytes, path: Path, *, first_line: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = first_line + raw.count(b"\n", 0, error.start)
+        raise UserError(
+            f"{path}, line {line}: byte {error.object[error.start]:#04x} is not UTF-8; convert the "
+            "file (iconv -t utf-8) or leave it out"
+        ) from error

@@ -1,0 +1,182 @@
+"""The row index: every site's place, known before any forward pass.
+
+A Parquet file with one line per segment and one row group per unit, so that a worker reads its
+own unit and nothing else, and needs no tokenizer. Rows are numbered from `first_row` in the order of `char_ends`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lrt_dist.errors import UserError
+from lrt_dist.plan.units import fill_units
+from lrt_dist.sites import Segment
+
+SCHEMA = pa.schema(
+    [
+        ("document", pa.string()),
+        ("start", pa.int64()),
+        ("text", pa.string()),
+        ("char_ends", pa.list_(pa.int32())),
+        ("first_row", pa.int64()),
+        ("source_ids", pa.list_(pa.int32())),
+        ("target_ids", pa.list_(pa.int32())),
+        ("source_positions", pa.list_(pa.int32())),
+        ("target_positions", pa.list_(pa.int32())),
+    ]
+)
+_META = b"lrt_dist"
+
+
+@dataclass(frozen=True)
+class RowIndex:
+    """A finished row index.
+
+    Attributes:
+        path: the Parquet file.
+        rows, units, segments, documents: how many there are.
+        rows_per_unit: rows of every unit but perhaps the last.
+        fingerprint: hash of what the index was made from.
+        content: hash of the segments and sites themselves.
+    """
+
+    path: Path
+    rows: int
+    units: int
+    segments: int
+    documents: int
+    rows_per_unit: int
+    fingerprint: str
+    content: str
+
+    @classmethod
+    def open(cls, path: Path) -> RowIndex:
+        """Read the summary of an index.
+
+        Raises:
+            UserError: there is no index, or the file is not one.
+        """
+        if not path.is_file():
+            raise UserError(f"no row index at {path}; run `lrt-dist index` first")
+        try:
+            meta = json.loads(pq.read_schema(path).metadata[_META])
+        except (pa.ArrowInvalid, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
+        return cls(path=path, **meta)
+
+    def unit(self, number: int) -> list[Segment]:
+        """The segments of one unit."""
+        with pq.ParquetFile(self.path) as file:
+            table = file.read_row_group(number)
+        return [
+            Segment(
+                document=line["document"],
+                start=line["start"],
+                text=line["text"],
+                char_ends=tuple(line["char_ends"]),
+                first_row=line["first_row"],
+                ids=(tuple(line["source_ids"]), tuple(line["target_ids"])),
+                positions=(tuple(line["source_positions"]), tuple(line["target_positions"])),
+            )
+            for line in table.to_pylist()
+        ]
+
+    def all_segments(self) -> Iterator[Segment]:
+        """Every segment, in row order."""
+        for number in range(self.units):
+            yield from self.unit(number)
+
+    def unit_rows(self, number: int) -> range:
+        """The rows of one unit."""
+        first = number * self.rows_per_unit
+        return range(first, min(first + self.rows_per_unit, self.rows))
+
+    def token_counts(self, side: int) -> list[int]:
+        """Tokens of every segment in the source (0) or target (1) model."""
+        column = ("source_ids", "target_ids")[side]
+        ids = pq.read_table(self.path, columns=[column]).column(0)
+        counts: list[int] = pc.list_value_length(ids).to_pylist()
+        return counts
+
+
+def write_index(
+    path: Path,
+    segments: Iterable[Segment],
+    rows_per_unit: int,
+    fingerprint: str,
+    on_unit: Callable[[int], None] = lambda rows: None,
+) -> RowIndex:
+    """Number the rows, cut units, write the index atomically.
+
+    Raises:
+        UserError: there is not one site.
+    """
+    summary: dict[str, Any] = dict.fromkeys(("rows", "units", "segments"), 0)
+    documents: set[str] = set()
+    content = hashlib.sha256()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bare = path.with_name(f".{path.name}.bare")
+    try:
+        with pq.ParquetWriter(bare, SCHEMA, compression="zstd") as writer:
+            for unit in fill_units(segments, rows_per_unit):
+                rows = sum(len(segment.char_ends) for segment in unit)
+                lines = [_line(segment) for segment in unit]
+                writer.write_table(
+                    pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit)
+                )
+                content.update(json.dumps(lines).encode())
+                documents.update(segment.document for segment in unit)
+                summary["rows"] += rows
+                summary["units"] += 1
+                summary["segments"] += len(unit)
+                on_unit(rows)
+        if not summary["rows"]:
+            raise UserError(
+                "the two tokenizers share no site in this corpus: no token of both models ends at "
+                "the same character; use longer documents or a smaller sites.min_context"
+            )
+        summary |= {
+            "documents": len(documents),
+            "rows_per_unit": rows_per_unit,
+            "fingerprint": fingerprint,
+            "content": content.hexdigest()[:16],
+        }
+        _with_metadata(bare, path, summary)
+    finally:
+        bare.unlink(missing_ok=True)
+    return RowIndex.open(path)
+
+
+def _with_metadata(bare: Path, path: Path, summary: Mapping[str, Any]) -> None:
+    """Copy row group by row group: the schema's metadata is only known at the end."""
+    schema = SCHEMA.with_metadata({_META: json.dumps(summary).encode()})
+    partial = path.with_name(f".{path.name}.partial")
+    with pq.ParquetFile(bare) as file, pq.ParquetWriter(partial, schema, compression="zstd") as out:
+        for number in range(file.num_row_groups):
+            group = file.read_row_group(number).replace_schema_metadata(schema.metadata)
+            out.write_table(group, row_group_size=group.num_rows)
+    os.replace(partial, path)
+
+
+def _line(segment: Segment) -> dict[str, Any]:
+    return {
+        "document": segment.document,
+        "start": segment.start,
+        "text": segment.text,
+        "char_ends": list(segment.char_ends),
+        "first_row": segment.first_row,
+        "source_ids": list(segment.ids[0]),
+        "target_ids": list(segment.ids[1]),
+        "source_positions": list(segment.positions[0]),
+        "target_positions": list(segment.positions[1]),
+    }

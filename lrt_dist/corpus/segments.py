@@ -1,0 +1,119 @@
+"""Documents cut into segments, and the sites in them that both tokenizations share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from lrt_dist.config import SitesConfig
+from lrt_dist.corpus.readers import Document
+from lrt_dist.sites import Segment
+
+CHARS_PER_TOKEN = 6
+"""Characters looked at per token of room. Denser text is cut at the room, looser text a bit early."""
+
+
+class Encoded(Protocol):
+    """A text as one model sees it: see `models.tokens.Encoding`."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+    def position_of(self) -> dict[int, int]: ...
+
+
+class Encoder(Protocol):
+    """A tokenizer that knows where its tokens end: see `models.tokens.SiteTokenizer`."""
+
+    @property
+    def special_tokens(self) -> int: ...
+    def encode(self, text: str) -> Encoded: ...
+
+
+def cut_segments(
+    document: Document, encoders: tuple[Encoder, Encoder], max_tokens: int, sites: SitesConfig
+) -> Iterator[Segment]:
+    """Segments of one document that hold at least one site; rows are numbered later.
+
+    In mode `tokens` a document gives all its segments; in mode `last` only its first, with one
+    site at its end, so a text that does not fit is cut (`Segment.text` shows where).
+    """
+    start = 0
+    while start < len(document.text):
+        window = document.text[start : start + max_tokens * CHARS_PER_TOKEN]
+        torn = start + len(window) < len(document.text)
+        text = _longest_prefix(window, encoders, max_tokens, torn=torn)
+        encoded = tuple(encoder.encode(text) for encoder in encoders)
+        ends = _shared_ends(encoded, encoders, 0 if sites.mode == "last" else sites.min_context)
+        if ends:
+            chosen = ends[-1:] if sites.mode == "last" else _sample(ends, text, sites)
+            places = [encoding.position_of() for encoding in encoded]
+            yield Segment(
+                document=document.id,
+                start=start,
+                text=text,
+                char_ends=tuple(chosen),
+                first_row=0,
+                ids=(encoded[0].ids, encoded[1].ids),
+                positions=(
+                    tuple(places[0][end] for end in chosen),
+                    tuple(places[1][end] for end in chosen),
+                ),
+            )
+        if sites.mode == "last":
+            return
+        start += len(text)
+
+
+def _longest_prefix(
+    window: str, encoders: tuple[Encoder, Encoder], max_tokens: int, *, torn: bool
+) -> str:
+    """The longest beginning of `window` that fits both models, cut before a blank if possible.
+
+    At least one character, so that a text always gets shorter. `torn`: the document goes on after
+    the window, so its last word may be half a word.
+    """
+    while True:
+        cut = len(window)
+        for encoder in encoders:
+            encoded = encoder.encode(window)
+            if len(encoded.ids) > max_tokens:
+                room = [c for c, position in encoded.position_of().items() if position < max_tokens]
+                cut = min(cut, max(room, default=1))
+        if cut == len(window):
+            return window[: _before_blank(window)] if torn else window
+        # Encoded alone, a prefix may need another token: hence the loop.
+        window, torn = window[: _before_blank(window[:cut])], False
+
+
+def _before_blank(text: str) -> int:
+    """Length of `text` without its last, probably torn word; the whole if that is most of it."""
+    blank = max(text.rfind(" "), text.rfind("\n"))
+    return blank if blank > len(text) // 2 else len(text)
+
+
+def _shared_ends(
+    encoded: tuple[Encoded, ...], encoders: tuple[Encoder, Encoder], min_context: int
+) -> list[int]:
+    """Characters at which a token of both models ends, `min_context` tokens in."""
+    allowed = [
+        {
+            end
+            for end, position in encoding.position_of().items()
+            if position >= encoder.special_tokens + min_context
+        }
+        for encoding, encoder in zip(encoded, encoders, strict=True)
+    ]
+    return sorted(allowed[0] & allowed[1])
+
+
+def _sample(ends: list[int], text: str, sites: SitesConfig) -> list[int]:
+    """`per_segment` sites, chosen by the seed and the text alone, never by order."""
+    if len(ends) <= sites.per_segment:
+        return ends
+    digest = hashlib.sha256(f"{sites.seed}\n{text}".encode()).digest()
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+    picked = rng.choice(len(ends), size=sites.per_segment, replace=False)
+    return [ends[i] for i in sorted(picked.tolist())]

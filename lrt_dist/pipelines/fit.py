@@ -1,0 +1,199 @@
+"""The verb `fit`: moments of all units, then a map and its null for every pair of layers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import numpy as np
+
+from lrt_dist.config import fingerprint
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import UserError
+from lrt_dist.linear.affine import AffineMap
+from lrt_dist.linear.fit import Fit, fit_source, wanted_pairs
+from lrt_dist.linear.moments import Moments
+from lrt_dist.pipelines.extract import incomplete_units
+from lrt_dist.pipelines.run import Run
+from lrt_dist.stages.accumulate import (
+    AccumulateTask,
+    accumulate,
+    source_variable,
+    target_variable,
+)
+from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.artifacts import is_current, load_moments, save_map, save_moments, save_table
+from lrt_dist.store.ledger import Ledger, UnitRecord
+
+CHECKPOINT_SECONDS = 60.0
+UNITS_PER_TASK = 4
+"""Units that are merged where they are read, before moments travel."""
+
+
+def fit(run: Run) -> str:
+    """Fit every wanted pair; returns the fingerprint of the fits.
+
+    Raises:
+        IncompleteError: extraction is not done.
+        UserError: too few documents for the folds.
+    """
+    incomplete_units(run)
+    index = RowIndex.open(run.folder.rows)
+    ledgers = [Ledger(run.folder.ledger_url(side)) for side in (0, 1)]
+    records = [ledger.committed() for ledger in ledgers]
+    units = sorted(records[0].keys() & records[1].keys())
+    config = run.config.fit
+    of_moments = fingerprint(
+        {
+            "stores": [ledger.identity() for ledger in ledgers],
+            "folds": config.folds,
+            "exclude_norm_above": config.exclude_norm_above,
+            "units": units,
+        }
+    )
+    stamp = fingerprint(
+        {
+            "moments": of_moments,
+            "method": config.method,
+            "pairs": [str(pair) for pair in run.pairs],
+        }
+    )
+    if is_current(run.folder.fits, stamp):
+        return stamp
+    began = time.monotonic()
+    folds = _moments(run, units, records, of_moments)
+    kept = sum(fold.n for fold in folds)
+    rows = sum(len(index.unit_rows(unit)) for unit in units)
+    empty = [number for number, fold in enumerate(folds) if fold.n == 0]
+    if empty:
+        raise UserError(
+            f"fold {empty[0]} of {config.folds} got no document ({index.documents} documents are "
+            "spread by a hash of their names); lower fit.folds or use more documents"
+        )
+    lines = []
+    by_source = {
+        s: [pair.target for pair in run.pairs if pair.source == s]
+        for s in sorted({pair.source for pair in run.pairs})
+    }
+    with run.reporter.stage("fit", len(run.pairs), "pairs") as bar:
+        arguments = [
+            (
+                _only(folds, source, targets),
+                source_variable(source),
+                [target_variable(target) for target in targets],
+                config.method,
+            )
+            for source, targets in by_source.items()
+        ]
+        results = run.runtime.map(fit_source, arguments)
+        for (source, targets), fits in zip(by_source.items(), results, strict=True):
+            for target, fitted in zip(targets, fits, strict=True):
+                _save_maps(run, source, target, fitted)
+                lines.append(
+                    {
+                        "source_model": run.config.source.model,
+                        "source_layer": source,
+                        "target_model": run.config.target.model,
+                        "target_layer": target,
+                        "method": config.method,
+                        "documents": index.documents,
+                        "d_source": run.facts[0].width,
+                        "d_target": run.facts[1].width,
+                        "rows_left_out": rows - kept,
+                        "folds": config.folds,
+                        **asdict(fitted.report),
+                        "seconds": round(time.monotonic() - began, 2),
+                    }
+                )
+            bar.advance(len(targets))
+    save_table(run.folder.fits, lines, stamp)
+    best = max(lines, key=lambda line: line["r2"])
+    run.reporter.note(
+        "fit",
+        f"{len(lines)} maps from {kept:,} rows ({rows - kept:,} left out); best held-out R² "
+        f"{best['r2']:.3f} at {best['source_layer']}→{best['target_layer']}, shuffled "
+        f"{best['r2_shuffled']:.3f}",
+    )
+    return stamp
+
+
+def _moments(
+    run: Run, units: list[int], records: list[dict[int, UnitRecord]], stamp: str
+) -> list[Moments]:
+    """Moments of every fold over all units; goes on from a checkpoint."""
+    config = run.config.fit
+    folds = load_moments(run.folder.moments, stamp) or [Moments()] * config.folds
+    counted = {int(part.split()[1]) for fold in folds for part in fold.parts}
+    missing = [unit for unit in units if unit not in counted]
+    stores = (run.folder.store_url(0), run.folder.store_url(1))
+    limits = tuple(_norm_limits(run, side) for side in (0, 1))
+    groups = [missing[i : i + UNITS_PER_TASK] for i in range(0, len(missing), UNITS_PER_TASK)]
+    tasks = [
+        AccumulateTask(
+            units=tuple(group),
+            rows_path=run.folder.rows,
+            stores=stores,
+            layers=run.layers,
+            limits=(limits[0], limits[1]),
+            crcs=tuple((records[0][unit].crc, records[1][unit].crc) for unit in group),
+            folds=config.folds,
+        )
+        for group in groups
+    ]
+    saved = time.monotonic()
+    with run.reporter.stage("moments", len(units), "units") as bar:
+        bar.resume(len(units) - len(missing))
+        # Merged here and in unit order, so that no number depends on the number of workers.
+        parts = run.runtime.map(accumulate, [(task,) for task in tasks])
+        for task, part in zip(tasks, parts, strict=True):
+            folds = [fold.merge(more) for fold, more in zip(folds, part, strict=True)]
+            bar.advance(len(task.units))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save_moments(run.folder.moments, folds, stamp)
+                saved = time.monotonic()
+    if missing:
+        save_moments(run.folder.moments, folds, stamp)
+    return folds
+
+
+def _norm_limits(run: Run, side: int) -> dict[int, float]:
+    """The largest norm that is kept, for each layer: attention sinks lie far beyond it."""
+    factor = run.config.fit.exclude_norm_above
+    if factor is None:
+        return {}
+    medians = median_norms(run, side)
+    return {layer: factor * median for layer, median in medians.items()}
+
+
+def median_norms(run: Run, side: int) -> dict[int, float]:
+    """Median norm of the hidden states of each layer of one model, over all rows."""
+    store = ActivationStore.open(run.folder.store_url(side))
+    return {layer: float(np.median(store.norms(layer))) for layer in run.layers[side]}
+
+
+def _only(folds: list[Moments], source: int, targets: list[int]) -> list[Moments]:
+    """The moments that one source layer's fits need."""
+    wanted = wanted_pairs([source_variable(source)], [target_variable(t) for t in targets])
+    names = {name for pair in wanted for name in pair}
+    return [
+        Moments(
+            fold.n,
+            fold.parts,
+            {name: fold.mean[name] for name in names},
+            {pair: fold.second[pair] for pair in wanted},
+        )
+        for fold in folds
+    ]
+
+
+def _save_maps(run: Run, source: int, target: int, fitted: Fit) -> None:
+    ends = ((run.config.source.model, source), (run.config.target.model, target))
+    shared = {"method": run.config.fit.method, "ridge": fitted.report.ridge}
+    save_map(
+        run.folder.map_path(source, target),
+        AffineMap(fitted.weight, fitted.bias, *ends, **shared),
+    )
+    save_map(
+        run.folder.map_path(source, target, shuffled=True),
+        AffineMap(fitted.shuffled_weight, fitted.shuffled_bias, *ends, **shared),
+    )

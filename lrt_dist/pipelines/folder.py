@@ -1,0 +1,144 @@
+"""The output directory of a run: where everything lies, and whose it is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lrt_dist.config import ModelConfig, RunConfig, differing_keys
+from lrt_dist.errors import UserError
+from lrt_dist.store.objects import child
+
+COSTLY = ("source", "target", "corpus", "sites", "extract")
+"""Sections that decide the activations. The others only decide what is cheap to do again."""
+SIDES = ("source", "target")
+
+
+class RunFolder:
+    """Paths of one output directory."""
+
+    def __init__(self, out: Path, config: RunConfig) -> None:
+        self.out = out
+        self.config = config
+        self.rows = out / "rows.parquet"
+        self.moments = out / "moments" / "moments.safetensors"
+        self.fits = out / "fits.parquet"
+        self.vectors = out / "vectors.parquet"
+        self.scores = out / "scores.parquet"
+        self.samples = out / "samples.parquet"
+        self.report = out / "report.html"
+        self.log = out / "log.jsonl"
+        self._activations = config.extract.store_url or str(out / "activations")
+
+    def model(self, side: int) -> ModelConfig:
+        """The model of a side."""
+        return (self.config.source, self.config.target)[side]
+
+    def store_url(self, side: int) -> str:
+        """Where the activation store of a side lies."""
+        return child(self._activations, f"{SIDES[side]}-{slug(self.model(side).model)}.zarr")
+
+    def ledger_url(self, side: int) -> str:
+        """Where the ledger of a side lies."""
+        return self.store_url(side).removesuffix(".zarr") + ".ledger"
+
+    def map_path(self, source: int, target: int, *, shuffled: bool = False) -> Path:
+        """A map, or its shuffled-pairing null."""
+        folder = self.out / "maps" / ("shuffled" if shuffled else "")
+        return folder / f"{source}-{target}.safetensors"
+
+    def vector_path(self, concept: str, side: int, layer: int) -> Path:
+        """A native vector."""
+        return self.out / "vectors" / f"{concept}-{SIDES[side]}-{layer}.safetensors"
+
+    def part_path(self, name: str) -> Path:
+        """Scores of one evaluation task, kept until all are there."""
+        return self.out / "scores" / f"{name}.parquet"
+
+    @classmethod
+    def open(cls, out: Path) -> RunFolder:
+        """The folder of a run that has begun.
+
+        Raises:
+            UserError: nothing has begun there.
+        """
+        path = out / "run.yaml"
+        if not path.is_file():
+            raise UserError(f"{out} holds no run (no run.yaml); start one with `lrt-dist run`")
+        return cls(out, RunConfig.model_validate(_read(path)))
+
+    @classmethod
+    def claim(cls, out: Path, config: RunConfig) -> RunFolder:
+        """Make the folder, or take it up again.
+
+        Whatever decides the activations must be as it was; the rest may change, and what depends
+        on it is done again.
+
+        Raises:
+            UserError: it belongs to another run, with the differing keys.
+        """
+        path = out / "run.yaml"
+        values = config.dump()
+        if path.is_file():
+            old = _read(path)
+            differing = [
+                line
+                for section in COSTLY
+                for line in differing_keys(old.get(section), values[section], section)
+            ]
+            if differing:
+                raise UserError(
+                    f"{out} belongs to another run:\n  " + "\n  ".join(differing) + "\n"
+                    "use another --out, or undo these changes"
+                )
+        elif out.exists() and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
+            raise UserError(f"{out} exists and is no run's directory; use another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        partial = out / ".run.yaml.partial"
+        partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        os.replace(partial, path)
+        return cls(out, config)
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Keep other drivers out of a run's directory; the lock ends with the process.
+
+    Raises:
+        UserError: another process works there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(
+                f"process {lock.read().strip() or '?'} is working in {out}; wait for it or end it"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def slug(model: str) -> str:
+    """A model's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name.removesuffix(".gguf"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain

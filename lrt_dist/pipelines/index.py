@@ -1,0 +1,95 @@
+"""The verb `index`: the row index, before any forward pass."""
+
+from __future__ import annotations
+
+from lrt_dist.config import fingerprint
+from lrt_dist.corpus.contrast import load_concept
+from lrt_dist.corpus.overlap import find_overlap
+from lrt_dist.corpus.readers import corpus_files, read_documents
+from lrt_dist.corpus.rows import RowIndex, write_index
+from lrt_dist.corpus.segments import cut_segments
+from lrt_dist.errors import UserError
+from lrt_dist.models.tokens import SiteTokenizer
+from lrt_dist.pipelines.run import Run
+
+
+def index(run: Run) -> RowIndex:
+    """Write the row index, or find it written.
+
+    Raises:
+        UserError: see `corpus`; also fewer documents than folds, and concept texts in the corpus.
+    """
+    config, path = run.config, run.folder.rows
+    sources = [(str(p), p.stat().st_size) for p in corpus_files(config.corpus)]
+    stamp = fingerprint(
+        {
+            "corpus": config.corpus.model_dump(mode="json"),
+            "sites": config.sites.model_dump(mode="json"),
+            "rows_per_unit": config.extract.rows_per_unit,
+            "models": [facts.identity for facts in run.facts],
+            "sources": sources,
+        }
+    )
+    if path.is_file():
+        found = RowIndex.open(path)
+        if found.fingerprint == stamp:
+            check_overlap(run, found)
+            return found
+        raise UserError(
+            f"{path} was made from another corpus or other models (their files have changed); use "
+            "another --out"
+        )
+    encoders = (SiteTokenizer.load(config.source), SiteTokenizer.load(config.target))
+    documents = list(read_documents(config.corpus))
+    size = sum(len(document.text) for document in documents)
+    with run.reporter.stage("index", size, "characters") as bar:
+
+        def segments():  # type: ignore[no-untyped-def]
+            for document in documents:
+                for segment in cut_segments(
+                    document, encoders, config.corpus.max_tokens, config.sites
+                ):
+                    bar.advance(len(segment.text))
+                    yield segment
+
+        made = write_index(path, segments(), config.extract.rows_per_unit, stamp)
+    run.reporter.note(
+        "index",
+        f"row index: {made.rows:,} rows in {made.units} units, {made.segments:,} segments of "
+        f"{made.documents:,} documents",
+        rows=made.rows,
+        units=made.units,
+    )
+    if made.documents < config.fit.folds:
+        path.unlink()
+        raise UserError(
+            f"{made.documents} documents cannot fill {config.fit.folds} folds; lower fit.folds, or "
+            "cut text files into documents with corpus.separator (e.g. a blank line, \"\\n\\n\")"
+        )
+    check_overlap(run, made)
+    return made
+
+
+def check_overlap(run: Run, found: RowIndex) -> dict[str, list[str]]:
+    """Refuse a corpus that holds the texts of a concept, unless the run allows it.
+
+    Returns the overlapping texts of each concept.
+    """
+    texts = {
+        concept.name: [
+            text
+            for item in load_concept(concept, run.config.evaluate.max_items).vector
+            for text in item.texts()
+        ]
+        for concept in run.config.concepts
+    }
+    overlap = find_overlap(found.all_segments(), texts)
+    if overlap and not run.config.fit.allow_fit_on_concepts:
+        name, shown = next(iter(overlap.items()))
+        raise UserError(
+            f"concept {name}: {len(shown)} of its texts occur in the corpus, {shown[0][:80]!r} "
+            "first; a map fitted on a concept's own texts returns the native vector by algebra. "
+            "Take them out of the corpus, or set fit.allow_fit_on_concepts: true (the report will "
+            "warn)"
+        )
+    return overlap

@@ -1,0 +1,96 @@
+"""How much device memory a stage needs, and how many stages a model therefore gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrt_dist.plan.units import split_blocks
+
+USABLE = 0.9
+"""Share of a device's memory that may be planned for; the rest is the runtime's and fragmentation."""
+STATES_PER_TOKEN = 24
+"""Working tensors of a block's forward pass, in multiples of one hidden state: attention and MLP
+intermediates of the families in the tests stay below it."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What the arithmetic needs of a model: parameters of each block, of the embedding and the
+    head, width d, whether the head is tied to the embedding."""
+
+    blocks: Sequence[int]
+    embedding: int
+    head: int
+    width: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its blocks, and the bytes it will hold at once."""
+
+    owned: range
+    weight_bytes: int
+    working_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.working_bytes
+
+
+def plan_stages(
+    size: ModelSize,
+    *,
+    last_layer: int,
+    head: bool,
+    stages: int,
+    number_bytes: int,
+    batch_tokens: int,
+) -> list[StagePlan]:
+    """Cut blocks `0 … last_layer` into stages of even weight.
+
+    Args:
+        number_bytes: bytes of a weight and of an activation on the device.
+        batch_tokens: tokens of a batch.
+
+    Raises:
+        ValueError: more stages than blocks.
+    """
+    wanted = list(size.blocks[: last_layer + 1])
+    costs = [float(n) for n in wanted]
+    costs[0] += size.embedding
+    costs[-1] += size.head if head else 0
+    working = batch_tokens * size.width * STATES_PER_TOKEN * number_bytes
+    plans = []
+    for owned in split_blocks(costs, stages):
+        weights = sum(wanted[owned.start : owned.stop])
+        weights += size.embedding if owned.start == 0 else 0
+        weights += size.head if head and owned.stop == len(wanted) else 0
+        plans.append(StagePlan(owned, weights * number_bytes, working))
+    return plans
+
+
+def fewest_stages(
+    size: ModelSize,
+    *,
+    device_bytes: int,
+    last_layer: int,
+    head: bool,
+    number_bytes: int,
+    batch_tokens: int,
+) -> list[StagePlan] | None:
+    """The plan with the fewest stages that fits a device; None where even one block a stage
+    does not."""
+    for stages in range(1, last_layer + 2):
+        plans = plan_stages(
+            size,
+            last_layer=last_layer,
+            head=head,
+            stages=stages,
+            number_bytes=number_bytes,
+            batch_tokens=batch_tokens,
+        )
+        if max(plan.bytes for plan in plans) <= device_bytes * USABLE:
+            return plans
+    return None

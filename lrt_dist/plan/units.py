@@ -1,0 +1,85 @@
+"""Units, batches and stages: how work is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from lrt_dist.sites import Segment
+
+
+def fill_units(segments: Iterable[Segment], rows_per_unit: int) -> Iterator[list[Segment]]:
+    """Group segments into units of exactly `rows_per_unit` sites, and number the rows.
+
+    A unit holds whole segments; sites beyond its last row are dropped, so rows are dense. Only
+    the last unit may be short. `Segment.first_row` of the input is ignored.
+    """
+    unit: list[Segment] = []
+    rows = first = 0
+    for segment in segments:
+        kept = min(len(segment.char_ends), rows_per_unit - rows)
+        unit.append(segment.cut_sites(kept, first + rows))
+        rows += kept
+        if rows == rows_per_unit:
+            yield unit
+            first, unit, rows = first + rows, [], 0
+    if unit:
+        yield unit
+
+
+def cut_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices of sequences in batches whose padded size stays within a budget.
+
+    Sorted by length (ties by index) so that little is padded; a batch of k sequences of at most t
+    tokens costs k·t. A sequence longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    batches: list[list[int]] = []
+    for index in order:
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def split_blocks(weights: Sequence[float], stages: int) -> list[range]:
+    """Cut blocks into `stages` consecutive ranges, the heaviest as light as can be.
+
+    Args:
+        weights: cost of each block, e.g. bytes.
+        stages: how many ranges; at most one for each block.
+
+    Raises:
+        ValueError: more stages than blocks, or none.
+    """
+    if not 1 <= stages <= len(weights):
+        raise ValueError(f"{len(weights)} blocks cannot be cut into {stages} stages")
+    low, high = max(weights), sum(weights)
+    for _ in range(60):  # bisect on the heaviest range; 60 halvings exhaust a double
+        middle = (low + high) / 2
+        if len(_greedy(weights, middle)) <= stages:
+            high = middle
+        else:
+            low = middle
+    ranges = _greedy(weights, high)
+    while len(ranges) < stages:  # greedy may need fewer: halve the longest
+        longest = max(range(len(ranges)), key=lambda i: len(ranges[i]))
+        whole = ranges[longest]
+        middle_block = (whole.start + whole.stop) // 2
+        ranges[longest : longest + 1] = [
+            range(whole.start, middle_block),
+            range(middle_block, whole.stop),
+        ]
+    return ranges
+
+
+def _greedy(weights: Sequence[float], limit: float) -> list[range]:
+    ranges: list[range] = []
+    start, load = 0, 0.0
+    for index, weight in enumerate(weights):
+        if index > start and load + weight > limit:
+            ranges.append(range(start, index))
+            start, load = index, 0.0
+        load += weight
+    ranges.append(range(start, len(weights)))
+    return ranges

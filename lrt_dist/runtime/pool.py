@@ -1,0 +1,165 @@
+"""The Ray runtime: replicas of a chain that share one queue of tasks, and plain task fan-out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from lrt_dist.errors import UserError
+from lrt_dist.runtime.chain import Chain
+from lrt_dist.runtime.tasks import Attempts, ChainSpec, Done, Failed, FailurePolicy, Task
+
+IN_FLIGHT = 2
+"""Tasks inside one chain: one computes while the other is fed in and written out."""
+
+
+class RayRuntime:
+    """See `runtime.tasks.Runtime`."""
+
+    def __init__(self, address: str = "auto", policy: FailurePolicy = FailurePolicy()) -> None:
+        """Connect to a cluster, or start one on this machine.
+
+        Args:
+            address: a Ray address; `auto` takes `$RAY_ADDRESS` or a cluster running on this
+                machine, and else starts a local one that ends with this process.
+
+        Raises:
+            UserError: no cluster answers at the address.
+        """
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if not ray.is_initialized():
+            # Workers import what the driver imports, wherever the driver was started from.
+            try:
+                if address != "auto" or os.environ.get("RAY_ADDRESS"):
+                    ray.init(address=address, **quiet)
+                else:
+                    _connect_or_start(quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"no Ray cluster at {address}: {error}; start one with `ray start --head`, or "
+                    "set cluster.address: serial to do without Ray"
+                ) from error
+        resources = ray.cluster_resources()
+        self.cpus = float(resources.get("CPU", 1))
+        self.gpus = float(resources.get("GPU", 0))
+        self._policy = policy
+
+    @contextmanager
+    def chains(self, spec: ChainSpec) -> Iterator[RayChains]:
+        """Start the replicas; all actors end with the context."""
+        chains = RayChains(spec, self._policy)
+        try:
+            chains.start()
+            yield chains
+        finally:
+            chains.stop()
+
+    def map(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    ) -> Iterator[Any]:
+        """As Ray tasks of one core each, a bounded number at a time."""
+        remote = ray.remote(num_cpus=1, max_retries=self._policy.retries)(function)
+        window = max(2, int(2 * self.cpus))
+        waiting: deque[ray.ObjectRef] = deque()
+        for given in arguments:
+            waiting.append(remote.remote(*given))
+            if len(waiting) >= window:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+
+
+@dataclass
+class _Flight:
+    task: Any
+    replica: int
+
+
+class RayChains:
+    """See `runtime.tasks.Chains`."""
+
+    def __init__(self, spec: ChainSpec, policy: FailurePolicy) -> None:
+        self._spec = spec
+        self._policy = policy
+        self._replicas: list[Chain] = []
+
+    def start(self) -> None:
+        """Place and build every replica."""
+        for _ in range(self._spec.replicas):
+            self._replicas.append(Chain(self._spec))
+        self.process_ids()
+
+    def process_ids(self) -> list[list[int]]:
+        """Of every stage of every replica, once they are built."""
+        return [replica.ready() for replica in self._replicas]
+
+    def stop(self) -> None:
+        """End all actors."""
+        for replica in self._replicas:
+            replica.stop()
+        self._replicas = []
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done | Failed]:
+        """See `runtime.tasks.Chains.run`."""
+        attempts = Attempts(self._policy)
+        source = iter(tasks)
+        again: deque[Any] = deque()
+        flights: dict[ray.ObjectRef, _Flight] = {}  # by the last stage's receipt
+        receipts: dict[ray.ObjectRef, list[ray.ObjectRef]] = {}
+        while True:
+            for replica in range(len(self._replicas)):
+                while sum(f.replica == replica for f in flights.values()) < IN_FLIGHT:
+                    task = again.popleft() if again else next(source, None)
+                    if task is None:
+                        break
+                    refs = self._replicas[replica].submit(task)
+                    flights[refs[-1]] = _Flight(task, replica)
+                    receipts[refs[-1]] = refs
+            if not flights:
+                return
+            (ready, *_), _ = ray.wait(list(flights), num_returns=1)
+            flight, refs = flights.pop(ready), receipts.pop(ready)
+            try:
+                done = Done(flight.task, [_result(ref) for ref in refs])
+            except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
+                if isinstance(error, ray.exceptions.RayActorError):
+                    # The rest of the chain's tasks are lost with it, through no fault of theirs.
+                    for ref in [r for r, f in flights.items() if f.replica == flight.replica]:
+                        again.append(flights.pop(ref).task)
+                        receipts.pop(ref)
+                    self._rebuild(flight.replica)
+                retry = attempts.next_try(flight.task, error)
+                if retry is None:
+                    yield Failed(flight.task, f"{type(error).__name__}: {error}")
+                else:
+                    again.appendleft(retry)
+            else:
+                attempts.succeeded()
+                yield done
+
+    def _rebuild(self, replica: int) -> None:
+        self._replicas[replica].stop()
+        self._replicas[replica] = Chain(self._spec)
+        self._replicas[replica].ready()
+
+
+def _result(ref: ray.ObjectRef) -> Any:
+    """The value, or the error that the remote code raised, as itself."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        raise (cause if isinstance(cause, Exception) else error) from error
+
+
+def _connect_or_start(quiet: dict[str, Any]) -> None:
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:
+        ray.init(include_dashboard=False, **quiet)

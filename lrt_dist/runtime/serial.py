@@ -1,0 +1,76 @@
+"""Everything in this process, one thing at a time: the reference that needs no Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lrt_dist.runtime.tasks import (
+    Attempts,
+    ChainSpec,
+    Done,
+    Failed,
+    FailurePolicy,
+    Stage,
+    Task,
+)
+
+
+class SerialRuntime:
+    """See `runtime.tasks.Runtime`."""
+
+    def __init__(self, policy: FailurePolicy = FailurePolicy(), gpus: int = 0) -> None:
+        self.cpus = float(os.cpu_count() or 1)
+        self.gpus = float(gpus)
+        self._policy = policy
+
+    @contextmanager
+    def chains(self, spec: ChainSpec) -> Iterator[SerialChains]:
+        """Build the stages here; replicas make no sense in one process."""
+        yield SerialChains([stage.build() for stage in spec.stages], self._policy)
+
+    def map(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    ) -> Iterator[Any]:
+        """Lazily, in order."""
+        return (function(*given) for given in arguments)
+
+
+class SerialChains:
+    """See `runtime.tasks.Chains`."""
+
+    def __init__(self, stages: Sequence[Stage], policy: FailurePolicy) -> None:
+        self._stages = stages
+        self._policy = policy
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done | Failed]:
+        """One task after the other."""
+        attempts = Attempts(self._policy)
+        for given in tasks:
+            task: Any = given
+            while True:
+                try:
+                    receipts = self._once(task)
+                except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
+                    again = attempts.next_try(task, error)
+                    if again is None:
+                        yield Failed(task, f"{type(error).__name__}: {error}")
+                        break
+                    task = again
+                else:
+                    attempts.succeeded()
+                    yield Done(task, receipts)
+                    break
+
+    def _once(self, task: Task) -> list[Any]:
+        for stage in self._stages:
+            stage.open(task)
+        for batch in range(task.batches):
+            carry = None
+            for stage in self._stages:
+                carry = stage.step(task.key, batch, carry)
+        for stage in self._stages:
+            stage.close(task.key)
+        return [stage.receipt(task.key) for stage in self._stages]

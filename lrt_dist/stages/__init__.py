@@ -1,0 +1,1 @@
+"""One task, from start to receipt. Stages do not know who runs them."""

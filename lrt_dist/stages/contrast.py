@@ -1,0 +1,83 @@
+"""Hidden states of a concept's contrast texts, from which vectors are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from lrt_dist.models.blocks import BlockStack
+from lrt_dist.plan.units import cut_batches
+from lrt_dist.stages.model_stage import pad
+
+
+@dataclass(frozen=True)
+class ContrastTask:
+    """States at one position of each text.
+
+    Attributes:
+        concept: names the task.
+        ids: token ids of each text; positions: where its state is read.
+        layers: which layers' outputs.
+        token_budget: tokens of a batch.
+    """
+
+    concept: str
+    ids: tuple[tuple[int, ...], ...]
+    positions: tuple[int, ...]
+    layers: tuple[int, ...]
+    token_budget: int
+
+    @property
+    def key(self) -> str:
+        return f"states of {self.concept}"
+
+    @property
+    def batches(self) -> int:
+        return len(self.cut())
+
+    def cut(self) -> list[list[int]]:
+        """The batches, as indices of texts."""
+        return cut_batches([len(ids) for ids in self.ids], self.token_budget)
+
+    def smaller(self) -> ContrastTask | None:
+        """Half the budget, down to one text a batch."""
+        if self.token_budget < min(len(ids) for ids in self.ids):
+            return None
+        return replace(self, token_budget=self.token_budget // 2)
+
+    def start(self, stack: BlockStack) -> ContrastWork:
+        return ContrastWork(self, stack)
+
+
+class ContrastWork:
+    """See `stages.model_stage.Work`. The receipt is `{layer: float32 [texts, d]}`."""
+
+    def __init__(self, task: ContrastTask, stack: BlockStack) -> None:
+        self._task, self._stack = task, stack
+        self._batches = task.cut()
+        self._layers = [layer for layer in task.layers if layer in stack.owned]
+        self._states: dict[int, torch.Tensor] = {}
+
+    def step(self, batch: int, carry: Any) -> Any:
+        texts = self._batches[batch]
+        ids_BT = pad([self._task.ids[i] for i in texts])
+        position = torch.tensor([self._task.positions[i] for i in texts])
+
+        def read(hidden_BTD: torch.Tensor) -> torch.Tensor:
+            return hidden_BTD[torch.arange(len(texts)), position.to(hidden_BTD.device)]
+
+        hidden, taken = self._stack.run(ids_BT, carry, capture=self._layers, select=read)
+        for layer, states in taken.items():
+            if layer not in self._states:
+                self._states[layer] = torch.empty(len(self._task.ids), states.shape[1])
+            self._states[layer][texts] = states.to("cpu", torch.float32)
+        last = self._stack.owned.stop > max(self._task.layers)
+        return None if last else hidden.cpu()
+
+    def close(self) -> None:
+        return None
+
+    def receipt(self) -> dict[int, torch.Tensor]:
+        return self._states

@@ -1,0 +1,200 @@
+"""The activation store: a Zarr v3 group of one model over one row index.
+
+`layers/{l}` holds hidden states `[rows, d]`, as uint16 with attribute `logical_dtype: bfloat16`
+(zarr has no bfloat16, and float16 overflows on massive activations) or as float32; `norms/{l}`
+holds their Euclidean norms, float32 `[rows]`, taken before rounding. One row chunk is one unit,
+so no two units ever write the same object. Every chunk carries a crc32c.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import ObjectStore
+
+from lrt_dist.errors import CorruptionError, UserError
+from lrt_dist.store.objects import explain_full, open_objects
+
+
+class ActivationStore:
+    """See the module. Attributes: `url`, `layers` (with their widths), `rows`, `rows_per_unit`."""
+
+    def __init__(self, url: str, group: zarr.Group) -> None:
+        self.url = url
+        self._group = group
+        attributes: dict[str, Any] = dict(group.attrs)
+        self.rows = int(attributes["rows"])
+        self.rows_per_unit = int(attributes["rows_per_unit"])
+        self.logical_dtype = str(attributes["logical_dtype"])
+        self.fingerprint = str(attributes["fingerprint"])
+        self.layers = {int(layer): int(width) for layer, width in attributes["layers"].items()}
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        *,
+        layers: Mapping[int, int],
+        rows: int,
+        rows_per_unit: int,
+        logical_dtype: str,
+        compress: str,
+        fingerprint: str,
+    ) -> ActivationStore:
+        """Make the store, in its final shape, or open it if it exists.
+
+        Args:
+            layers: `{layer: d}`.
+            logical_dtype: `bfloat16` or `float32`.
+            compress: `none` or `zstd`.
+        """
+        with explain_full(url):
+            group = zarr.open_group(_zarr_store(url), mode="a")
+            if "fingerprint" in group.attrs:
+                return cls(url, group)
+            codecs = [Crc32cCodec()] if compress == "none" else [ZstdCodec(), Crc32cCodec()]
+            shared: dict[str, Any] = {
+                "compressors": codecs,
+                "fill_value": 0,
+                "overwrite": True,
+                "config": {"write_empty_chunks": True},
+            }
+            stored = "uint16" if logical_dtype == "bfloat16" else "float32"
+            for layer, width in layers.items():
+                group.create_array(
+                    f"layers/{layer}",
+                    shape=(rows, width),
+                    chunks=(rows_per_unit, width),
+                    dtype=stored,
+                    attributes={"logical_dtype": logical_dtype},
+                    **shared,
+                )
+                group.create_array(
+                    f"norms/{layer}", shape=(rows,), chunks=(rows_per_unit,), dtype="float32",
+                    **shared,
+                )
+            # The attributes come last: a store without them was never finished being made.
+            group.update_attributes(
+                {
+                    "rows": rows,
+                    "rows_per_unit": rows_per_unit,
+                    "logical_dtype": logical_dtype,
+                    "layers": {str(layer): width for layer, width in layers.items()},
+                    "fingerprint": fingerprint,
+                }
+            )
+        return cls(url, group)
+
+    @classmethod
+    def open(cls, url: str) -> ActivationStore:
+        """Open an existing store.
+
+        Raises:
+            UserError: there is none.
+        """
+        try:
+            group = zarr.open_group(_zarr_store(url), mode="r+")
+            return cls(url, group)
+        except (FileNotFoundError, KeyError) as error:
+            raise UserError(f"no activation store at {url}; run `lrt-dist extract` first") from error
+
+    def unit_rows(self, unit: int) -> slice:
+        """Rows of a unit."""
+        first = unit * self.rows_per_unit
+        return slice(first, min(first + self.rows_per_unit, self.rows))
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return -(-self.rows // self.rows_per_unit)
+
+    def write(self, unit: int, layer: int, states: torch.Tensor) -> dict[str, str]:
+        """Write one unit of one layer.
+
+        Args:
+            states: float32 `[rows of the unit, d]` on the CPU.
+
+        Returns:
+            `{array: crc32 of its uncompressed bytes}` for the two arrays written.
+        """
+        rows = self.unit_rows(unit)
+        norms = torch.linalg.vector_norm(states.to(torch.float32), dim=1).numpy()
+        if self.logical_dtype == "bfloat16":
+            encoded = states.to(torch.bfloat16).view(torch.uint16).numpy()
+        else:
+            encoded = states.to(torch.float32).numpy()
+        crcs: dict[str, str] = {}
+        for name, data in ((f"layers/{layer}", encoded), (f"norms/{layer}", norms)):
+            with explain_full(self.url):
+                self._array(name)[rows] = data
+            crcs[name] = _crc(data)
+        return crcs
+
+    def states(self, layer: int, unit: int, crc: str | None = None) -> torch.Tensor:
+        """Hidden states of one unit, float32 `[rows, d]`.
+
+        Args:
+            crc: what the ledger says of this chunk; None to trust the chunk's own checksum, which
+                cannot tell that a whole chunk is gone.
+
+        Raises:
+            CorruptionError: the chunk does not match a checksum.
+        """
+        data = self._read(f"layers/{layer}", self.unit_rows(unit))
+        if crc is not None and _crc(data) != crc:
+            raise CorruptionError(
+                f"{self.url}: layers/{layer} of unit {unit} has crc32 {_crc(data)}, the ledger "
+                f"says {crc}; `lrt-dist verify --repair` lets extract redo it"
+            )
+        if self.logical_dtype == "bfloat16":
+            return torch.from_numpy(data).view(torch.bfloat16).to(torch.float32)
+        return torch.from_numpy(data)
+
+    def norms(self, layer: int, rows: slice = slice(None)) -> np.ndarray[Any, Any]:
+        """Norms of hidden states, float32 `[rows]`."""
+        return self._read(f"norms/{layer}", rows)
+
+    def crc(self, name: str, unit: int) -> str:
+        """The crc32 of what is stored now, as `write` returned it.
+
+        Raises:
+            CorruptionError: the chunk is missing or does not match its own checksum.
+        """
+        return _crc(self._read(name, self.unit_rows(unit)))
+
+    def _read(self, name: str, rows: slice) -> np.ndarray[Any, Any]:
+        try:
+            return np.asarray(self._array(name)[rows])
+        except (ValueError, RuntimeError) as error:
+            raise CorruptionError(
+                f"{self.url}: {name}, rows {rows.start} … {(rows.stop or self.rows) - 1}: {error}; "
+                "`lrt-dist verify --repair` finds the bad units and lets extract redo them"
+            ) from error
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        # write_empty_chunks is not kept in the store, so it is asked for at every opening.
+        if name not in self._arrays:
+            array = self._group[name]
+            if not isinstance(array, zarr.Array):
+                raise UserError(f"{self.url} has no array {name}")
+            self._arrays[name] = array.with_config({"write_empty_chunks": True})
+        return self._arrays[name]
+
+
+def _crc(data: np.ndarray[Any, Any]) -> str:
+    return f"{zlib.crc32(np.ascontiguousarray(data).tobytes()):08x}"
+
+
+def _zarr_store(url: str) -> ObjectStore[Any]:
+    with warnings.catch_warnings():
+        # zarr calls its object-store client experimental; the tests here are what we go by.
+        warnings.simplefilter("ignore", UserWarning)
+        return ObjectStore(open_objects(url))

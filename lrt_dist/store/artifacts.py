@@ -1,0 +1,165 @@
+"""Maps, vectors and moments as safetensors, tables as Parquet; each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lrt_dist.errors import CorruptionError
+from lrt_dist.linear.affine import AffineMap
+from lrt_dist.linear.moments import Moments
+from lrt_dist.linear.vectors import SteeringVector
+from lrt_dist.store.objects import explain_full
+
+_FINGERPRINT = b"lrt_dist_fingerprint"
+
+
+def save_map(path: Path, affine: AffineMap) -> None:
+    """Write a map with its metadata."""
+    _save(
+        path,
+        {"weight": affine.weight, "bias": affine.bias},
+        {
+            "kind": "AffineMap",
+            "source_model": affine.source[0],
+            "source_layer": str(affine.source[1]),
+            "target_model": affine.target[0],
+            "target_layer": str(affine.target[1]),
+            "method": affine.method,
+            "ridge": repr(affine.ridge),
+        },
+    )
+
+
+def load_map(path: Path) -> AffineMap:
+    """Read what `save_map` wrote.
+
+    Raises:
+        CorruptionError: the file is not a map.
+    """
+    tensors, meta = _load(path, "AffineMap")
+    return AffineMap(
+        tensors["weight"],
+        tensors["bias"],
+        (meta["source_model"], int(meta["source_layer"])),
+        (meta["target_model"], int(meta["target_layer"])),
+        meta["method"],
+        float(meta["ridge"]),
+    )
+
+
+def save_vector(path: Path, vector: SteeringVector) -> None:
+    """Write a vector with its metadata."""
+    _save(
+        path,
+        {"values": vector.values},
+        {
+            "kind": "SteeringVector",
+            "concept": vector.concept,
+            "model": vector.model,
+            "layer": str(vector.layer),
+            "method": vector.method,
+            "pairs": str(vector.pairs),
+        },
+    )
+
+
+def load_vector(path: Path) -> SteeringVector:
+    """Read what `save_vector` wrote.
+
+    Raises:
+        CorruptionError: the file is not a vector.
+    """
+    tensors, meta = _load(path, "SteeringVector")
+    return SteeringVector(
+        meta["concept"],
+        meta["model"],
+        int(meta["layer"]),
+        tensors["values"],
+        meta["method"],
+        int(meta["pairs"]),
+    )
+
+
+def save_moments(path: Path, folds: Sequence[Moments], fingerprint: str) -> None:
+    """Write the moments of every fold into one file."""
+    tensors: dict[str, torch.Tensor] = {}
+    facts = []
+    for index, moments in enumerate(folds):
+        facts.append({"n": moments.n, "parts": sorted(moments.parts)})
+        tensors |= {f"{index}|{name}": mean for name, mean in moments.mean.items()}
+        tensors |= {f"{index}|{a}|{b}": second for (a, b), second in moments.second.items()}
+    meta = {"kind": "Moments", "folds": json.dumps(facts), "fingerprint": fingerprint}
+    _save(path, tensors, meta)
+
+
+def load_moments(path: Path, fingerprint: str) -> list[Moments] | None:
+    """The moments of every fold; None where the file is absent or of another run."""
+    if not path.is_file():
+        return None
+    tensors, meta = _load(path, "Moments")
+    if meta["fingerprint"] != fingerprint:
+        return None
+    folds = []
+    for index, fact in enumerate(json.loads(meta["folds"])):
+        keys = [key.split("|") for key in tensors if key.startswith(f"{index}|")]
+        folds.append(
+            Moments(
+                fact["n"],
+                frozenset(fact["parts"]),
+                {k[1]: tensors["|".join(k)] for k in keys if len(k) == 2},
+                {(k[1], k[2]): tensors["|".join(k)] for k in keys if len(k) == 3},
+            )
+        )
+    return folds
+
+
+def save_table(path: Path, rows: Sequence[Mapping[str, Any]] | pa.Table, fingerprint: str) -> None:
+    """Write a table, stamped with the fingerprint of what it was made from."""
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(r) for r in rows])
+    meta = {**(table.schema.metadata or {}), _FINGERPRINT: fingerprint.encode()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with explain_full(str(path)):
+        pq.write_table(table.replace_schema_metadata(meta), partial)
+        os.replace(partial, path)
+
+
+def is_current(path: Path, fingerprint: str) -> bool:
+    """Whether a table exists and was made from the same things."""
+    if not path.is_file():
+        return False
+    meta = pq.read_schema(path).metadata or {}
+    return bool(meta.get(_FINGERPRINT, b"").decode() == fingerprint)
+
+
+def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with explain_full(str(path)):
+        # safetensors writes through a memory map, where a full disk kills the process: reserve.
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        with partial.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size + 4096)
+        save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata)
+        os.replace(partial, path)
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            if meta.get("kind") != kind:
+                raise CorruptionError(f"{path} holds {meta.get('kind')!r}, not {kind}")
+            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+    except SafetensorError as error:
+        raise CorruptionError(f"{path} is not a safetensors file: {error}") from error

@@ -1,0 +1,67 @@
+"""One client for local folders and object stores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore
+
+from lrt_dist.errors import LrtError
+
+_STAGED = re.compile(r"#\d+$")
+
+
+def open_objects(url: str) -> ObjectStore:
+    """A client for a folder or a URL (`s3://…`, `gs://…`, `az://…`).
+
+    Credentials and endpoints come from the provider's usual environment variables, e.g.
+    `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP`.
+    """
+    if "://" not in url:
+        return LocalStore(Path(url), mkdir=True)
+    return obstore.store.from_url(url)
+
+
+def child(url: str, name: str) -> str:
+    """`url/name`."""
+    return f"{url.rstrip('/')}/{name}"
+
+
+def sweep_staged(url: str) -> int:
+    """Delete what killed writers left half-written in a local folder; how many files.
+
+    Writes go to `NAME#1` and are renamed, so such files were never part of the store. Call this
+    only while nobody writes. Object stores stage nothing that can be seen.
+    """
+    if "://" in url or not Path(url).is_dir():
+        return 0
+    staged = [path for path in Path(url).rglob("*#*") if _STAGED.search(path.name)]
+    for path in staged:
+        path.unlink()
+    return len(staged)
+
+
+@contextmanager
+def explain_full(url: str) -> Iterator[None]:
+    """Turn a full disk into an error that says so; let everything else through."""
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        text = str(error)
+        if "No space left" in text or "os error 28" in text or "StorageFull" in text:
+            raise DiskFullError(
+                f"no space left while writing to {url}; nothing committed is lost: free some "
+                "space and run the same command again"
+            ) from error
+        raise
+
+
+class DiskFullError(LrtError):
+    """The store cannot take more; the run is resumable once there is room."""
+
+    exit_code = 3
