@@ -144,9 +144,7 @@ def _items(record: Any, place: str) -> Iterator[Item]:
             yield Item(("", ""), (one,), (other,))
     else:
         prompt = record.get("prompt") or ""
-        yield Item(
-            (prompt, prompt), _alternatives(positive, place), _alternatives(negative, place)
-        )
+        yield Item((prompt, prompt), _alternatives(positive, place), _alternatives(negative, place))
 
 
 def _text(side: dict[str, Any], key: str, place: str) -> str:

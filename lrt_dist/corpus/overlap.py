@@ -14,9 +14,7 @@ SHORTEST = 20
 """Shorter texts (characters, blanks collapsed) say nothing by occurring somewhere."""
 
 
-def find_overlap(
-    segments: Iterable[Segment], texts: dict[str, list[str]]
-) -> dict[str, list[str]]:
+def find_overlap(segments: Iterable[Segment], texts: dict[str, list[str]]) -> dict[str, list[str]]:
     """`{concept: its texts that occur in the corpus}`; blanks and case do not matter.
 
     Segments must be in document order: a text across a cut between two is found as well.
@@ -31,8 +29,10 @@ def find_overlap(
     for segment in segments:
         if segment.document != document:
             document, tail = segment.document, ""
-        normal = f"{tail} {_normal(segment.text)}" if segment.text[:1].isspace() else (
-            tail + _normal(segment.text)
+        normal = (
+            f"{tail} {_normal(segment.text)}"
+            if segment.text[:1].isspace()
+            else (tail + _normal(segment.text))
         )
         for concept, group in wanted.items():
             for needle in [n for n in group if n in normal]:

@@ -50,7 +50,9 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
     """
     files: list[Path] = []
     for pattern in config.paths:
-        found = sorted(path for p in glob.glob(pattern, recursive=True) if (path := Path(p)).is_file())
+        found = sorted(
+            path for p in glob.glob(pattern, recursive=True) if (path := Path(p)).is_file()
+        )
         if not found:
             raise UserError(f"corpus.paths: no file matches {pattern}")
         files += found

@@ -1,7 +1,8 @@
 """The row index: every site's place, known before any forward pass.
 
 A Parquet file with one line per segment and one row group per unit, so that a worker reads its
-own unit and nothing else, and needs no tokenizer. Rows are numbered from `first_row` in the order of `char_ends`.
+own unit and nothing else, and needs no tokenizer. Rows are numbered from `first_row` in the order
+of `char_ends`.
 """
 
 from __future__ import annotations
@@ -131,9 +132,7 @@ def write_index(
             for unit in fill_units(segments, rows_per_unit):
                 rows = sum(len(segment.char_ends) for segment in unit)
                 lines = [_line(segment) for segment in unit]
-                writer.write_table(
-                    pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit)
-                )
+                writer.write_table(pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit))
                 content.update(json.dumps(lines).encode())
                 documents.update(segment.document for segment in unit)
                 summary["rows"] += rows

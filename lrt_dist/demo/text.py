@@ -38,11 +38,17 @@ def _docstrings() -> list[tuple[str, str]]:
     library = Path(sysconfig.get_paths()["stdlib"])
     found = []
     for name in sorted(sys.stdlib_module_names):
-        path = next((p for p in (library / f"{name}.py", library / name / "__init__.py") if p.is_file()), None)
+        path = next(
+            (p for p in (library / f"{name}.py", library / name / "__init__.py") if p.is_file()),
+            None,
+        )
         if path is None:
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        nodes = [tree, *(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef))]
+        nodes = [
+            tree,
+            *(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef | ast.FunctionDef)),
+        ]
         texts = [doc for node in nodes if (doc := ast.get_docstring(node))]
         text = "\n\n".join(texts)
         if len(text) >= SHORTEST:

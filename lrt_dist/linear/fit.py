@@ -195,6 +195,6 @@ def _procrustes(s_xy: torch.Tensor, s_xx: torch.Tensor) -> torch.Tensor:
     the best one for that projection.
     """
     u, _, vh = torch.linalg.svd(s_xy, full_matrices=False)
-    rotation = u @ vh
+    rotation: torch.Tensor = u @ vh
     spread = (rotation * (s_xx @ rotation)).sum()
     return rotation * ((rotation * s_xy).sum() / spread.clamp_min(torch.finfo(s_xy.dtype).tiny))

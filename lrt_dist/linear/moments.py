@@ -34,9 +34,7 @@ class Moments:
     second: Mapping[Pair, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, variables: Mapping[str, torch.Tensor], pairs: Iterable[Pair], part: str
-    ) -> Moments:
+    def of(cls, variables: Mapping[str, torch.Tensor], pairs: Iterable[Pair], part: str) -> Moments:
         """Moments of one part of the data.
 
         Args:

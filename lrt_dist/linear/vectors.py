@@ -6,9 +6,11 @@ return float64 `[d]`, pointing from negative to positive.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.linalg import vector_norm
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SteeringVector:
 
 def make_vector(method: str, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """Dispatch on the method's name; see the functions below."""
-    methods = {
+    methods: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
         "mean_difference": mean_difference,
         "pca": principal_difference,
         "logistic": logistic_probe,
@@ -50,9 +52,10 @@ def principal_difference(positive: torch.Tensor, negative: torch.Tensor) -> torc
     """First principal component of the differences about zero, with the mean difference's sign
     and length (Zou et al., "Representation Engineering", arXiv 2310.01405, §3.1)."""
     differences = positive - negative
-    direction = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+    direction: torch.Tensor = torch.linalg.svd(differences, full_matrices=False).Vh[0]
     mean = differences.mean(0)
-    return direction * torch.sign(direction @ mean) * mean.norm()
+    signed: torch.Tensor = direction * torch.sign(direction @ mean)
+    return signed * float(vector_norm(mean))
 
 
 def logistic_probe(
@@ -78,5 +81,6 @@ def logistic_probe(
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    normal = weight.detach() / deviation
-    return normal / normal.norm() * mean_difference(positive, negative).norm()
+    normal: torch.Tensor = weight.detach() / deviation
+    length = float(vector_norm(mean_difference(positive, negative)))
+    return normal * (length / float(vector_norm(normal)))

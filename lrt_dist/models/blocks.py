@@ -174,7 +174,7 @@ class BlockStack:
                 self._blocks[index] = block
 
 
-def find_blocks(model: nn.Module) -> nn.ModuleList:
+def find_blocks(model: Any) -> nn.ModuleList:
     """The list of decoder blocks of a causal LM.
 
     Raises:
@@ -184,7 +184,9 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     found = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == layers and name.count(".") <= 3
+        if isinstance(module, nn.ModuleList)
+        and len(module) == layers
+        and name.count(".") <= 3
         and not any(part.isdigit() for part in name.split("."))
     ]
     if len(found) != 1:
@@ -243,7 +245,9 @@ def _hollow(
 
     def fill(namespace: dict[str, Any]) -> None:
         # transformers finds the modelling file through these two.
-        namespace.update(__init__=__init__, __module__=cls.__module__, __qualname__=cls.__qualname__)
+        namespace.update(
+            __init__=__init__, __module__=cls.__module__, __qualname__=cls.__qualname__
+        )
 
     return types.new_class(cls.__name__, (cls,), exec_body=fill)
 

@@ -152,9 +152,7 @@ class _Evaluation:
     def _neutral(self, name: str, pair: LayerPair, strength: float) -> _Planned:
         segments = list(RowIndex.open(self.run.folder.rows).all_segments())
         count = min(self.settings.neutral_segments, len(segments))
-        texts = [
-            segments[i * len(segments) // count].ids[1][:NEUTRAL_TOKENS] for i in range(count)
-        ]
+        texts = [segments[i * len(segments) // count].ids[1][:NEUTRAL_TOKENS] for i in range(count)]
         sequences = neutral_sequences(texts, self.tokenizer.special_tokens, NEUTRAL_READS)
         variants = neutral_variants(pair.source, strength)
         task = self._task(
@@ -190,8 +188,8 @@ class _Evaluation:
         if variant.arm == "none":
             return torch.zeros(self.run.facts[1].width)
         direction = self._direction(concept, target, variant)
-        unit = direction / direction.norm().clamp_min(torch.finfo(direction.dtype).tiny)
-        return (variant.strength * self.scale[target] * unit).to(torch.float32)
+        length = max(float(torch.linalg.vector_norm(direction)), torch.finfo(torch.float64).tiny)
+        return (direction * (variant.strength * self.scale[target] / length)).to(torch.float32)
 
     def _direction(self, concept: str, target: int, variant: Variant) -> torch.Tensor:
         vectors = self.vectors[concept]
@@ -210,7 +208,9 @@ class _Evaluation:
 
     def _scores(self, stage: str, chains: Chains, planned: list[_Planned]) -> pa.Table:
         """All scores of some tasks; finished parts of an earlier attempt are taken as they are."""
-        parts: dict[str, Path] = {p.task.key: self.run.folder.part_path(p.task.key) for p in planned}
+        parts: dict[str, Path] = {
+            p.task.key: self.run.folder.part_path(p.task.key) for p in planned
+        }
         open_ = {p.task.key: p for p in planned if not is_current(parts[p.task.key], self.stamp)}
         with self.run.reporter.stage(stage, len(planned), "tasks") as bar:
             bar.resume(len(planned) - len(open_))
@@ -218,9 +218,7 @@ class _Evaluation:
                 if isinstance(outcome, Failed):
                     raise LrtError(f"evaluation of {outcome.task.key} failed: {outcome.reason}")
                 done = open_[outcome.task.key]
-                save_table(
-                    parts[done.task.key], _lines(done, outcome.receipts[-1]), self.stamp
-                )
+                save_table(parts[done.task.key], _lines(done, outcome.receipts[-1]), self.stamp)
                 bar.advance()
         tables = [pq.read_table(path) for path in parts.values()]
         return pa.concat_tables([t.replace_schema_metadata(None) for t in tables])
@@ -254,22 +252,31 @@ class _Evaluation:
         length = self.settings.sample_tokens
         prompts = {name: data.test[0].prompts[0] for name, data in self.concepts.items()}
         variants = {n: sample_variants(pair.source, s) for n, (pair, s) in chosen.items()}
-        ids = {n: [self.tokenizer.encode(p).ids] * 5 for n, p in prompts.items()}
+        start = {name: self.tokenizer.encode(prompt).ids for name, prompt in prompts.items()}
+        prompt_length = {name: len(known) for name, known in start.items()}
+        ids = {name: [start[name]] * len(variants[name]) for name in prompts}
         with self.run.reporter.stage("samples", length * len(ids), "tokens") as bar:
-            for step in range(length):
+            for _ in range(length):
                 tasks = [
                     self._task(
-                        f"{name}/{variant}/{step}", name, chosen[name][0].target, [v],
-                        (Scored(ids[name][variant], len(ids[name][variant]), ()),), 0, greedy=True,
+                        name,
+                        name,
+                        chosen[name][0].target,
+                        variants[name],
+                        tuple(Scored(known, prompt_length[name], ()) for known in ids[name]),
+                        slots=0,
+                        greedy=True,
                     )
                     for name in ids
-                    for variant, v in enumerate(variants[name])
                 ]
                 for outcome in chains.run(tasks):
                     if isinstance(outcome, Failed):
-                        raise LrtError(f"sample {outcome.task.key}: {outcome.reason}")
-                    name, number, _ = outcome.task.key.rsplit("/", 2)
-                    ids[name][int(number)] += (int(outcome.receipts[-1][0, 0]),)
+                        raise LrtError(f"samples of {outcome.task.key}: {outcome.reason}")
+                    name, chosen_tokens = outcome.task.key, outcome.receipts[-1].tolist()
+                    ids[name] = [
+                        (*known, token)
+                        for known, token in zip(ids[name], chosen_tokens, strict=True)
+                    ]
                 bar.advance(len(ids))
         return [
             {
@@ -277,9 +284,7 @@ class _Evaluation:
                 "prompt": prompts[name],
                 "arm": variant.arm,
                 "strength": variant.strength,
-                "text": self.tokenizer.decode(
-                    list(ids[name][number][len(self.tokenizer.encode(prompts[name]).ids) :])
-                ),
+                "text": self.tokenizer.decode(list(ids[name][number][prompt_length[name] :])),
             }
             for name in ids
             for number, variant in enumerate(variants[name])

@@ -40,7 +40,7 @@ def extract_side(run: Run, side: int) -> None:
     sweep_staged(ledger.url)
     ActivationStore.create(
         url,
-        layers={layer: facts.width for layer in layers},
+        layers=dict.fromkeys(layers, facts.width),
         rows=index.rows,
         rows_per_unit=index.rows_per_unit,
         logical_dtype=run.config.extract.store_dtype,

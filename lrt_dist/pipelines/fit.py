@@ -187,13 +187,19 @@ def _only(folds: list[Moments], source: int, targets: list[int]) -> list[Moments
 
 
 def _save_maps(run: Run, source: int, target: int, fitted: Fit) -> None:
-    ends = ((run.config.source.model, source), (run.config.target.model, target))
-    shared = {"method": run.config.fit.method, "ridge": fitted.report.ridge}
-    save_map(
-        run.folder.map_path(source, target),
-        AffineMap(fitted.weight, fitted.bias, *ends, **shared),
-    )
-    save_map(
-        run.folder.map_path(source, target, shuffled=True),
-        AffineMap(fitted.shuffled_weight, fitted.shuffled_bias, *ends, **shared),
-    )
+    weights = {
+        False: (fitted.weight, fitted.bias),
+        True: (fitted.shuffled_weight, fitted.shuffled_bias),
+    }
+    for shuffled, (weight, bias) in weights.items():
+        save_map(
+            run.folder.map_path(source, target, shuffled=shuffled),
+            AffineMap(
+                weight,
+                bias,
+                (run.config.source.model, source),
+                (run.config.target.model, target),
+                run.config.fit.method,
+                fitted.report.ridge,
+            ),
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lrt_dist.config import fingerprint
 from lrt_dist.corpus.contrast import load_concept
 from lrt_dist.corpus.overlap import find_overlap
@@ -11,6 +13,7 @@ from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.pipelines.run import Run
+from lrt_dist.sites import Segment
 
 
 def index(run: Run) -> RowIndex:
@@ -44,7 +47,7 @@ def index(run: Run) -> RowIndex:
     size = sum(len(document.text) for document in documents)
     with run.reporter.stage("index", size, "characters") as bar:
 
-        def segments():  # type: ignore[no-untyped-def]
+        def segments() -> Iterator[Segment]:
             for document in documents:
                 for segment in cut_segments(
                     document, encoders, config.corpus.max_tokens, config.sites
@@ -64,7 +67,7 @@ def index(run: Run) -> RowIndex:
         path.unlink()
         raise UserError(
             f"{made.documents} documents cannot fill {config.fit.folds} folds; lower fit.folds, or "
-            "cut text files into documents with corpus.separator (e.g. a blank line, \"\\n\\n\")"
+            'cut text files into documents with corpus.separator (e.g. a blank line, "\\n\\n")'
         )
     check_overlap(run, made)
     return made

@@ -73,7 +73,9 @@ def plan(run: Run) -> Plan:
     Raises:
         UserError: the run cannot be done as asked; the largest obstacle comes first.
     """
-    widths = tuple([run.facts[side].width] * len(run.layers[side]) for side in (0, 1))
+    source_widths, target_widths = (
+        [run.facts[side].width] * len(run.layers[side]) for side in (0, 1)
+    )
     run.pairs  # noqa: B018 (checked here, before anything else takes time)
     exact = run.folder.rows.is_file()
     documents, rows, tokens = _counts(run) if exact else _estimate(run)
@@ -109,8 +111,8 @@ def plan(run: Run) -> Plan:
         units=-(-rows // run.config.extract.rows_per_unit),
         models=(models[0], models[1]),
         pairs=len(run.pairs),
-        moments_bytes=moments_bytes(*widths, run.config.fit.folds),
-        fit_hours=moments_flops(rows, *widths) / fit_speed / 3600,
+        moments_bytes=moments_bytes(source_widths, target_widths, run.config.fit.folds),
+        fit_hours=moments_flops(rows, source_widths, target_widths) / fit_speed / 3600,
         flops_source=source,
     )
 

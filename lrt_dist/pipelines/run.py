@@ -129,7 +129,9 @@ class Run:
         stages = tuple(
             StageSpec(
                 build=BuildModelStage(
-                    self.folder.model(side), plan.owned, head and plan is plans[-1],
+                    self.folder.model(side),
+                    plan.owned,
+                    head and plan is plans[-1],
                     "cuda" if gpus else "cpu",
                 ),
                 cpus=cpus,

@@ -55,9 +55,7 @@ def native_vectors(
     members = {}
     tasks = []
     for name, data in concepts.items():
-        ids, positions, members[name] = contrast_texts(
-            data.vector, tokenizer, configs[name].at
-        )
+        ids, positions, members[name] = contrast_texts(data.vector, tokenizer, configs[name].at)
         tasks.append(
             ContrastTask(
                 name,
@@ -72,10 +70,13 @@ def native_vectors(
             raise RuntimeError(f"{outcome.task.key}: {outcome.reason}")
         name = outcome.task.concept
         states = {layer: s for receipt in outcome.receipts for layer, s in receipt.items()}
-        yield name, {
-            layer: _vector(run, side, configs[name], layer, states[layer], members[name])
-            for layer in run.layers[side]
-        }
+        yield (
+            name,
+            {
+                layer: _vector(run, side, configs[name], layer, states[layer], members[name])
+                for layer in run.layers[side]
+            },
+        )
 
 
 def _vector(

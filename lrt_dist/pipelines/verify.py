@@ -33,14 +33,18 @@ def verify(folder: RunFolder, reporter: Reporter, *, repair: bool) -> list[Findi
         store = ActivationStore.open(folder.store_url(side))
         ledger = Ledger(folder.ledger_url(side))
         committed = ledger.committed()
-        with reporter.stage(f"verify {folder.store_url(side)[-24:]}", len(committed), "units") as bar:
+        with reporter.stage(
+            f"verify {folder.store_url(side)[-24:]}", len(committed), "units"
+        ) as bar:
             for unit, record in committed.items():
                 problems = []
                 if record.fingerprint != store.fingerprint:
                     problems.append("record and store belong to different runs")
                 if unit >= index.units or record.rows != len(index.unit_rows(unit)):
                     problems.append(f"{record.rows} rows, not as many as the row index has")
-                expected = {f"{kind}/{layer}" for kind in ("layers", "norms") for layer in store.layers}
+                expected = {
+                    f"{kind}/{layer}" for kind in ("layers", "norms") for layer in store.layers
+                }
                 if expected != record.crc.keys():
                     problems.append("the record does not name every array of the store")
                 for name, crc in record.crc.items():

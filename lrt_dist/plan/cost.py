@@ -18,9 +18,7 @@ def forward_flops(tokens: int, block_parameters: Sequence[int], last_layer: int)
     return 2 * tokens * sum(block_parameters[: last_layer + 1])
 
 
-def moments_flops(
-    rows: int, source_widths: Sequence[int], target_widths: Sequence[int]
-) -> int:
+def moments_flops(rows: int, source_widths: Sequence[int], target_widths: Sequence[int]) -> int:
     """Operations of all second moments: each S_xx, S_yy, S_xy, and S_xy of the shuffled null."""
     own = sum(d * d for d in (*source_widths, *target_widths))
     cross = sum(a * b for a in source_widths for b in target_widths)

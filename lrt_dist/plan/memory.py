@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lrt_dist.plan.units import split_blocks
 
 USABLE = 0.9
-"""Share of a device's memory that may be planned for; the rest is the runtime's and fragmentation."""
+"""Share of a device's memory that may be planned for; fragmentation needs the rest."""
 STATES_PER_TOKEN = 24
 """Working tensors of a block's forward pass, in multiples of one hidden state: attention and MLP
 intermediates of the families in the tests stay below it."""

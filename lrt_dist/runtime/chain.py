@@ -42,7 +42,7 @@ class StageActor:
         self._stage.close(key)
         return True
 
-    @ray.method(concurrency_group="receipts")
+    @ray.method(concurrency_group="receipts")  # type: ignore[untyped-decorator]
     def receipt(self, key: str, closed: bool) -> Any:
         return self._stage.receipt(key)
 

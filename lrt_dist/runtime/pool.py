@@ -13,7 +13,15 @@ import ray
 
 from lrt_dist.errors import UserError
 from lrt_dist.runtime.chain import Chain
-from lrt_dist.runtime.tasks import Attempts, ChainSpec, Done, Failed, FailurePolicy, Task
+from lrt_dist.runtime.tasks import (
+    DEFAULT_POLICY,
+    Attempts,
+    ChainSpec,
+    Done,
+    Failed,
+    FailurePolicy,
+    Task,
+)
 
 IN_FLIGHT = 2
 """Tasks inside one chain: one computes while the other is fed in and written out."""
@@ -22,7 +30,7 @@ IN_FLIGHT = 2
 class RayRuntime:
     """See `runtime.tasks.Runtime`."""
 
-    def __init__(self, address: str = "auto", policy: FailurePolicy = FailurePolicy()) -> None:
+    def __init__(self, address: str = "auto", policy: FailurePolicy = DEFAULT_POLICY) -> None:
         """Connect to a cluster, or start one on this machine.
 
         Args:

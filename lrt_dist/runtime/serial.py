@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lrt_dist.runtime.tasks import (
+    DEFAULT_POLICY,
     Attempts,
     ChainSpec,
     Done,
@@ -21,7 +22,7 @@ from lrt_dist.runtime.tasks import (
 class SerialRuntime:
     """See `runtime.tasks.Runtime`."""
 
-    def __init__(self, policy: FailurePolicy = FailurePolicy(), gpus: int = 0) -> None:
+    def __init__(self, policy: FailurePolicy = DEFAULT_POLICY, gpus: int = 0) -> None:
         self.cpus = float(os.cpu_count() or 1)
         self.gpus = float(gpus)
         self._policy = policy

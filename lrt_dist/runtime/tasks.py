@@ -81,6 +81,9 @@ class FailurePolicy:
     consecutive: int = 3
 
 
+DEFAULT_POLICY = FailurePolicy()
+
+
 @dataclass(frozen=True)
 class Done:
     """A task that went through: one receipt of each stage, in chain order."""

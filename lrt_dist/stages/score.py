@@ -48,9 +48,10 @@ class ScoreTask:
         displacements: float32 `[N, D]`; a zero row is no steering.
         everywhere: steer all positions; else only the last of the prompt.
         sequences: what is run.
-        slots: number of sums. With `greedy` the reads are ignored, and the receipt holds the most
-            likely next token after each sequence.
+        slots: number of sums.
         token_budget: tokens of a batch over all its variants.
+        greedy: variant i steers sequence i only (so there are N sequences), and what is read is
+            the most likely next token after each.
     """
 
     key: str
@@ -68,7 +69,8 @@ class ScoreTask:
 
     def cut(self) -> list[list[int]]:
         """The batches, as indices of sequences."""
-        budget = max(1, self.token_budget // len(self.displacements))
+        variants = 1 if self.greedy else len(self.displacements)
+        budget = max(1, self.token_budget // variants)
         return cut_batches([len(s.ids) for s in self.sequences], budget)
 
     def smaller(self) -> ScoreTask | None:
@@ -84,19 +86,21 @@ class ScoreTask:
 class ScoreWork:
     """See `stages.model_stage.Work`.
 
-    The last stage's receipt is float64 `[N, slots]`, or with `greedy` int64 `[N, sequences]`; the
-    others' is None. The carry is `[B, T, D]` up to the injected layer and `[N·B, T, D]` after it.
+    The last stage's receipt is float64 `[N, slots]`, or with `greedy` int64 `[N]`; the others' is
+    None. The carry is `[B, T, D]` up to the injected layer and `[N·B, T, D]` after it.
     """
 
     def __init__(self, task: ScoreTask, stack: BlockStack) -> None:
         self._task, self._stack = task, stack
         self._batches = task.cut()
         self._last = stack.owned.stop == stack.layers
-        shape = (len(task.displacements), len(task.sequences) if task.greedy else task.slots)
-        self._sums = torch.zeros(shape, dtype=torch.float64)
+        count = len(task.displacements)
+        self._sums = torch.zeros(count, task.slots, dtype=torch.float64)
+        self._next = torch.zeros(count, dtype=torch.int64)
 
     def step(self, batch: int, carry: Any) -> Any:
-        sequences = [self._task.sequences[i] for i in self._batches[batch]]
+        where = self._batches[batch]
+        sequences = [self._task.sequences[i] for i in where]
         ids_BT = pad([sequence.ids for sequence in sequences])
         owned, after = self._stack.owned, self._task.layer + 1
         hidden = carry
@@ -104,14 +108,16 @@ class ScoreWork:
             prefix_end = min(after, owned.stop)
             hidden, _ = self._stack.run(ids_BT, hidden, stop=prefix_end)
             if prefix_end == after:
-                hidden = self._displaced(hidden, sequences)
+                hidden = self._displaced(hidden, sequences, where)
         if owned.stop > after:
-            every_NBT = ids_BT.repeat(len(self._task.displacements), 1)
-            hidden, _ = self._stack.run(every_NBT, hidden, start=max(after, owned.start))
+            copies = 1 if self._task.greedy else len(self._task.displacements)
+            hidden, _ = self._stack.run(
+                ids_BT.repeat(copies, 1), hidden, start=max(after, owned.start)
+            )
         if not self._last:
             return hidden.cpu()
         if self._task.greedy:
-            self._choose(hidden, sequences, self._batches[batch])
+            self._choose(hidden, sequences, where)
         else:
             self._read(hidden, sequences)
         return None
@@ -122,9 +128,11 @@ class ScoreWork:
     def receipt(self) -> torch.Tensor | None:
         if not self._last:
             return None
-        return self._sums.to(torch.int64) if self._task.greedy else self._sums
+        return self._next if self._task.greedy else self._sums
 
-    def _displaced(self, hidden_BTD: torch.Tensor, sequences: list[Scored]) -> torch.Tensor:
+    def _displaced(
+        self, hidden_BTD: torch.Tensor, sequences: list[Scored], where: list[int]
+    ) -> torch.Tensor:
         displacement = self._task.displacements.to(hidden_BTD)
         where_BT = torch.ones(hidden_BTD.shape[:2], dtype=torch.bool)
         if not self._task.everywhere:
@@ -132,6 +140,8 @@ class ScoreWork:
             for row, sequence in enumerate(sequences):
                 where_BT[row, sequence.prompt - 1] = True
         mask = where_BT.to(hidden_BTD).unsqueeze(-1)
+        if self._task.greedy:
+            return hidden_BTD + displacement[where].unsqueeze(1) * mask
         steered = hidden_BTD.unsqueeze(0) + displacement[:, None, None, :] * mask
         return steered.flatten(0, 1)
 
@@ -162,16 +172,9 @@ class ScoreWork:
 
     def _choose(self, hidden: torch.Tensor, sequences: list[Scored], where: list[int]) -> None:
         """Record the most likely next token after each sequence of one batch."""
-        variants, count = len(self._task.displacements), len(sequences)
-        flat = [(v, row) for v in range(variants) for row in range(count)]
-        for chunk in self._chunks(flat):
-            logits = self._stack.logits(
-                hidden,
-                torch.tensor([variant * count + row for variant, row in chunk]),
-                torch.tensor([len(sequences[row].ids) - 1 for _, row in chunk]),
-            )
-            for (variant, row), token in zip(chunk, logits.argmax(-1).tolist(), strict=True):
-                self._sums[variant, where[row]] = token
+        ends = torch.tensor([len(sequence.ids) - 1 for sequence in sequences])
+        logits = self._stack.logits(hidden, torch.arange(len(sequences)), ends)
+        self._next[where] = logits.argmax(-1).cpu()
 
     def _chunks(self, flat: list[Any]) -> list[list[Any]]:
         size = max(1, LOGIT_FLOATS // self._stack.vocabulary)

@@ -113,9 +113,7 @@ def contrast_texts(
     return ids, positions, members
 
 
-def _continuation(
-    prompt: str, text: str, tokenizer: SiteTokenizer
-) -> tuple[tuple[int, ...], int]:
+def _continuation(prompt: str, text: str, tokenizer: SiteTokenizer) -> tuple[tuple[int, ...], int]:
     """Ids of prompt + text, and where the continuation begins (at least one token before it)."""
     whole, head = tokenizer.encode(prompt + text).ids, tokenizer.encode(prompt).ids
     begin = 0

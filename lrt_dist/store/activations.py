@@ -78,7 +78,10 @@ class ActivationStore:
                     **shared,
                 )
                 group.create_array(
-                    f"norms/{layer}", shape=(rows,), chunks=(rows_per_unit,), dtype="float32",
+                    f"norms/{layer}",
+                    shape=(rows,),
+                    chunks=(rows_per_unit,),
+                    dtype="float32",
                     **shared,
                 )
             # The attributes come last: a store without them was never finished being made.
@@ -104,7 +107,9 @@ class ActivationStore:
             group = zarr.open_group(_zarr_store(url), mode="r+")
             return cls(url, group)
         except (FileNotFoundError, KeyError) as error:
-            raise UserError(f"no activation store at {url}; run `lrt-dist extract` first") from error
+            raise UserError(
+                f"no activation store at {url}; run `lrt-dist extract` first"
+            ) from error
 
     def unit_rows(self, unit: int) -> slice:
         """Rows of a unit."""
