@@ -1,7 +1,7 @@
 """Maps from one source layer to many target layers, cross-validated from moments per fold.
 
-Variables are named by the caller; `shuffled(y)` is the name under which the same target rows were
-accumulated in shuffled order, for the null.
+Variables are named by the caller; `shuffled(y)` is the name under which target rows were
+accumulated that do not belong to the source rows beside them, for the null.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Fit:
 
 
 def shuffled(variable: str) -> str:
-    """Name of a target variable whose rows were permuted."""
+    """Name of a target variable whose rows belong to other source rows."""
     return f"{variable}~shuffled"
 
 

@@ -128,14 +128,20 @@ def _moments(
     stores = (run.folder.store_url(0), run.folder.store_url(1))
     limits = tuple(_norm_limits(run, side) for side in (0, 1))
     groups = [missing[i : i + UNITS_PER_TASK] for i in range(0, len(missing), UNITS_PER_TASK)]
+    # The null's partner of a unit lies half a corpus away, where other documents are.
+    stranger = {unit: units[(i + len(units) // 2) % len(units)] for i, unit in enumerate(units)}
     tasks = [
         AccumulateTask(
             units=tuple(group),
+            strangers=tuple(stranger[unit] for unit in group),
             rows_path=run.folder.rows,
             stores=stores,
             layers=run.layers,
             limits=(limits[0], limits[1]),
-            crcs=tuple((records[0][unit].crc, records[1][unit].crc) for unit in group),
+            crcs={
+                unit: (records[0][unit].crc, records[1][unit].crc)
+                for unit in {*group, *(stranger[unit] for unit in group)}
+            },
             folds=config.folds,
         )
         for group in groups

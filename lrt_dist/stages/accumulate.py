@@ -22,21 +22,24 @@ class AccumulateTask:
 
     Attributes:
         units: their numbers.
+        strangers: for each of them another unit, far away in the corpus, whose target rows are
+            paired with its source rows for the null.
         rows_path: the row index.
         stores: urls of the (source, target) stores.
         layers: wanted layers of (source, target).
         limits: for each side `{layer: norm}`; a row beyond any of them is left out of everything,
             so that all pairs of layers rest on the same rows.
-        crcs: for each unit and side what the ledger says of its chunks.
+        crcs: for every unit and side what the ledger says of its chunks.
         folds: number of folds.
     """
 
     units: tuple[int, ...]
+    strangers: tuple[int, ...]
     rows_path: Path
     stores: tuple[str, str]
     layers: tuple[tuple[int, ...], tuple[int, ...]]
     limits: tuple[dict[int, float], dict[int, float]]
-    crcs: tuple[tuple[dict[str, str], dict[str, str]], ...]
+    crcs: dict[int, tuple[dict[str, str], dict[str, str]]]
     folds: int
 
 
@@ -53,60 +56,71 @@ def target_variable(layer: int) -> str:
 def accumulate(task: AccumulateTask) -> list[Moments]:
     """Moments of each fold over the rows of a group of units.
 
-    For the null, target rows are shuffled among the rows of the same unit and fold, by a
-    permutation that depends on the unit and fold alone.
+    The null pairs source rows with target rows of a stranger. Shuffling within a unit would not
+    do: where a unit is one long document, rows of the same document would still be paired, and
+    what they share would look like a map.
     """
-    folds = [Moments()] * task.folds
-    for unit, crcs in zip(task.units, task.crcs, strict=True):
-        part = _of_unit(task, unit, crcs)
-        folds = [fold.merge(more) for fold, more in zip(folds, part, strict=True)]
-    return folds
-
-
-def _of_unit(
-    task: AccumulateTask, unit: int, crcs: tuple[dict[str, str], dict[str, str]]
-) -> list[Moments]:
-    stores = tuple(ActivationStore.open(url) for url in task.stores)
-    fold = torch.tensor(
-        [
-            fold_of(segment.document, task.folds)
-            for segment in RowIndex.open(task.rows_path).unit(unit)
-            for _ in segment.char_ends
-        ]
-    )
-    kept = torch.ones(len(fold), dtype=torch.bool)
-    for store, limits in zip(stores, task.limits, strict=True):
-        for layer, limit in limits.items():
-            norms = store.norms(layer, store.unit_rows(unit))
-            kept &= torch.from_numpy(norms <= np.float32(limit))
-    variables = {
-        name(layer): store.states(layer, unit, known[f"layers/{layer}"])
-        for name, store, layers, known in zip(
-            (source_variable, target_variable), stores, task.layers, crcs, strict=True
-        )
-        for layer in layers
-    }
     pairs = wanted_pairs(
         [source_variable(layer) for layer in task.layers[0]],
         [target_variable(layer) for layer in task.layers[1]],
     )
-    return [
-        Moments.of(
-            _of_fold(variables, kept & (fold == number), f"{unit}/{number}"),
-            pairs,
-            part=f"unit {unit} fold {number}",
+    reader = _Reader(task)
+    folds = [Moments()] * task.folds
+    for unit, stranger in zip(task.units, task.strangers, strict=True):
+        kept, fold = reader.kept(unit), reader.fold(unit)
+        variables = {
+            source_variable(layer): reader.states(0, layer, unit) for layer in task.layers[0]
+        } | {target_variable(layer): reader.states(1, layer, unit) for layer in task.layers[1]}
+        permuted = _cycle(reader.kept(stranger).nonzero().squeeze(1), len(kept), unit)
+        if len(permuted):
+            for layer in task.layers[1]:
+                rows = reader.states(1, layer, stranger)[permuted]
+                variables[shuffled(target_variable(layer))] = rows
+        else:
+            kept[:] = False  # nothing to pair with: the unit cannot count
+        for number in range(task.folds):
+            chosen = kept & (fold == number)
+            part = {name: states[chosen] for name, states in variables.items()}
+            more = Moments.of(part, pairs, part=f"unit {unit} fold {number}")
+            folds[number] = folds[number].merge(more)
+    return folds
+
+
+class _Reader:
+    """Reads units of both stores."""
+
+    def __init__(self, task: AccumulateTask) -> None:
+        self._task = task
+        self._index = RowIndex.open(task.rows_path)
+        self._stores = tuple(ActivationStore.open(url) for url in task.stores)
+
+    def states(self, side: int, layer: int, unit: int) -> torch.Tensor:
+        crc = self._task.crcs[unit][side][f"layers/{layer}"]
+        return self._stores[side].states(layer, unit, crc)
+
+    def kept(self, unit: int) -> torch.Tensor:
+        """bool `[rows]`: which rows no norm limit leaves out."""
+        kept = torch.ones(len(self._index.unit_rows(unit)), dtype=torch.bool)
+        for store, limits in zip(self._stores, self._task.limits, strict=True):
+            for layer, limit in limits.items():
+                norms = store.norms(layer, store.unit_rows(unit))
+                kept &= torch.from_numpy(norms <= np.float32(limit))
+        return kept
+
+    def fold(self, unit: int) -> torch.Tensor:
+        """int64 `[rows]`: the fold of each row's document."""
+        return torch.tensor(
+            [
+                fold_of(segment.document, self._task.folds)
+                for segment in self._index.unit(unit)
+                for _ in segment.char_ends
+            ]
         )
-        for number in range(task.folds)
-    ]
 
 
-def _of_fold(
-    variables: dict[str, torch.Tensor], chosen: torch.Tensor, seed: str
-) -> dict[str, torch.Tensor]:
-    rows = chosen.nonzero().squeeze(1)
-    digest = hashlib.sha256(seed.encode()).digest()
+def _cycle(rows: torch.Tensor, count: int, unit: int) -> torch.Tensor:
+    """`count` of some rows in random order, each as often as any other; seeded by the unit."""
+    digest = hashlib.sha256(f"unit {unit}".encode()).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
-    permuted = rows[torch.from_numpy(rng.permutation(len(rows)))]
-    selected = {name: states[rows] for name, states in variables.items()}
-    targets = [name for name in variables if name.startswith("target/")]
-    return selected | {shuffled(name): variables[name][permuted] for name in targets}
+    order = torch.from_numpy(rng.permutation(len(rows)))
+    return rows[order].repeat(-(-count // max(1, len(rows))))[:count]

@@ -9,7 +9,7 @@ import torch
 
 from lrt_dist.models.blocks import BlockStack
 from lrt_dist.plan.units import cut_batches
-from lrt_dist.stages.model_stage import pad
+from lrt_dist.stages.collect import RowCollector
 
 
 @dataclass(frozen=True)
@@ -55,29 +55,21 @@ class ContrastWork:
     """See `stages.model_stage.Work`. The receipt is `{layer: float32 [texts, d]}`."""
 
     def __init__(self, task: ContrastTask, stack: BlockStack) -> None:
-        self._task, self._stack = task, stack
+        self._task = task
         self._batches = task.cut()
-        self._layers = [layer for layer in task.layers if layer in stack.owned]
-        self._states: dict[int, torch.Tensor] = {}
+        self._collector = RowCollector(stack, task.layers, rows=len(task.ids))
 
     def step(self, batch: int, carry: Any) -> Any:
         texts = self._batches[batch]
-        ids_BT = pad([self._task.ids[i] for i in texts])
-        position = torch.tensor([self._task.positions[i] for i in texts])
-
-        def read(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            return hidden_BTD[torch.arange(len(texts)), position.to(hidden_BTD.device)]
-
-        hidden, taken = self._stack.run(ids_BT, carry, capture=self._layers, select=read)
-        for layer, states in taken.items():
-            if layer not in self._states:
-                self._states[layer] = torch.empty(len(self._task.ids), states.shape[1])
-            self._states[layer][texts] = states.to("cpu", torch.float32)
-        last = self._stack.owned.stop > max(self._task.layers)
-        return None if last else hidden.cpu()
+        return self._collector.step(
+            [self._task.ids[i] for i in texts],
+            carry,
+            places=[(number, self._task.positions[i]) for number, i in enumerate(texts)],
+            rows=texts,
+        )
 
     def close(self) -> None:
         return None
 
     def receipt(self) -> dict[int, torch.Tensor]:
-        return self._states
+        return self._collector.states

@@ -15,8 +15,7 @@ from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UnitError
 from lrt_dist.models.blocks import BlockStack
 from lrt_dist.plan.units import cut_batches
-from lrt_dist.sites import Segment
-from lrt_dist.stages.model_stage import pad
+from lrt_dist.stages.collect import RowCollector
 from lrt_dist.store.activations import ActivationStore
 
 
@@ -62,34 +61,31 @@ class ExtractWork:
     """See `stages.model_stage.Work`."""
 
     def __init__(self, task: ExtractTask, stack: BlockStack) -> None:
-        self._task, self._stack = task, stack
+        self._task = task
         self._began = time.monotonic()
         self._segments = RowIndex.open(task.rows_path).unit(task.unit)
         self._batches = cut_batches(task.lengths, task.token_budget)
         self._first_row = self._segments[0].first_row
         self._rows = sum(len(segment.char_ends) for segment in self._segments)
-        self._layers = [layer for layer in task.layers if layer in stack.owned]
-        self._states: dict[int, torch.Tensor] = {}
+        self._collector = RowCollector(stack, task.layers, self._rows)
         self._written: Future[dict[str, str]] | None = None
 
     def step(self, batch: int, carry: Any) -> Any:
         segments = [self._segments[i] for i in self._batches[batch]]
-        ids_BT = pad([segment.ids[self._task.side] for segment in segments])
-        sequence, position, row = self._sites(segments)
-
-        def site_rows(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            return hidden_BTD[sequence.to(hidden_BTD.device), position.to(hidden_BTD.device)]
-
-        hidden, taken = self._stack.run(ids_BT, carry, capture=self._layers, select=site_rows)
-        for layer, states in taken.items():
-            if layer not in self._states:
-                self._states[layer] = torch.empty(self._rows, states.shape[1])
-            self._states[layer][row] = states.to("cpu", torch.float32)
-        last = self._stack.owned.stop > max(self._task.layers)
-        return None if last else hidden.cpu()
+        side = self._task.side
+        return self._collector.step(
+            [segment.ids[side] for segment in segments],
+            carry,
+            places=[(n, p) for n, segment in enumerate(segments) for p in segment.positions[side]],
+            rows=[
+                segment.first_row - self._first_row + n
+                for segment in segments
+                for n in range(len(segment.char_ends))
+            ],
+        )
 
     def close(self) -> None:
-        for layer, states in self._states.items():
+        for layer, states in self._collector.states.items():
             finite = torch.isfinite(states).all(1)
             if not bool(finite.all()):
                 bad = int((~finite).nonzero()[0])
@@ -111,25 +107,12 @@ class ExtractWork:
             "seconds": round(time.monotonic() - self._began, 3),
         }
 
-    def _sites(self, segments: list[Segment]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For each site of a batch: its sequence, its token position, its row in the unit."""
-        sequence: list[int] = []
-        position: list[int] = []
-        row: list[int] = []
-        for number, segment in enumerate(segments):
-            places = segment.positions[self._task.side]
-            first = segment.first_row - self._first_row
-            sequence += [number] * len(places)
-            position += places
-            row += range(first, first + len(places))
-        return torch.tensor(sequence), torch.tensor(position), torch.tensor(row)
-
     def _write(self) -> dict[str, str]:
         store = ActivationStore.open(self._task.store_url)
         crcs: dict[str, str] = {}
-        for layer, states in self._states.items():
+        for layer, states in self._collector.states.items():
             crcs |= store.write(self._task.unit, layer, states)
-        self._states = {}
+        self._collector.states.clear()
         return crcs
 
     def _token_hash(self) -> str:

@@ -150,8 +150,14 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, s
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         with partial.open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, size + 4096)
-        save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata)
+        save_file({name: _owning(t) for name, t in tensors.items()}, partial, metadata)
         os.replace(partial, path)
+
+
+def _owning(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous, and no view into another tensor's memory: safetensors refuses shared memory."""
+    alone = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.contiguous() if alone else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -1,0 +1,138 @@
+"""Units, batches and ranges of blocks, against brute force over small tables of integers."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrt_dist.plan.units import cut_batches, fill_units, split_blocks
+from lrt_dist.sites import Segment, fold_of
+
+LENGTHS = st.lists(st.integers(1, 30), max_size=40)
+WEIGHTS = st.lists(st.integers(0, 9), min_size=1, max_size=9)
+
+
+def segment(number: int, sites: int) -> Segment:
+    places = tuple(range(1, sites + 1))
+    return Segment(f"d{number}", 0, "x" * sites, places, -1, (places, places), (places, places))
+
+
+@given(st.lists(st.integers(1, 12), max_size=40), st.integers(1, 20))
+def test_units_hold_exactly_their_rows_and_rows_are_dense(
+    counts: list[int], rows_per_unit: int
+) -> None:
+    segments = [segment(number, count) for number, count in enumerate(counts)]
+    units = list(fill_units(segments, rows_per_unit))
+    sizes = [sum(len(s.char_ends) for s in unit) for unit in units]
+    assert all(size == rows_per_unit for size in sizes[:-1])
+    assert all(1 <= size <= rows_per_unit for size in sizes)
+    rows = [
+        row
+        for unit in units
+        for s in unit
+        for row in range(s.first_row, s.first_row + len(s.char_ends))
+    ]
+    assert rows == list(range(sum(sizes)))
+
+
+@given(st.lists(st.integers(1, 12), max_size=40), st.integers(1, 20))
+def test_segments_stay_whole_and_only_the_last_of_a_unit_loses_sites(
+    counts: list[int], rows_per_unit: int
+) -> None:
+    segments = [segment(number, count) for number, count in enumerate(counts)]
+    units = list(fill_units(segments, rows_per_unit))
+    assert [s.document for unit in units for s in unit] == [s.document for s in segments]
+    before = {s.document: s for s in segments}
+    for unit in units:
+        for place, kept in enumerate(unit):
+            whole = before[kept.document]
+            count = len(kept.char_ends)
+            assert (kept.text, kept.ids) == (whole.text, whole.ids)
+            assert kept.char_ends == whole.char_ends[:count]
+            assert kept.positions == tuple(p[:count] for p in whole.positions)
+            if place < len(unit) - 1:
+                assert count == len(whole.char_ends)
+
+
+@given(LENGTHS, st.integers(1, 90))
+def test_every_sequence_is_in_one_batch_and_the_padded_size_within_the_budget(
+    lengths: list[int], budget: int
+) -> None:
+    batches = cut_batches(lengths, budget)
+    assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(lengths)))
+    for batch in batches:
+        padded = len(batch) * max(lengths[i] for i in batch)
+        assert padded <= budget or len(batch) == 1
+
+
+@given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40))
+def test_no_other_cut_of_the_sorted_lengths_has_fewer_batches(
+    lengths: list[int], budget: int
+) -> None:
+    ordered = sorted(lengths)
+
+    def fits(cuts: tuple[int, ...]) -> bool:
+        ends = (0, *cuts, len(ordered))
+        pieces = [ordered[a:b] for a, b in itertools.pairwise(ends)]
+        return all(len(p) * p[-1] <= budget or len(p) == 1 for p in pieces)
+
+    fewest = next(
+        n
+        for n in range(len(ordered) + 1)
+        if n == len(ordered)
+        or any(fits(c) for c in itertools.combinations(range(1, len(ordered)), n))
+    )
+    assert len(cut_batches(lengths, budget)) == (fewest + 1 if ordered else 0)
+
+
+@given(LENGTHS)
+def test_batches_are_a_function_of_the_lengths(lengths: list[int]) -> None:
+    """Ties go by index, so that a re-run pads the same and is bit-identical."""
+    once = cut_batches(lengths, 50)
+    assert once == cut_batches(list(lengths), 50)
+    flat = list(itertools.chain.from_iterable(once))
+    assert flat == sorted(flat, key=lambda i: (lengths[i], i))
+
+
+@settings(max_examples=60)
+@given(WEIGHTS, st.data())
+def test_the_heaviest_range_is_as_light_as_can_be(weights: list[int], data: st.DataObject) -> None:
+    stages = data.draw(st.integers(1, len(weights)))
+    ranges = split_blocks(weights, stages)
+    assert len(ranges) == stages
+    assert all(len(r) >= 1 for r in ranges)
+    assert list(itertools.chain.from_iterable(ranges)) == list(range(len(weights)))
+    every_cut = (
+        (0, *cuts, len(weights))
+        for cuts in itertools.combinations(range(1, len(weights)), stages - 1)
+    )
+    best = min(max(sum(weights[a:b]) for a, b in itertools.pairwise(ends)) for ends in every_cut)
+    assert max(sum(weights[i] for i in r) for r in ranges) == best
+
+
+@given(st.lists(st.floats(1e-3, 1e12), min_size=1, max_size=80), st.data())
+def test_real_sizes_are_cut_too(weights: list[float], data: st.DataObject) -> None:
+    stages = data.draw(st.integers(1, len(weights)))
+    ranges = split_blocks(weights, stages)
+    assert [len(ranges), ranges[0].start, ranges[-1].stop] == [stages, 0, len(weights)]
+    heaviest = max(sum(weights[i] for i in r) for r in ranges)
+    ideal = max(max(weights), sum(weights) / stages)
+    assert heaviest <= ideal + max(weights) + 1e-9 * sum(weights)
+
+
+@pytest.mark.parametrize(("blocks", "stages"), [(3, 4), (3, 0), (0, 1), (0, 0)])
+def test_more_stages_than_blocks_are_refused_with_both_numbers(blocks: int, stages: int) -> None:
+    with pytest.raises(ValueError, match=f"{blocks} blocks cannot be cut into {stages} stages"):
+        split_blocks([1.0] * blocks, stages)
+
+
+def test_folds_are_the_same_in_every_run_and_about_even() -> None:
+    folds = [fold_of(f"corpus.jsonl#{n}", 5) for n in range(2000)]
+    assert folds[:6] == [fold_of(f"corpus.jsonl#{n}", 5) for n in range(6)]
+    counts = [folds.count(fold) for fold in range(5)]
+    assert sum(counts) == 2000  # nothing outside 0 … 4
+    assert min(counts) > 330
+    assert [fold_of(name, 5) for name in ("a", "b", "c")] == [0, 1, 0]  # pinned: stores outlive versions

@@ -1,0 +1,106 @@
+"""A stage whose work and faults are scripted; attempts are counted in files.
+
+The carry of a batch is a list to which every stage appends its name, so that a test sees the way
+that each batch took. Imports no model and no store, like the runtime itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lrt_dist.errors import CorruptionError, DeviceMemoryError, UnitError
+from lrt_dist.runtime.tasks import ChainSpec, StageSpec
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task. `faults` is `{stage: kind}`; a fault strikes as long as fewer than `times` attempts
+    were made."""
+
+    name: str
+    batches: int = 2
+    faults: dict[str, str] = field(default_factory=dict)
+    times: int = 1
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    def smaller(self) -> Job | None:
+        return replace(self, batches=self.batches * 2) if self.batches < 8 else None
+
+
+class ScriptedStage:
+    """See `lrt_dist.runtime.tasks.Stage`."""
+
+    def __init__(self, name: str, notes: Path) -> None:
+        self._name, self._notes = name, notes
+        self._jobs: dict[str, Job] = {}
+        self._ways: dict[str, list[list[str]]] = {}
+
+    def open(self, task: Job) -> None:
+        self._jobs[task.key] = task
+        self._ways[task.key] = []
+        if self._name == "first":
+            (self._notes / f"{task.key}.{time.monotonic_ns()}").touch()
+
+    def step(self, key: str, batch: int, carry: Any) -> Any:
+        if batch == 1:
+            self._strike(key)
+        way = [*(carry or []), self._name]
+        self._ways[key].append(way)
+        return way
+
+    def close(self, key: str) -> None:
+        return None
+
+    def receipt(self, key: str) -> Any:
+        return os.getpid(), self._ways.pop(key)
+
+    def _strike(self, key: str) -> None:
+        job = self._jobs[key]
+        kind = job.faults.get(self._name)
+        if kind is None or len(attempts(self._notes, key)) > job.times:
+            return
+        if kind == "die":
+            os._exit(1)
+        raise {
+            "transient": RuntimeError("the network blinked"),
+            "unit": UnitError(f"{key} is not finite"),
+            "memory": DeviceMemoryError("too large"),
+            "fatal": CorruptionError("the disk lies"),
+        }[kind]
+
+
+def attempts(notes: Path, key: str) -> list[Path]:
+    """One file for each time a task was opened."""
+    return list(notes.glob(f"{key}.*"))
+
+
+@dataclass(frozen=True)
+class Build:
+    name: str
+    notes: Path
+
+    def __call__(self) -> ScriptedStage:
+        return ScriptedStage(self.name, self.notes)
+
+
+def chain(
+    notes: Path, stages: tuple[str, ...] = ("first", "second"), replicas: int = 1
+) -> ChainSpec:
+    return ChainSpec(
+        tuple(StageSpec(Build(name, notes), cpus=0.5, gpus=0, name=name) for name in stages),
+        replicas,
+        placement_timeout=60,
+    )
+
+
+def power(base: int, exponent: int) -> float:
+    """Something for `map` to do."""
+    result: float = base**exponent
+    return result

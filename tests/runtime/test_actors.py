@@ -1,0 +1,81 @@
+"""What only real processes can show: stages apart, deaths, and resources that are not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from scripted import Job, attempts, chain
+
+from lrt_dist.errors import LrtError
+from lrt_dist.runtime.chain import Chain
+from lrt_dist.runtime.tasks import ChainSpec, Done, Runtime, StageSpec
+
+
+def test_stages_live_in_processes_of_their_own(ray_runtime: Runtime, tmp_path: Path) -> None:
+    with ray_runtime.chains(chain(tmp_path)) as chains:
+        (outcome,) = chains.run([Job("one")])
+    assert isinstance(outcome, Done)
+    pids = {pid for pid, _ in outcome.receipts}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+
+
+def test_replicas_share_the_work(ray_runtime: Runtime, tmp_path: Path) -> None:
+    with ray_runtime.chains(chain(tmp_path, ("first",), replicas=2)) as chains:
+        outcomes = list(chains.run(Job(f"job{n}") for n in range(12)))
+    assert len({outcome.receipts[0][0] for outcome in outcomes if isinstance(outcome, Done)}) == 2
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_dead_stage_is_replaced_and_its_tasks_done(
+    ray_runtime: Runtime, tmp_path: Path, stage: str
+) -> None:
+    jobs = [Job("a"), Job("fatal", faults={stage: "die"}), Job("b"), Job("c")]
+    with ray_runtime.chains(chain(tmp_path)) as chains:
+        outcomes = list(chains.run(jobs))
+    assert sorted(o.task.key for o in outcomes if isinstance(o, Done)) == ["a", "b", "c", "fatal"]
+    assert len(attempts(tmp_path, "fatal")) >= 2
+
+
+def test_a_stage_killed_from_outside_is_replaced(ray_runtime: Runtime, tmp_path: Path) -> None:
+    with ray_runtime.chains(chain(tmp_path)) as chains:
+        ((first, _),) = chains.process_ids()  # type: ignore[attr-defined]
+        outcomes = []
+        for outcome in chains.run(Job(f"job{n}") for n in range(6)):
+            if not outcomes:
+                os.kill(first, signal.SIGKILL)
+            outcomes.append(outcome)
+        ((again, _),) = chains.process_ids()  # type: ignore[attr-defined]
+    assert sorted(o.task.key for o in outcomes if isinstance(o, Done)) == [
+        f"job{n}" for n in range(6)
+    ]
+    assert again != first
+
+
+def test_a_task_that_kills_its_stage_every_time_is_given_up(
+    ray_runtime: Runtime, tmp_path: Path
+) -> None:
+    jobs = [Job("poison", faults={"first": "die"}, times=99), Job("ok")]
+    with ray_runtime.chains(chain(tmp_path, ("first",))) as chains:
+        outcomes = {o.task.key: o for o in chains.run(jobs)}
+    assert isinstance(outcomes["ok"], Done)
+    assert not isinstance(outcomes["poison"], Done)
+
+
+def test_resources_that_are_not_there_are_named(ray_runtime: Runtime, tmp_path: Path) -> None:
+    stage = chain(tmp_path).stages[0]
+    greedy = StageSpec(stage.build, cpus=64, gpus=2, name="greedy")
+    with pytest.raises(LrtError, match=r"64 CPU needed.* 2 GPU needed, 0 free of 0"):
+        Chain(ChainSpec((greedy,), placement_timeout=1))
+
+
+def test_a_stage_that_cannot_be_built_says_why(ray_runtime: Runtime) -> None:
+    def build() -> None:
+        raise LrtError("no such model")
+
+    spec = ChainSpec((StageSpec(build, cpus=1, gpus=0, name="x"),), placement_timeout=30)
+    with pytest.raises(LrtError, match="no such model"), ray_runtime.chains(spec):
+        pass

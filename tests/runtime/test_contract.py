@@ -1,0 +1,104 @@
+"""One contract for both runtimes: what they promise, faults included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import Job, attempts, chain, power
+
+from lrt_dist.errors import CorruptionError, LrtError
+from lrt_dist.runtime.serial import SerialRuntime
+from lrt_dist.runtime.tasks import Done, Failed, Runtime
+
+
+@pytest.fixture(params=["serial", "ray"])
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    if request.param == "serial":
+        return SerialRuntime()
+    found: Runtime = request.getfixturevalue("ray_runtime")
+    return found
+
+
+def run(runtime: Runtime, notes: Path, jobs: list[Job], **options: Any) -> dict[str, Any]:
+    with runtime.chains(chain(notes, **options)) as chains:
+        outcomes = list(chains.run(jobs))
+    assert len(outcomes) == len({o.task.key for o in outcomes}), "a task ended twice"
+    return {outcome.task.key: outcome for outcome in outcomes}
+
+
+def test_every_batch_goes_through_every_stage_in_order(runtime: Runtime, tmp_path: Path) -> None:
+    jobs = [Job(f"job{n}", batches=n + 1) for n in range(5)]
+    outcomes = run(runtime, tmp_path, jobs)
+    assert outcomes.keys() == {job.key for job in jobs}
+    for job in jobs:
+        (_, first), (_, second) = outcomes[job.key].receipts
+        assert first == [["first"]] * job.batches
+        assert second == [["first", "second"]] * job.batches
+        assert len(attempts(tmp_path, job.key)) == 1
+
+
+def test_no_tasks_is_no_work(runtime: Runtime, tmp_path: Path) -> None:
+    assert run(runtime, tmp_path, []) == {}
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_transient_error_is_tried_again(runtime: Runtime, tmp_path: Path, stage: str) -> None:
+    jobs = [Job("ok"), Job("shaky", faults={stage: "transient"}, times=2)]
+    outcomes = run(runtime, tmp_path, jobs)
+    assert all(isinstance(outcome, Done) for outcome in outcomes.values())
+    assert len(attempts(tmp_path, "shaky")) == 3
+    assert outcomes["shaky"].receipts[1][1] == [["first", "second"]] * 2  # nothing left over
+
+
+def test_an_error_that_stays_gives_the_task_up(runtime: Runtime, tmp_path: Path) -> None:
+    jobs = [Job("bad", faults={"second": "transient"}, times=99), Job("ok")]
+    outcomes = run(runtime, tmp_path, jobs)
+    assert isinstance(outcomes["bad"], Failed)
+    assert "the network blinked" in outcomes["bad"].reason
+    assert isinstance(outcomes["ok"], Done)
+    assert len(attempts(tmp_path, "bad")) == 3  # the first one and two more
+
+
+def test_a_bad_unit_is_not_tried_again(runtime: Runtime, tmp_path: Path) -> None:
+    outcomes = run(runtime, tmp_path, [Job("bad", faults={"first": "unit"}, times=99), Job("ok")])
+    assert "bad is not finite" in outcomes["bad"].reason
+    assert isinstance(outcomes["ok"], Done)
+    assert len(attempts(tmp_path, "bad")) == 1
+
+
+def test_without_memory_the_batches_get_smaller(runtime: Runtime, tmp_path: Path) -> None:
+    outcomes = run(runtime, tmp_path, [Job("big", faults={"second": "memory"})])
+    assert outcomes["big"].task.batches == 4
+    assert len(outcomes["big"].receipts[1][1]) == 4
+
+
+def test_what_cannot_get_smaller_is_given_up(runtime: Runtime, tmp_path: Path) -> None:
+    job = Job("huge", batches=2, faults={"first": "memory"}, times=99)
+    outcomes = run(runtime, tmp_path, [job, Job("ok")])
+    assert "too large" in outcomes["huge"].reason
+    assert len(attempts(tmp_path, "huge")) == 3  # 2, 4 and 8 batches
+
+
+def test_a_fatal_error_ends_the_run_at_once(runtime: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(CorruptionError, match="the disk lies"):
+        run(runtime, tmp_path, [Job("bad", faults={"first": "fatal"})])
+    assert len(attempts(tmp_path, "bad")) == 1
+
+
+def test_many_failures_in_a_row_end_the_run(runtime: Runtime, tmp_path: Path) -> None:
+    jobs = [Job(f"bad{n}", faults={"first": "unit"}, times=99) for n in range(9)]
+    with pytest.raises(LrtError, match="3 tasks in a row failed"):
+        run(runtime, tmp_path, jobs)
+    assert len(list(tmp_path.iterdir())) < 9
+
+
+def test_map_keeps_the_order(runtime: Runtime) -> None:
+    arguments = [(n, 2) for n in range(20)]
+    assert list(runtime.map(power, arguments)) == [n**2 for n in range(20)]
+
+
+def test_map_raises_what_was_raised(runtime: Runtime) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(runtime.map(power, [(1, 1), (0, -1)]))
