@@ -41,6 +41,8 @@ Overrides = Annotated[
     typer.Option("--set", help="change a key of the run, e.g. --set fit.folds=10 (repeatable)"),
 ]
 DEFAULT_OUT = Path("runs/run")
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
 
 
 @app.command()
@@ -187,11 +189,13 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     errors = Console(stderr=True)
     try:
-        app(standalone_mode=True)
+        app()
     except LrtError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except SystemExit as leaving:
+        if leaving.code != INTERRUPTED:
+            raise
         errors.print("stopped; what is committed is kept: run the same command again to go on")
         sys.exit(IncompleteError.exit_code)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import functools
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers
-import yaml
-from tiny_models import byte_level_tokenizer, documentation, metaspace_tokenizer, save_model
+from tiny_models import byte_level_tokenizer, metaspace_tokenizer, save_model
+from tiny_run import write_tiny_run
+
+from lrt_dist.runtime.tasks import Runtime
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -58,42 +60,19 @@ def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def write_run(tmp_path: Path, tiny_source: Path, tiny_target: Path) -> Callable[..., Path]:
     """Writes a small, complete RUN.yaml; keyword arguments replace whole sections."""
+    return functools.partial(write_tiny_run, tmp_path, tiny_source, tiny_target)
 
-    def write(**sections: Any) -> Path:
-        corpus = tmp_path / "corpus.jsonl"
-        if not corpus.exists():
-            lines = [json.dumps({"text": text}) for text in documentation()]
-            corpus.write_text("\n".join(lines) + "\n")
-        concept = tmp_path / "mood.jsonl"
-        if not concept.exists():
-            items = [
-                {
-                    "prompt": f"Number {n} of the visitors said that the whole evening was",
-                    "positive": [" good", " fine"],
-                    "negative": [" bad", " poor"],
-                }
-                for n in range(12)
-            ]
-            concept.write_text("\n".join(map(json.dumps, items)) + "\n")
-        values: dict[str, Any] = {
-            "name": "tiny",
-            "source": {"model": str(tiny_source), "layers": [1, 2]},
-            "target": {"model": str(tiny_target), "layers": [0, 1]},
-            "corpus": {"paths": [str(corpus)], "max_tokens": 48},
-            "sites": {"per_segment": 16, "min_context": 2},
-            "extract": {"rows_per_unit": 64, "batch_tokens": 256},
-            "fit": {"folds": 3},
-            "concepts": [{"name": "mood", "data": str(concept)}],
-            "evaluate": {
-                "strengths": [-0.5, 0.5],
-                "random_draws": 2,
-                "neutral_segments": 2,
-                "sample_tokens": 2,
-            },
-            "cluster": {"address": "serial"},
-        }
-        path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump(values | sections))
-        return path
 
-    return write
+@pytest.fixture(scope="session")
+def ray_runtime() -> Iterator[Runtime]:
+    """Ray, really started, on two cores."""
+    import ray
+
+    from lrt_dist.runtime.pool import RayRuntime
+
+    # Workers must find the scripted stages, which lie beside the tests.
+    scripts = str(Path(__file__).parent / "runtime")
+    os.environ["PYTHONPATH"] = os.pathsep.join([scripts, os.environ.get("PYTHONPATH", "")])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield RayRuntime()
+    ray.shutdown()

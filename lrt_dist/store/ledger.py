@@ -83,7 +83,7 @@ class Ledger:
         """What the ledger was claimed for; empty before the first claim."""
         try:
             body = obstore.get(self._objects, _IDENTITY).bytes()
-        except NotFoundError:
+        except (NotFoundError, FileNotFoundError):
             return {}
         identity: dict[str, Any] = json.loads(bytes(body))
         return identity

@@ -141,9 +141,7 @@ def test_another_field_can_hold_the_text(tmp_path: Path) -> None:
 def test_a_parquet_file_without_the_column_names_those_it_has(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"body": ["a"], "n": [1]}), path)
-    assert refusal(path) == (
-        f"{path}: no column 'text' (it has: body, n); set corpus.text_field"
-    )
+    assert refusal(path) == (f"{path}: no column 'text' (it has: body, n); set corpus.text_field")
 
 
 def test_missing_values_of_a_parquet_file_are_no_documents(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def parts_of(whole: dict[str, torch.Tensor], cuts: list[int]) -> list[Moments]:
     edges = [0, *sorted(cuts), len(whole["x"])]
     return [
         Moments.of({k: v[a:b] for k, v in whole.items()}, PAIRS, f"{i}")
-        for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))
+        for i, (a, b) in enumerate(itertools.pairwise(edges))
     ]
 
 

@@ -23,6 +23,7 @@ from lrt_dist.errors import IncompleteError, UserError
 from lrt_dist.models.blocks import find_blocks
 from lrt_dist.models.hooks import block_output
 from lrt_dist.pipelines.extract import extract_side
+from lrt_dist.runtime.tasks import Runtime
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.artifacts import load_map
 from lrt_dist.store.ledger import Ledger
@@ -114,7 +115,7 @@ def test_a_streamed_fit_is_least_squares_on_all_rows(write_run: WriteRun, tmp_pa
     np.testing.assert_allclose(load_map(folder.map_path(2, 1)).weight, expected, rtol=1e-5)
 
 
-def test_ray_is_serial(write_run: WriteRun, tmp_path: Path) -> None:
+def test_ray_is_serial(write_run: WriteRun, tmp_path: Path, ray_runtime: Runtime) -> None:
     run_file = write_run()
     serial = run_all(run_file, tmp_path / "serial")
     parallel = run_all(

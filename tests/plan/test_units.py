@@ -135,4 +135,8 @@ def test_folds_are_the_same_in_every_run_and_about_even() -> None:
     counts = [folds.count(fold) for fold in range(5)]
     assert sum(counts) == 2000  # nothing outside 0 … 4
     assert min(counts) > 330
-    assert [fold_of(name, 5) for name in ("a", "b", "c")] == [0, 1, 0]  # pinned: stores outlive versions
+    assert [fold_of(name, 5) for name in ("a", "b", "c")] == [
+        0,
+        1,
+        0,
+    ]  # pinned: stores outlive versions

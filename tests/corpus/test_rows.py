@@ -1,0 +1,211 @@
+"""The row index: dense rows, exact units, and a hash that sees every change."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_models import documentation
+
+from lrt_dist.config import SitesConfig
+from lrt_dist.corpus.readers import Document
+from lrt_dist.corpus.rows import RowIndex, write_index
+from lrt_dist.corpus.segments import cut_segments
+from lrt_dist.errors import UserError
+from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
+from lrt_dist.plan.units import fill_units
+from lrt_dist.sites import Segment
+
+few = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> Segment:
+    count = draw(st.integers(1, 6))
+    places = st.lists(st.integers(0, 40), min_size=count, max_size=count, unique=True).map(sorted)
+    ids = st.lists(st.integers(0, 300_000), min_size=1, max_size=5).map(tuple)
+    return Segment(
+        document=draw(st.sampled_from(["a.txt#0", "a.txt#1", "ü.jsonl#7"])),
+        start=draw(st.integers(0, 10**10)),
+        text=draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=8)),
+        char_ends=tuple(draw(places)),
+        first_row=draw(st.integers(0, 99)),
+        ids=(draw(ids), draw(ids)),
+        positions=(tuple(draw(places)), tuple(draw(places))),
+    )
+
+
+CORPUS = st.lists(segments(), min_size=1, max_size=12)
+
+
+@few
+@given(corpus=CORPUS, rows_per_unit=st.integers(1, 9))
+def test_the_index_gives_back_exactly_the_filled_units(
+    tmp_path: Path, corpus: list[Segment], rows_per_unit: int
+) -> None:
+    told: list[int] = []
+    index = write_index(tmp_path / "rows.parquet", corpus, rows_per_unit, "f", told.append)
+    units = list(fill_units(corpus, rows_per_unit))
+    assert [index.unit(n) for n in range(index.units)] == units
+    assert list(index.all_segments()) == list(itertools.chain.from_iterable(units))
+    assert index.segments == len(corpus)
+    assert index.documents == len({s.document for s in corpus})
+    assert told == [len(index.unit_rows(n)) for n in range(index.units)]
+    for side in (0, 1):
+        assert index.token_counts(side) == [len(s.ids[side]) for s in corpus]
+
+
+@few
+@given(corpus=CORPUS, rows_per_unit=st.integers(1, 9))
+def test_rows_are_dense_and_only_the_last_unit_may_be_short(
+    tmp_path: Path, corpus: list[Segment], rows_per_unit: int
+) -> None:
+    index = write_index(tmp_path / "rows.parquet", corpus, rows_per_unit, "f")
+    seen: list[int] = []
+    for number in range(index.units):
+        rows = [
+            row
+            for s in index.unit(number)
+            for row in range(s.first_row, s.first_row + len(s.char_ends))
+        ]
+        assert rows == list(index.unit_rows(number))
+        assert len(rows) == rows_per_unit or number == index.units - 1
+        seen += rows
+    assert seen == list(range(index.rows))
+
+
+@few
+@given(corpus=CORPUS, rows_per_unit=st.integers(1, 9))
+def test_an_index_read_again_is_the_one_that_was_written(
+    tmp_path: Path, corpus: list[Segment], rows_per_unit: int
+) -> None:
+    path = tmp_path / "rows.parquet"
+    written = write_index(path, corpus, rows_per_unit, "stamp")
+    assert RowIndex.open(path) == written
+    assert (written.fingerprint, written.rows_per_unit) == ("stamp", rows_per_unit)
+    assert write_index(path, corpus, rows_per_unit, "stamp") == written
+
+
+ONE = Segment("d", 3, "some text", (4, 9), 0, ((5, 6), (7, 8, 9)), ((0, 1), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"document": "e"},
+        {"start": 4},
+        {"text": "some test"},
+        {"char_ends": (4, 8)},
+        {"ids": ((5, 7), (7, 8, 9))},
+        {"ids": ((5, 6), (7, 8, 10))},
+        {"positions": ((0, 1), (0, 2))},
+    ],
+    ids=str,
+)
+def test_the_content_hash_sees_every_change(tmp_path: Path, change: dict[str, object]) -> None:
+    last = dataclasses.replace(ONE, document="z")
+    contents = {
+        write_index(tmp_path / "rows.parquet", [s, last], 8, "f").content
+        for s in (ONE, dataclasses.replace(ONE, **change))  # type: ignore[arg-type]
+    }
+    assert len(contents) == 2
+
+
+def test_the_content_hash_sees_order_and_cut_but_not_the_input_numbering(tmp_path: Path) -> None:
+    path, other = tmp_path / "rows.parquet", dataclasses.replace(ONE, document="z")
+
+    def content(*corpus: Segment, rows_per_unit: int = 8) -> str:
+        return write_index(path, corpus, rows_per_unit, "f").content
+
+    assert content(ONE, other) != content(other, ONE)
+    assert content(ONE, other, rows_per_unit=1) != content(ONE, other)
+    assert content(ONE, other) == content(dataclasses.replace(ONE, first_row=70), other)
+
+
+def test_an_index_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "rows.parquet"
+    old = write_index(path, [ONE], 8, "old")
+
+    def broken() -> Iterator[Segment]:
+        yield ONE
+        yield ONE
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_index(path, broken(), 2, "new")
+    assert RowIndex.open(path) == old
+    assert [p.name for p in path.parent.iterdir()] == ["rows.parquet"]
+
+
+def test_without_one_site_there_is_no_index(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="share no site"):
+        write_index(tmp_path / "rows.parquet", [], 8, "f")
+    assert list(tmp_path.iterdir()) == []
+
+
+class EveryOther:
+    """A tokenizer of two-character pieces; the second one starts a character later."""
+
+    special_tokens = 0
+
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+
+    def encode(self, text: str) -> Encoding:
+        # The last piece is left open, as a character of several pieces leaves it.
+        ends = [*range(self.begin, len(text), 2), NO_END]
+        return Encoding(tuple(range(len(ends))), tuple(ends))
+
+
+def test_tokenizers_that_share_no_site_are_refused(
+    tmp_path: Path, byte_level: SiteTokenizer, one_word: SiteTokenizer
+) -> None:
+    sites = SitesConfig(min_context=1)
+    for pair in ((EveryOther(1), EveryOther(2)), (byte_level, one_word)):
+        corpus = (
+            s
+            for n, text in enumerate(documentation(3))
+            for s in cut_segments(Document(f"d{n}", text), pair, 4096, sites)
+        )
+        with pytest.raises(UserError, match=r"share no site .* sites\.min_context"):
+            write_index(tmp_path / "rows.parquet", corpus, 8, "f")
+
+
+def test_a_real_corpus_makes_an_index_that_needs_no_tokenizer_to_be_read(
+    tmp_path: Path, byte_level: SiteTokenizer, metaspace: SiteTokenizer
+) -> None:
+    sites = SitesConfig(per_segment=8, min_context=2)
+    corpus = [
+        s
+        for n, text in enumerate(documentation(4))
+        for s in cut_segments(Document(f"d{n}", text), (byte_level, metaspace), 48, sites)
+    ]
+    index = write_index(tmp_path / "rows.parquet", corpus, 16, "f")
+    assert index.rows == sum(len(s.char_ends) for s in index.all_segments())
+    for s in index.all_segments():
+        assert s.ids == (byte_level.encode(s.text).ids, metaspace.encode(s.text).ids)
+
+
+def test_a_missing_index_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `lrt-dist index` first"):
+        RowIndex.open(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet", b"PAR1PAR1", None])
+def test_another_file_is_not_taken_for_an_index(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "rows.parquet"
+    if content is None:
+        pq.write_table(pa.table({"text": ["a"]}), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="is not a row index"):
+        RowIndex.open(path)

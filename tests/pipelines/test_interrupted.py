@@ -1,0 +1,178 @@
+"""Killed anywhere and run again is never interrupted, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import write_tiny_run
+
+from lrt_dist.corpus.rows import RowIndex
+
+CONCEPTS_LATER = ("--set", "concepts=[]")
+
+
+def start(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "lrt_dist.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(*arguments: str, code: int = 0) -> str:
+    process = start(*arguments)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == code, output
+    return output
+
+
+def units_done(out: Path) -> int:
+    return len(list(out.glob("activations/*.ledger/unit-*.json")))
+
+
+def wait_for_units(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while units_done(out) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no progress"
+        time.sleep(0.002)
+
+
+def digest(out: Path) -> dict[str, str]:
+    """Hash of every file of the stores and of the row index."""
+    files = [p for p in (out / "activations").glob("*.zarr/**/*") if p.is_file()]
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in [*files, out / "rows.parquet"]
+    }
+
+
+@pytest.fixture(scope="module")
+def reference(
+    tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path
+) -> tuple[Path, dict[str, str]]:
+    """A RUN file, and the digest of its uninterrupted extraction, which lies beside it."""
+    folder = tmp_path_factory.mktemp("reference")
+    run_file = write_tiny_run(folder, tiny_source, tiny_target)
+    finish("run", str(run_file), "--out", str(folder / "whole"), *CONCEPTS_LATER)
+    return run_file, digest(folder / "whole")
+
+
+def test_killed_again_and_again_it_ends_where_it_would_have(
+    reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    run_file, expected = reference
+    out = tmp_path / "killed"
+    command = ("run", str(run_file), "--out", str(out), *CONCEPTS_LATER)
+    total = RowIndex.open(run_file.parent / "whole/rows.parquet").units
+    for units in (1, total // 2, total + 2):  # in the source model, and in the target model
+        process = start(*command)
+        wait_for_units(process, out, units)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        done = units_done(out)
+        assert done < len(expected)
+        assert f"{min(done, total)} of {total} units" in finish("status", str(out), code=3)
+    # what a writer that was killed in the middle of a chunk leaves behind
+    chunk = next((out / "activations").glob("*.zarr/layers/*/c/0/0"))
+    chunk.with_name("0#1").write_bytes(b"half a chunk")
+    finish(*command)
+    assert digest(out) == expected
+    assert "as it was written" in finish("verify", str(out))
+    finish("status", str(out))
+
+
+def test_ctrl_c_says_how_to_go_on(reference: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    run_file, expected = reference
+    out = tmp_path / "stopped"
+    command = ("run", str(run_file), "--out", str(out), *CONCEPTS_LATER)
+    process = start(*command)
+    wait_for_units(process, out, 3)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    assert "run the same command again" in output
+    assert "Traceback" not in output
+    finish(*command)
+    assert digest(out) == expected
+
+
+def test_a_flipped_bit_is_named_dropped_and_redone(
+    reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    run_file, expected = reference
+    out = tmp_path / "flipped"
+    shutil.copytree(run_file.parent / "whole", out)
+    chunk = out / "activations/target-tiny-gemma.zarr/layers/1/c/2/0"
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 0x10
+    chunk.write_bytes(content)
+    output = finish("verify", str(out), code=1)
+    assert "target, unit 2: layers/1" in output.replace("\n", " ")
+    assert "1 bad units" in output
+    finish("verify", str(out), "--repair", code=1)
+    finish("status", str(out), code=3)
+    finish("extract", str(run_file), "--out", str(out), *CONCEPTS_LATER)
+    assert digest(out) == expected
+    finish("verify", str(out))
+
+
+def test_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    run_file, expected = reference
+    small = tmp_path / "small"
+    small.mkdir()
+    # A file system of its own, of 400 KiB, in a mount namespace of its own.
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(
+            ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(small)], check=False
+        ).returncode
+    ):
+        pytest.skip("this machine lets nobody mount a small file system")
+    saved = tmp_path / "saved"
+    out = small / "out"
+    command = [sys.executable, "-m", "lrt_dist.cli", "run", str(run_file), "--out", str(out)]
+    script = f"""
+        mount -t tmpfs -o size=400k none {small}
+        {" ".join(command)} --set 'concepts=[]'
+        code=$?
+        rm -rf {saved}; cp -r {small}/out {saved}
+        exit $code
+    """
+    process = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 3, process.stderr
+    assert "no space left" in process.stderr
+    assert "run the same command again" in " ".join(process.stderr.split())
+    assert units_done(saved) > 0
+    saved.rename(out)  # now there is room
+    finish("run", str(run_file), "--out", str(out), *CONCEPTS_LATER)
+    assert digest(out) == expected
+
+
+@pytest.mark.slow
+def test_a_killed_driver_on_ray(reference: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    run_file, expected = reference
+    out = tmp_path / "ray"
+    command = ("run", str(run_file), "--out", str(out), *CONCEPTS_LATER)
+    address = ("--set", "cluster.address=auto", "--set", "cluster.stages=2")
+    process = start(*command, *address)
+    wait_for_units(process, out, 3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    finish(*command, *address)
+    assert digest(out) == expected
+    finish("verify", str(out))

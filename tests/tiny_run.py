@@ -1,0 +1,49 @@
+"""A small, complete run over two tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tiny_models import documentation
+
+
+def write_tiny_run(folder: Path, source: Path, target: Path, **sections: Any) -> Path:
+    """Write corpus, concept and RUN.yaml; keyword arguments replace whole sections."""
+    corpus = folder / "corpus.jsonl"
+    if not corpus.exists():
+        lines = [json.dumps({"text": text}) for text in documentation()]
+        corpus.write_text("\n".join(lines) + "\n")
+    concept = folder / "mood.jsonl"
+    if not concept.exists():
+        items = [
+            {
+                "prompt": f"Number {n} of the visitors said that the whole evening was",
+                "positive": [" good", " fine"],
+                "negative": [" bad", " poor"],
+            }
+            for n in range(12)
+        ]
+        concept.write_text("\n".join(map(json.dumps, items)) + "\n")
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "source": {"model": str(source), "layers": [1, 2]},
+        "target": {"model": str(target), "layers": [0, 1]},
+        "corpus": {"paths": [str(corpus)], "max_tokens": 48},
+        "sites": {"per_segment": 16, "min_context": 2},
+        "extract": {"rows_per_unit": 64, "batch_tokens": 256},
+        "fit": {"folds": 3},
+        "concepts": [{"name": "mood", "data": str(concept)}],
+        "evaluate": {
+            "strengths": [-0.5, 0.5],
+            "random_draws": 2,
+            "neutral_segments": 2,
+            "sample_tokens": 2,
+        },
+        "cluster": {"address": "serial"},
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(values | sections))
+    return path
