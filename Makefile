@@ -5,13 +5,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo check test test-slow bench clean
+.PHONY: help setup demo check test test-slow clean
 
 help:
 	@echo "make demo       two real models, from text to report, in minutes"
 	@echo "make test       style, types, architecture and the test suite"
 	@echo "make test-slow  the tests on real models"
-	@echo "make bench      what the performance claims are made of"
 	@echo "make check      style, types and architecture alone"
 
 setup: $(READY)

@@ -1,4 +1,4 @@
-"""The command `lrt-dist`: the verbs of `pipelines`, their output for people, their exit codes."""
+"""The command `lrt-dist`: the public verbs, their output for people, their exit codes."""
 
 from __future__ import annotations
 
@@ -101,14 +101,14 @@ def report(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = Non
 @app.command()
 def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
     """What a run would do: units, bytes, memory per stage, hours. Starts nothing."""
-    from lrt_dist import pipelines
+    from lrt_dist import verbs
     from lrt_dist.config import load_run
     from lrt_dist.pipelines.folder import RunFolder
     from lrt_dist.runtime.progress import Reporter
     from lrt_dist.sizes import format_bytes, format_seconds
 
     config = load_run(run_file, overrides or ())
-    planned = pipelines.plan(pipelines.Run(RunFolder(out.resolve(), config), Reporter()))
+    planned = verbs.plan(verbs.Run(RunFolder(out.resolve(), config), Reporter()))
     about = "" if planned.exact else "about "
     table = Table(title=f"{config.name}: {about}{planned.rows:,} rows in {planned.units:,} units")
     for column in ("", "model", "layers", "stages × replicas", "memory per stage", "store", "time"):
@@ -134,10 +134,11 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
 @app.command()
 def status(out: OutArgument) -> None:
     """How far a run is, from its ledgers alone; works while it runs and after a crash."""
-    from lrt_dist import pipelines
+    from lrt_dist.pipelines.folder import RunFolder
+    from lrt_dist.pipelines.status import status as read_status
     from lrt_dist.sizes import format_seconds
 
-    found = pipelines.status(pipelines.RunFolder.open(out.resolve()))
+    found = read_status(RunFolder.open(out.resolve()))
     console.print(f"{escape(found.name)}: row index {'there' if found.indexed else 'missing'}")
     for store in found.stores:
         pace = f", {format_seconds(store.seconds)} a unit" if store.seconds is not None else ""
@@ -162,13 +163,13 @@ def verify(
     ] = False,
 ) -> None:
     """Re-read every checksum and count of the activation stores."""
-    from lrt_dist import pipelines
-    from lrt_dist.pipelines.folder import SIDES
+    from lrt_dist.pipelines.folder import SIDES, RunFolder
+    from lrt_dist.pipelines.verify import verify as reread
     from lrt_dist.runtime.progress import Reporter
 
-    folder = pipelines.RunFolder.open(out.resolve())
+    folder = RunFolder.open(out.resolve())
     with Reporter(folder.log) as reporter:
-        findings = pipelines.verify(folder, reporter, repair=repair)
+        findings = reread(folder, reporter, repair=repair)
     if not findings:
         console.print("every committed unit is as it was written")
         return
@@ -201,11 +202,11 @@ def main() -> None:
 
 
 def _one_stage(run_file: Path, out: Path, overrides: list[str] | None, verb: str) -> None:
-    from lrt_dist import pipelines
+    from lrt_dist import verbs
     from lrt_dist.config import load_run
 
-    with pipelines.open_run(out, load_run(run_file, overrides or ())) as live:
-        getattr(pipelines, verb)(live)
+    with verbs.open_run(out, load_run(run_file, overrides or ())) as live:
+        getattr(verbs, verb)(live)
         if verb == "report":
             console.print(f"report: {live.folder.report}", soft_wrap=True)
         if verb == "extract":
@@ -213,17 +214,17 @@ def _one_stage(run_file: Path, out: Path, overrides: list[str] | None, verb: str
 
 
 def _all_stages(out: Path, config: object) -> None:
-    from lrt_dist import pipelines
+    from lrt_dist import verbs
     from lrt_dist.config import RunConfig
     from lrt_dist.report.tables import read_tables, summarise, terminal_table
 
     assert isinstance(config, RunConfig)
-    with pipelines.open_run(out, config) as live:
-        pipelines.index(live)
-        pipelines.extract(live)
-        pipelines.fit(live)
-        pipelines.evaluate(live)
-        page = pipelines.report(live)
+    with verbs.open_run(out, config) as live:
+        verbs.index(live)
+        verbs.extract(live)
+        verbs.fit(live)
+        verbs.evaluate(live)
+        page = verbs.report(live)
     if config.concepts:
         console.print(terminal_table(summarise(read_tables(live.folder.out))))
     console.print(f"report: {page}", soft_wrap=True)
@@ -231,8 +232,8 @@ def _all_stages(out: Path, config: object) -> None:
 
 
 def _complain_of_quarantine(live: object) -> None:
-    from lrt_dist.pipelines import Run
     from lrt_dist.pipelines.extract import incomplete_units
+    from lrt_dist.verbs import Run
 
     assert isinstance(live, Run)
     set_aside = incomplete_units(live)

@@ -10,7 +10,7 @@ import yaml
 from tiny_models import documentation
 
 
-def write_tiny_run(folder: Path, source: Path, target: Path, **sections: Any) -> Path:
+def write_tiny_run(folder: Path, source: Path, target: Path, /, **sections: Any) -> Path:
     """Write corpus, concept and RUN.yaml; keyword arguments replace whole sections."""
     corpus = folder / "corpus.jsonl"
     if not corpus.exists():

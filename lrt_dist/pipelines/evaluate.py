@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import torch
 
 from lrt_dist.config import fingerprint
-from lrt_dist.corpus.contrast import ConceptData, load_concept
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
 from lrt_dist.linear.scores import cosine
@@ -78,10 +77,7 @@ class _Evaluation:
         self.run, self.stamp = run, stamp
         settings = run.config.evaluate
         self.settings = settings
-        self.concepts: dict[str, ConceptData] = {
-            concept.name: load_concept(concept, settings.max_items)
-            for concept in run.config.concepts
-        }
+        self.concepts = run.concepts
         self.overlap = check_overlap(run, RowIndex.open(run.folder.rows))
         self.scale = median_norms(run, 1)
         self.tokenizer = SiteTokenizer.load(run.config.target)

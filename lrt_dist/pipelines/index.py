@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lrt_dist.config import fingerprint
-from lrt_dist.corpus.contrast import load_concept
 from lrt_dist.corpus.overlap import find_overlap
 from lrt_dist.corpus.readers import corpus_files, read_documents
 from lrt_dist.corpus.rows import RowIndex, write_index
@@ -22,6 +21,7 @@ def index(run: Run) -> RowIndex:
     Raises:
         UserError: see `corpus`; also fewer documents than folds, and concept texts in the corpus.
     """
+    run.check()
     config, path = run.config, run.folder.rows
     sources = [(str(p), p.stat().st_size) for p in corpus_files(config.corpus)]
     stamp = fingerprint(
@@ -79,12 +79,8 @@ def check_overlap(run: Run, found: RowIndex) -> dict[str, list[str]]:
     Returns the overlapping texts of each concept.
     """
     texts = {
-        concept.name: [
-            text
-            for item in load_concept(concept, run.config.evaluate.max_items).vector
-            for text in item.texts()
-        ]
-        for concept in run.config.concepts
+        name: [text for item in data.vector for text in item.texts()]
+        for name, data in run.concepts.items()
     }
     overlap = find_overlap(found.all_segments(), texts)
     if overlap and not run.config.fit.allow_fit_on_concepts:

@@ -76,7 +76,7 @@ def plan(run: Run) -> Plan:
     source_widths, target_widths = (
         [run.facts[side].width] * len(run.layers[side]) for side in (0, 1)
     )
-    run.pairs  # noqa: B018 (checked here, before anything else takes time)
+    run.check()
     exact = run.folder.rows.is_file()
     documents, rows, tokens = _counts(run) if exact else _estimate(run)
     speed, source = _speed(run)

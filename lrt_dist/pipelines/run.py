@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lrt_dist.config import RunConfig
+from lrt_dist.corpus.contrast import ConceptData, load_concept
 from lrt_dist.errors import UserError
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.pipelines.folder import RunFolder, exclusive
@@ -66,6 +67,20 @@ class Run:
                     f"target.layers {list(self.layers[1])}"
                 )
         return sorted(set(pairs))
+
+    @cached_property
+    def concepts(self) -> dict[str, ConceptData]:
+        """Every concept's items, split."""
+        limit = self.config.evaluate.max_items
+        return {concept.name: load_concept(concept, limit) for concept in self.config.concepts}
+
+    def check(self) -> None:
+        """Find what is wrong with the input before anything is started.
+
+        Raises:
+            UserError: see `layers`, `pairs` and `load_concept`.
+        """
+        _ = self.layers, self.pairs, self.concepts
 
     @cached_property
     def runtime(self) -> Runtime:

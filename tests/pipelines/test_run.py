@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from lrt_dist import pipelines
+from lrt_dist import verbs
 from lrt_dist.config import load_run
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError, UserError
@@ -31,17 +30,17 @@ from lrt_dist.store.ledger import Ledger
 WriteRun = Callable[..., Path]
 
 
-def run_all(run_file: Path, out: Path, *overrides: str) -> pipelines.RunFolder:
-    with pipelines.open_run(out, load_run(run_file, overrides)) as run:
-        pipelines.index(run)
-        pipelines.extract(run)
-        pipelines.fit(run)
-        pipelines.evaluate(run)
-        pipelines.report(run)
+def run_all(run_file: Path, out: Path, *overrides: str) -> verbs.RunFolder:
+    with verbs.open_run(out, load_run(run_file, overrides)) as run:
+        verbs.index(run)
+        verbs.extract(run)
+        verbs.fit(run)
+        verbs.evaluate(run)
+        verbs.report(run)
     return run.folder
 
 
-def bytes_of(folder: pipelines.RunFolder) -> dict[str, bytes]:
+def bytes_of(folder: verbs.RunFolder) -> dict[str, bytes]:
     """Every byte of both stores, by name."""
     files = {}
     for side in (0, 1):
@@ -147,10 +146,9 @@ def test_a_second_run_computes_nothing(
         raise AssertionError("a finished stage was computed again")
 
     monkeypatch.setattr("lrt_dist.models.blocks.BlockStack.load", refuse)
-    # by module: the package also has functions called fit and index
-    monkeypatch.setattr(sys.modules["lrt_dist.pipelines.fit"], "fit_source", refuse)
-    monkeypatch.setattr(sys.modules["lrt_dist.pipelines.fit"], "accumulate", refuse)
-    monkeypatch.setattr(sys.modules["lrt_dist.pipelines.index"], "write_index", refuse)
+    monkeypatch.setattr("lrt_dist.pipelines.fit.fit_source", refuse)
+    monkeypatch.setattr("lrt_dist.pipelines.fit.accumulate", refuse)
+    monkeypatch.setattr("lrt_dist.pipelines.index.write_index", refuse)
     run_all(run_file, tmp_path / "out")
 
 
@@ -176,24 +174,24 @@ def test_a_store_with_missing_units_says_how_many(write_run: WriteRun, tmp_path:
     Ledger(folder.ledger_url(1)).drop(2)
     (folder.out / "fits.parquet").unlink()
     with (
-        pipelines.open_run(tmp_path / "out", load_run(run_file)) as run,
+        verbs.open_run(tmp_path / "out", load_run(run_file)) as run,
         pytest.raises(IncompleteError, match=rf"2 of {units} units are missing"),
     ):
-        pipelines.fit(run)
+        verbs.fit(run)
 
 
 def test_units_that_are_set_aside_are_left_out_and_told(
     write_run: WriteRun, tmp_path: Path
 ) -> None:
     run_file = write_run()
-    with pipelines.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run:
-        index = pipelines.index(run)
-        pipelines.extract(run)
+    with verbs.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run:
+        index = verbs.index(run)
+        verbs.extract(run)
         ledger = Ledger(run.folder.ledger_url(1))
         ledger.drop(1)
         ledger.quarantine(1, "not finite")
-        pipelines.fit(run)
-        page = pipelines.report(run).read_text()
+        verbs.fit(run)
+        page = verbs.report(run).read_text()
     (kept,) = set(pq.read_table(run.folder.fits)["n"].to_pylist())
     left_out = pq.read_table(run.folder.fits)["rows_left_out"].to_pylist()[0]
     assert kept + left_out == index.rows - index.rows_per_unit
@@ -205,8 +203,8 @@ def test_states_that_are_not_finite_are_quarantined(
     write_run: WriteRun, tmp_path: Path, tiny_source: Path
 ) -> None:
     """A token whose embedding is broken spoils the units it occurs in, and no others."""
-    with pipelines.open_run(tmp_path / "probe", load_run(write_run(), ["concepts=[]"])) as run:
-        index = pipelines.index(run)
+    with verbs.open_run(tmp_path / "probe", load_run(write_run(), ["concepts=[]"])) as run:
+        index = verbs.index(run)
     used = [{i for s in index.unit(u) for i in s.ids[0]} for u in range(index.units)]
     rare = next(
         token for token in sorted(set().union(*used)) if sum(token in ids for ids in used) == 1
@@ -219,8 +217,8 @@ def test_states_that_are_not_finite_are_quarantined(
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
 
     run_file = write_run(source={"model": str(broken), "layers": [1, 2]})
-    with pipelines.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run:
-        pipelines.index(run)
+    with verbs.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run:
+        verbs.index(run)
         extract_side(run, 0)
     ledger = Ledger(run.folder.ledger_url(0))
     assert list(ledger.quarantined()) == [bad]
@@ -231,9 +229,9 @@ def test_states_that_are_not_finite_are_quarantined(
 def test_two_drivers_do_not_share_a_directory(write_run: WriteRun, tmp_path: Path) -> None:
     config = load_run(write_run())
     with (
-        pipelines.open_run(tmp_path / "out", config),
+        verbs.open_run(tmp_path / "out", config),
         pytest.raises(UserError, match=r"process \d+ is working in"),
-        pipelines.open_run(tmp_path / "out", config),
+        verbs.open_run(tmp_path / "out", config),
     ):
         pass
 
@@ -245,7 +243,7 @@ def test_a_directory_that_is_something_else_is_left_alone(
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
     with (
         pytest.raises(UserError, match="is no run's directory"),
-        pipelines.open_run(tmp_path / "thesis", load_run(write_run())),
+        verbs.open_run(tmp_path / "thesis", load_run(write_run())),
     ):
         pass
 
