@@ -57,7 +57,7 @@ class CorpusConfig(_Strict):
     )
     dataset: str | None = Field(None, description="Hugging Face dataset, as NAME or NAME:SPLIT")
     text_field: str = Field("text", description="the field of .jsonl, .parquet and datasets")
-    separator: str | None = Field(
+    separator: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="cuts a text file into documents; none: a file is one document"
     )
     max_documents: Positive | None = None
@@ -235,13 +235,23 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+class _Absent:
+    """Stands for a key that is not there, which is not the same as null."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
 def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
     """`["fit.folds: 5 -> 10", …]`: the leaves in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines: list[str] = []
         for key in sorted(old.keys() | new.keys()):
             place = f"{prefix}.{key}" if prefix else str(key)
-            lines += differing_keys(old.get(key), new.get(key), place)
+            lines += differing_keys(old.get(key, _ABSENT), new.get(key, _ABSENT), place)
         return lines
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
 
@@ -279,7 +289,8 @@ def _absolute_paths(values: dict[str, Any], base: Path) -> None:
     corpus = values.get("corpus")
     if isinstance(corpus, dict) and isinstance(corpus.get("paths"), list):
         corpus["paths"] = [anchor(p, True) for p in corpus["paths"]]
-    for concept in values.get("concepts") or ():
+    concepts = values.get("concepts")
+    for concept in concepts if isinstance(concepts, list) else ():
         if isinstance(concept, dict):
             for key in ("data", "items"):
                 if key in concept:

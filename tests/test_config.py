@@ -280,7 +280,7 @@ def test_differing_keys_are_leaves_with_both_values() -> None:
     new = {"fit": {"folds": 10, "method": "affine"}, "name": "a", "layers": [1]}
     assert differing_keys(old, new) == [
         "fit.folds: 5 -> 10",
-        "gone: 1 -> None",
+        "gone: 1 -> absent",
         "layers: None -> [1]",
     ]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lrt_dist.config import ConceptConfig
@@ -60,11 +61,13 @@ def load_concept(config: ConceptConfig, max_items: int | None) -> ConceptData:
     Raises:
         UserError: unreadable data (file and line), or a split with fewer than two items.
     """
-    data = read_items(Path(config.data))
+    data = list(dict.fromkeys(read_items(Path(config.data))))
     if config.items is None:
         vector, evaluated = data[::2], data[1::2]
     else:
-        vector, evaluated = data, read_items(Path(config.items))
+        vector = data
+        evaluated = list(dict.fromkeys(read_items(Path(config.items))))
+        evaluated = [item for item in evaluated if item not in set(vector)]
     evaluated = evaluated[:max_items]
     split = ConceptData(tuple(vector), tuple(evaluated[::2]), tuple(evaluated[1::2]))
     for name in ("vector", "dev", "test"):
@@ -94,7 +97,7 @@ def read_items(path: Path) -> list[Item]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".jsonl":
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
             if line.strip():
                 yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
     elif path.suffix == ".json":
@@ -102,10 +105,13 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         records: Iterable[Any] = content if isinstance(content, list) else [content]
         yield from ((f"{path}, record {number}", r) for number, r in enumerate(records, start=1))
     elif path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             yield from ((f"{path}, row {n}", r) for n, r in enumerate(csv.DictReader(stream), 1))
     elif path.suffix == ".parquet":
-        rows = pq.read_table(path).to_pylist()
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path} is not a Parquet file: {error}") from error
         yield from ((f"{path}, row {number}", r) for number, r in enumerate(rows, start=1))
     else:
         raise UserError(f"{path}: contrast data is .jsonl, .json, .csv or .parquet")
@@ -124,15 +130,15 @@ def _items(record: Any, place: str) -> Iterator[Item]:
     if "answer_matching_behavior" in record:
         record = {
             "prompt": record.get("question", ""),
-            "positive": f"\n{record['answer_matching_behavior']}",
-            "negative": f"\n{record.get('answer_not_matching_behavior', '')}",
+            "positive": "\n" + _text(record, "answer_matching_behavior", place),
+            "negative": "\n" + _text(record, "answer_not_matching_behavior", place),
         }
     positive, negative = record.get("positive"), record.get("negative")
     if isinstance(positive, dict) and isinstance(negative, dict):
         yield Item(
             (_text(positive, "prompt", place), _text(negative, "prompt", place)),
-            (_text(positive, "response", place),),
-            (_text(negative, "response", place),),
+            _alternatives(_text(positive, "response", place), place),
+            _alternatives(_text(negative, "response", place), place),
         )
     elif "prompt" not in record and isinstance(positive, list) and isinstance(negative, list):
         if len(positive) != len(negative):
@@ -141,9 +147,11 @@ def _items(record: Any, place: str) -> Iterator[Item]:
                 "sentence i of both must belong together"
             )
         for one, other in zip(positive, negative, strict=True):
-            yield Item(("", ""), (one,), (other,))
+            yield Item(("", ""), _alternatives(one, place), _alternatives(other, place))
     else:
         prompt = record.get("prompt") or ""
+        if not isinstance(prompt, str) or not _whole(prompt):
+            raise UserError(f"{place}: `prompt` must be a text, got {prompt!r}")
         yield Item((prompt, prompt), _alternatives(positive, place), _alternatives(negative, place))
 
 
@@ -154,12 +162,17 @@ def _text(side: dict[str, Any], key: str, place: str) -> str:
     return value
 
 
+def _whole(text: str) -> bool:
+    """No lone surrogate, which JSON can write and no tokenizer reads."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _alternatives(value: Any, place: str) -> tuple[str, ...]:
     alternatives = [value] if isinstance(value, str) else value
     if (
         not isinstance(alternatives, list)
         or not alternatives
-        or not all(isinstance(text, str) and text for text in alternatives)
+        or not all(isinstance(text, str) and text and _whole(text) for text in alternatives)
     ):
         raise UserError(
             f"{place}: `positive` and `negative` must each be a text or a list of texts, "

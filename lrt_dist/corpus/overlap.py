@@ -6,10 +6,12 @@ algebra, whatever the two models are; so an overlap makes every later score mean
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from lrt_dist.sites import Segment
 
+_BLANKS = re.compile(r"\s+")
 SHORTEST = 20
 """Shorter texts (characters, blanks collapsed) say nothing by occurring somewhere."""
 
@@ -24,16 +26,16 @@ def find_overlap(segments: Iterable[Segment], texts: dict[str, list[str]]) -> di
         for concept, group in texts.items()
     }
     longest = max((len(n) for group in wanted.values() for n in group), default=0)
+    if not longest:
+        return {}
     found: dict[str, list[str]] = {}
-    document, tail = "", ""
+    document, end, tail = "", 0, ""
     for segment in segments:
-        if segment.document != document:
+        if (segment.document, segment.start) != (document, end):
             document, tail = segment.document, ""
-        normal = (
-            f"{tail} {_normal(segment.text)}"
-            if segment.text[:1].isspace()
-            else (tail + _normal(segment.text))
-        )
+        end = segment.start + len(segment.text)
+        # Blanks at a segment's borders are kept (as one): they part words across the cut.
+        normal = _BLANKS.sub(" ", tail + segment.text.casefold())
         for concept, group in wanted.items():
             for needle in [n for n in group if n in normal]:
                 found.setdefault(concept, []).append(group.pop(needle))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lrt_dist.config import CorpusConfig
@@ -101,11 +102,17 @@ def _json_lines(path: Path, field: str) -> Iterator[Document]:
                     f"{path}, line {number}: no text in field {field!r} (it has: {have}); set "
                     "corpus.text_field"
                 )
+            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+                raise UserError(f"{path}, line {number}: half a character (a lone surrogate)")
             yield Document(f"{path}#{number}", text)
 
 
 def _parquet(path: Path, field: str) -> Iterator[Document]:
-    with pq.ParquetFile(path) as file:
+    try:
+        opened = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
+    with opened as file:
         names = file.schema_arrow.names
         if field not in names:
             raise UserError(

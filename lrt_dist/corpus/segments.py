@@ -79,11 +79,15 @@ def _longest_prefix(
         cut = len(window)
         for encoder in encoders:
             encoded = encoder.encode(window)
-            if len(encoded.ids) > max_tokens:
-                room = [c for c, position in encoded.position_of().items() if position < max_tokens]
+            excess = len(encoded.ids) - max_tokens
+            if excess > 0:
+                # Special tokens behind the text stay, so room is counted from the text's end.
+                places = encoded.position_of()
+                last = max(places.values(), default=0)
+                room = [c for c, position in places.items() if position <= last - excess]
                 cut = min(cut, max(room, default=1))
-        if cut == len(window):
-            return window[: _before_blank(window)] if torn else window
+        if cut == len(window) and not torn:
+            return window
         # Encoded alone, a prefix may need another token: hence the loop.
         window, torn = window[: _before_blank(window[:cut])], False
 

@@ -6,6 +6,7 @@ that is what lets two tokenizers be compared (design: sites).
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 
@@ -45,7 +46,8 @@ class SiteTokenizer:
         self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.special_tokens = len(self._backend.encode("", add_special_tokens=True).ids)
+        mask = self._backend.encode("a", add_special_tokens=True).special_tokens_mask
+        self.special_tokens = sum(1 for _ in itertools.takewhile(bool, mask))
 
     @classmethod
     def load(cls, config: ModelConfig) -> SiteTokenizer:
@@ -109,8 +111,10 @@ def _with_whole_offsets(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
             return [keep_blanks(item) for item in node]
         return node
 
-    for part in (backend.pre_tokenizer, backend.post_processor):
+    for name in ("pre_tokenizer", "post_processor"):
+        part = getattr(backend, name)
         if part is not None:
             state = json.loads(part.__getstate__())
             part.__setstate__(json.dumps(keep_blanks(state)).encode())
+            setattr(backend, name, part)  # the getter gave a copy
     return backend

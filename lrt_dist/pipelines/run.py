@@ -130,17 +130,10 @@ class Run:
 
     def chain(self, side: int, *, head: bool, batch_tokens: int) -> ChainSpec:
         """The chain of a model, with as many replicas as the cluster holds."""
-        cluster, runtime = self.config.cluster, self.runtime
         plans = self.stage_plans(side, head=head, batch_tokens=batch_tokens)
-        gpus = 1.0 if runtime.gpus else 0.0
-        room = (runtime.gpus or runtime.cpus) // len(plans)
-        cores = CORES_PER_STAGE if not gpus else 1
-        if cluster.replicas != "auto":
-            replicas = cluster.replicas
-        else:
-            replicas = max(1, int(room if gpus else room // cores))
-        # Without a GPU the cores of the cluster are shared out; a stage asks for what it uses.
-        cpus = 1.0 if gpus else max(1.0, min(float(cores), room // replicas))
+        gpus = 1.0 if self.runtime.gpus else 0.0
+        replicas = self._replicas(plans)
+        cpus = 1.0 if gpus else max(1.0, self.runtime.cpus // (replicas * len(plans)))
         stages = tuple(
             StageSpec(
                 build=BuildModelStage(
@@ -155,11 +148,22 @@ class Run:
             )
             for plan in plans
         )
-        return ChainSpec(stages, replicas, cluster.placement_timeout)
+        return ChainSpec(stages, replicas, self.config.cluster.placement_timeout)
+
+    def _replicas(self, plans: list[StagePlan]) -> int:
+        """One for each set of GPUs. Without GPUs a few that share the cores, since one small
+        model does not keep many cores busy, as long as half of the memory holds them."""
+        asked, runtime = self.config.cluster.replicas, self.runtime
+        if asked != "auto":
+            return asked
+        if runtime.gpus:
+            return max(1, int(runtime.gpus // len(plans)))
+        by_memory = runtime.memory / 2 / sum(plan.bytes for plan in plans)
+        return max(1, int(min(CPU_REPLICAS, runtime.cpus // len(plans), by_memory)))
 
 
-CORES_PER_STAGE = 8
-"""Cores a stage uses on a cluster without GPUs; beyond this a small model's threads idle."""
+CPU_REPLICAS = 4
+"""Most replicas of a model on a cluster without GPUs."""
 
 
 def model_size(facts: ModelFacts) -> ModelSize:

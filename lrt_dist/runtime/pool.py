@@ -56,6 +56,7 @@ class RayRuntime:
         resources = ray.cluster_resources()
         self.cpus = float(resources.get("CPU", 1))
         self.gpus = float(resources.get("GPU", 0))
+        self.memory = float(resources.get("memory", 0))
         self._policy = policy
 
     @contextmanager

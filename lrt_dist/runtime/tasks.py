@@ -115,10 +115,11 @@ class Chains(Protocol):
 
 
 class Runtime(Protocol):
-    """Where work runs."""
+    """Where work runs; `cpus`, `gpus` and `memory` (bytes) are what it has in all."""
 
     cpus: float
     gpus: float
+    memory: float
 
     def chains(self, spec: ChainSpec) -> AbstractContextManager[Chains]: ...
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.corpus.contrast import Item
+from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import Encoding, SiteTokenizer
 from lrt_dist.stages.score import Scored
 
@@ -56,6 +57,11 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
             slots_of_item.append(tuple(mine))
             for text, slot in zip(alternatives, mine, strict=True):
                 ids, begin = _continuation(prompt, text, tokenizer)
+                if len(ids) == begin:
+                    raise UserError(
+                        f"{text!r} is a single token with nothing before it, so it has no "
+                        "probability; give the item a prompt"
+                    )
                 if len(ids) - begin == 1:
                     shared.setdefault(ids[:begin], []).append((begin - 1, ids[begin], slot))
                 else:

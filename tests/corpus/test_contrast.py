@@ -276,3 +276,4 @@ def test_an_item_that_made_the_vector_is_not_tested_on(tmp_path: Path) -> None:
         except UserError:
             continue
         assert not set(split.vector) & set(split.dev + split.test)
+        assert not set(split.dev) & set(split.test)
