@@ -281,7 +281,7 @@ def test_differing_keys_are_leaves_with_both_values() -> None:
     assert differing_keys(old, new) == [
         "fit.folds: 5 -> 10",
         "gone: 1 -> absent",
-        "layers: None -> [1]",
+        "layers: absent -> [1]",
     ]
 
 
