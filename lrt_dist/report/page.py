@@ -171,7 +171,9 @@ def _models(tables: RunTables) -> tuple[str, str]:
         name = named.get("model") if isinstance(named, Mapping) else None
         if not name and tables.fits is not None and tables.fits.num_rows:
             name = tables.fits[f"{side}_model"][0].as_py()
-        found.append(str(name or f"the {side} model"))
+        # A folder on one machine says nothing to a reader elsewhere; its last part is the name.
+        local = Path(str(name))
+        found.append(local.name if local.is_absolute() else str(name or f"the {side} model"))
     return found[0], found[1]
 
 

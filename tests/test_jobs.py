@@ -1,0 +1,197 @@
+"""The recipes and the cluster files: that they are what the package accepts, and would fit."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+import yaml
+
+from lrt_dist.config import ModelConfig, load_run
+from lrt_dist.models.sources import describe
+from lrt_dist.plan.cost import moments_bytes
+from lrt_dist.plan.memory import USABLE, ModelSize, fewest_stages
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "jobs").glob("*.yaml"))
+WORKDIR = "/opt/lrt-dist"
+"""Where the image keeps what of the checkout it has."""
+
+A100 = 80 * 10**9
+"""Bytes of the smallest device that is sold as 80 GB."""
+BFLOAT16 = 2
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _width(name: str) -> int:
+    """Widths of the models in the recipes, from their public configurations."""
+    return {
+        "EleutherAI/pythia-160m": 768,
+        "EleutherAI/pythia-410m": 1024,
+        "google/gemma-2-2b": 2304,
+        "google/gemma-2-9b": 3584,
+        "Qwen/Qwen2-0.5B": 896,
+        "Qwen/Qwen2-7B": 3584,
+        "meta-llama/Meta-Llama-3-8B": 4096,
+        "meta-llama/Meta-Llama-3-70B": 8192,
+    }[name]
+
+
+def _llama_70b() -> ModelSize:
+    """Llama-3 70B by hand: 80 blocks, d 8192, 64 heads of 128 (8 for keys), ffn 28672."""
+    d, keys, ffn, vocabulary = 8192, 8 * 128, 28672, 128256
+    attention = 2 * d * d + 2 * d * keys
+    block = attention + 3 * d * ffn + 2 * d
+    return ModelSize([block] * 80, vocabulary * d, vocabulary * d, d, vocabulary)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_is_a_valid_run(path: Path) -> None:
+    run = load_run(path)
+    assert run.cluster.address == "auto", "a recipe runs on the cluster that it is submitted to"
+    assert run.concepts
+    for concept in run.concepts:
+        assert Path(concept.data).is_file()
+        assert concept.items is None or Path(concept.items).is_file()
+    # Only the text is for the user to bring; where from, the recipe leaves open.
+    assert all(pattern.startswith("/shared/") for pattern in run.corpus.paths)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_moments_of_a_recipe_fit_the_head_node(path: Path) -> None:
+    run = load_run(path)
+    widths = [
+        [_width(side.model)] * len(side.layers) if side.layers != "all" else []
+        for side in (run.source, run.target)
+    ]
+    assert all(widths), "a recipe names its layers: moments grow with their product"
+    needed = moments_bytes(widths[0], widths[1], run.fit.folds)
+    assert needed < 12 * 2**30  # the head of rayjob.yaml has 96 GiB
+
+
+def test_the_lrt_recipe_is_the_papers_setting() -> None:
+    run = load_run(ROOT / "jobs" / "gemma-2-2b-to-9b.yaml")
+    assert (run.source.model, run.source.layers) == ("google/gemma-2-2b", (20,))
+    assert (run.target.model, run.target.layers) == ("google/gemma-2-9b", (20,))
+    assert run.fit.method == "affine"
+    assert run.sites.mode == "tokens"
+    assert run.sites.per_segment >= run.corpus.max_tokens, "all tokens, not a sample"
+
+
+def test_the_lcross_recipe_is_the_papers_map() -> None:
+    run = load_run(ROOT / "jobs" / "lcross-last-token.yaml")
+    assert run.sites.mode == "last"
+    assert run.fit.method == "linear"
+    assert run.fit.exclude_norm_above is None
+    assert not run.fit.allow_fit_on_concepts
+
+
+def test_the_dimensions_of_llama_70b_are_those_of_the_real_class(tmp_path: Path) -> None:
+    transformers.LlamaConfig(
+        vocab_size=128256,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        dtype="bfloat16",
+    ).save_pretrained(tmp_path)
+    facts, size = describe(ModelConfig(model=str(tmp_path))), _llama_70b()
+    assert list(facts.block_parameters) == list(size.blocks)
+    assert facts.embedding_parameters == size.embedding
+    assert facts.head_parameters == size.head
+    assert facts.dtype == "bfloat16"
+
+
+def test_the_70b_recipe_fits_gpus_of_80_gb() -> None:
+    run = load_run(ROOT / "jobs" / "llama-3-8b-to-70b.yaml")
+    assert run.target.layers != "all"
+    last = max(run.target.layers)
+    size = _llama_70b()
+    extraction, evaluation = (
+        fewest_stages(
+            size,
+            device_bytes=A100,
+            last_layer=last_layer,
+            head=head,
+            number_bytes=BFLOAT16,
+            batch_tokens=batch_tokens,
+        )
+        for last_layer, head, batch_tokens in (
+            (last, False, run.extract.batch_tokens),
+            (79, True, run.evaluate.batch_tokens),
+        )
+    )
+    assert extraction is not None
+    assert evaluation is not None
+    assert [stage.owned for stage in extraction] == [range(25), range(25, 51)]
+    assert [len(stage.owned) for stage in evaluation] == [26, 28, 26]
+    for stages in (extraction, evaluation):
+        assert all(stage.bytes <= USABLE * A100 for stage in stages)
+    # What the plan adds up to is the model: 70.6 billion parameters, none twice.
+    weights = sum(stage.weight_bytes for stage in evaluation)
+    assert weights == BFLOAT16 * (sum(size.blocks) + size.embedding + size.head)
+    assert 140e9 < weights < 142e9
+
+
+def test_one_gpu_of_80_gb_is_not_enough_for_70b() -> None:
+    size = _llama_70b()
+    stages = fewest_stages(
+        size, device_bytes=A100, last_layer=50, head=False, number_bytes=2, batch_tokens=1
+    )
+    assert stages is not None
+    assert len(stages) > 1
+
+
+def test_kuberay_runs_a_recipe_that_the_image_has() -> None:
+    job = _yaml(ROOT / "cluster" / "rayjob.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    program, verb, run_file, *options = shlex.split(job["spec"]["entrypoint"])
+    assert (program, verb) == ("lrt-dist", "run")
+    recipe = ROOT / Path(run_file).relative_to(WORKDIR)
+    assert recipe in RECIPES
+    overrides = [value for key, value in itertools.pairwise(options) if key == "--set"]
+    assert load_run(recipe, overrides).extract.store_url == overrides[0].partition("=")[2]
+
+    copied = (ROOT / "cluster" / "Dockerfile").read_text()
+    assert f"WORKDIR {WORKDIR}" in copied
+    for folder in ("jobs", "lrt_dist"):  # recipes reach the demo's concepts through `..`
+        assert f"COPY {folder} ./{folder}" in copied
+
+    cluster = job["spec"]["rayClusterSpec"]
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"ray=={cluster['rayVersion']}" in pins
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+    out = options[options.index("--out") + 1]
+    assert out.startswith(pod["containers"][0]["volumeMounts"][0]["mountPath"])
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"]
+
+
+def test_rays_launcher_accepts_the_aws_file() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = _yaml(ROOT / "cluster" / "aws.yaml")
+    validate_config(prepare_config(config))
+    gpus = config["available_node_types"]["gpu"]
+    assert gpus["min_workers"] == gpus["max_workers"] == config["max_workers"]
+
+
+def test_every_recipe_is_in_the_readme() -> None:
+    text = (ROOT / "jobs" / "README.md").read_text()
+    assert all(f"({path.name})" in text for path in RECIPES)
+
+
+def test_the_slurm_script_parses() -> None:
+    subprocess.run(["bash", "-n", str(ROOT / "cluster" / "slurm.sbatch")], check=True)
