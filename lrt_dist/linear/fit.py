@@ -6,7 +6,7 @@ accumulated that do not belong to the source rows beside them, for the null.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,13 +64,14 @@ def shuffled(variable: str) -> str:
     return f"{variable}~shuffled"
 
 
-def wanted_pairs(sources: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:
-    """The second moments that `fit_source` needs for these layers."""
+def wanted_moments(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The second moments that `fit_source` needs for these pairs (source, target)."""
+    pairs = list(pairs)
     return [
-        *((x, x) for x in sources),
-        *((y, y) for y in targets),
-        *((x, y) for x in sources for y in targets),
-        *((x, shuffled(y)) for x in sources for y in targets),
+        *((x, x) for x in dict.fromkeys(x for x, _ in pairs)),
+        *((y, y) for y in dict.fromkeys(y for _, y in pairs)),
+        *pairs,
+        *((x, shuffled(y)) for x, y in pairs),
     ]
 
 
@@ -80,7 +81,7 @@ def fit_source(
     """Fit the maps from one source layer to each target layer.
 
     Args:
-        folds: moments of each fold, with `wanted_pairs`.
+        folds: moments of each fold, with `wanted_moments`.
         source, targets: variable names.
         method: `affine`, `linear` or `orthogonal`.
 

@@ -31,8 +31,7 @@ class ModelFacts:
         vocabulary: number of token embeddings.
         block_parameters: parameters of each of the L blocks.
         embedding_parameters: parameters of the token embedding.
-        head_parameters: parameters of everything after the last block, the LM head included
-            (also where it is tied to the embedding).
+        head_parameters: parameters of the LM head, also where it is tied to the embedding.
         dtype: dtype of the checkpoint, e.g. `"bfloat16"`.
         identity: hash of the configuration and of the weight files' names, sizes and beginnings;
             for a hub name, of the configuration and the commit.

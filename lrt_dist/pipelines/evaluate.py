@@ -347,5 +347,7 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
         hashes = [
             hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else None for p in files
         ]
-        found.append({**concept.model_dump(mode="json"), "content": hashes})
+        # By content: the same data under another path is the same data.
+        known = concept.model_dump(mode="json", exclude={"data", "items"})
+        found.append({**known, "content": hashes})
     return found

@@ -11,7 +11,7 @@ from lrt_dist.config import fingerprint
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.linear.affine import AffineMap
-from lrt_dist.linear.fit import Fit, fit_source, wanted_pairs
+from lrt_dist.linear.fit import Fit, fit_source, wanted_moments
 from lrt_dist.linear.moments import Moments
 from lrt_dist.pipelines.extract import incomplete_units
 from lrt_dist.pipelines.run import Run
@@ -49,15 +49,10 @@ def fit(run: Run) -> str:
             "folds": config.folds,
             "exclude_norm_above": config.exclude_norm_above,
             "units": units,
-        }
-    )
-    stamp = fingerprint(
-        {
-            "moments": of_moments,
-            "method": config.method,
             "pairs": [str(pair) for pair in run.pairs],
         }
     )
+    stamp = fingerprint({"moments": of_moments, "method": config.method})
     if is_current(run.folder.fits, stamp):
         return stamp
     began = time.monotonic()
@@ -136,7 +131,7 @@ def _moments(
             strangers=tuple(stranger[unit] for unit in group),
             rows_path=run.folder.rows,
             stores=stores,
-            layers=run.layers,
+            pairs=tuple(run.pairs),
             limits=(limits[0], limits[1]),
             crcs={
                 unit: (records[0][unit].crc, records[1][unit].crc)
@@ -179,7 +174,7 @@ def median_norms(run: Run, side: int) -> dict[int, float]:
 
 def _only(folds: list[Moments], source: int, targets: list[int]) -> list[Moments]:
     """The moments that one source layer's fits need."""
-    wanted = wanted_pairs([source_variable(source)], [target_variable(t) for t in targets])
+    wanted = wanted_moments((source_variable(source), target_variable(t)) for t in targets)
     names = {name for pair in wanted for name in pair}
     return [
         Moments(

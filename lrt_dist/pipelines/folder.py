@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,10 +123,16 @@ def exclusive(out: Path) -> Iterator[None]:
         except BlockingIOError as error:
             lock.seek(0)
             raise UserError(
-                f"process {lock.read().strip() or '?'} is working in {out}; wait for it or end it"
+                f"{lock.read().strip() or 'another process'} is working in {out}; wait for it or "
+                "end it"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"the file system of {out} cannot lock files ({error.strerror}), so two drivers "
+                "could not be kept apart; use one that knows flock"
             ) from error
         lock.truncate(0)
-        lock.write(str(os.getpid()))
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         yield
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.linear.fit import shuffled, wanted_pairs
+from lrt_dist.linear.fit import shuffled, wanted_moments
 from lrt_dist.linear.moments import Moments
-from lrt_dist.sites import fold_of
+from lrt_dist.sites import LayerPair, fold_of
 from lrt_dist.store.activations import ActivationStore
 
 
@@ -26,7 +26,7 @@ class AccumulateTask:
             paired with its source rows for the null.
         rows_path: the row index.
         stores: urls of the (source, target) stores.
-        layers: wanted layers of (source, target).
+        pairs: wanted pairs of layers.
         limits: for each side `{layer: norm}`; a row beyond any of them is left out of everything,
             so that all pairs of layers rest on the same rows.
         crcs: for every unit and side what the ledger says of its chunks.
@@ -37,7 +37,7 @@ class AccumulateTask:
     strangers: tuple[int, ...]
     rows_path: Path
     stores: tuple[str, str]
-    layers: tuple[tuple[int, ...], tuple[int, ...]]
+    pairs: tuple[LayerPair, ...]
     limits: tuple[dict[int, float], dict[int, float]]
     crcs: dict[int, tuple[dict[str, str], dict[str, str]]]
     folds: int
@@ -60,20 +60,23 @@ def accumulate(task: AccumulateTask) -> list[Moments]:
     do: where a unit is one long document, rows of the same document would still be paired, and
     what they share would look like a map.
     """
-    pairs = wanted_pairs(
-        [source_variable(layer) for layer in task.layers[0]],
-        [target_variable(layer) for layer in task.layers[1]],
+    moments = wanted_moments(
+        (source_variable(pair.source), target_variable(pair.target)) for pair in task.pairs
+    )
+    layers = (
+        sorted({pair.source for pair in task.pairs}),
+        sorted({pair.target for pair in task.pairs}),
     )
     reader = _Reader(task)
     folds = [Moments()] * task.folds
     for unit, stranger in zip(task.units, task.strangers, strict=True):
         kept, fold = reader.kept(unit), reader.fold(unit)
         variables = {
-            source_variable(layer): reader.states(0, layer, unit) for layer in task.layers[0]
-        } | {target_variable(layer): reader.states(1, layer, unit) for layer in task.layers[1]}
+            source_variable(layer): reader.states(0, layer, unit) for layer in layers[0]
+        } | {target_variable(layer): reader.states(1, layer, unit) for layer in layers[1]}
         permuted = _cycle(reader.kept(stranger).nonzero().squeeze(1), len(kept), unit)
         if len(permuted):
-            for layer in task.layers[1]:
+            for layer in layers[1]:
                 rows = reader.states(1, layer, stranger)[permuted]
                 variables[shuffled(target_variable(layer))] = rows
         else:
@@ -81,7 +84,7 @@ def accumulate(task: AccumulateTask) -> list[Moments]:
         for number in range(task.folds):
             chosen = kept & (fold == number)
             part = {name: states[chosen] for name, states in variables.items()}
-            more = Moments.of(part, pairs, part=f"unit {unit} fold {number}")
+            more = Moments.of(part, moments, part=f"unit {unit} fold {number}")
             folds[number] = folds[number].merge(more)
     return folds
 

