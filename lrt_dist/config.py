@@ -1,7 +1,8 @@
 """A run as one strict, frozen value: read from YAML, checked, resolved, fingerprinted.
 
 Every unknown key is an error that names the nearest known one. The value says *what* is computed;
-only the section `cluster` says *where*, and so never takes part in a fingerprint.
+only the section `cluster` says *where*, and takes part in no fingerprint (though what the machines
+are does: without GPUs everything is computed in float32).
 """
 
 from __future__ import annotations

@@ -116,9 +116,19 @@ def test_a_model_without_a_tokenizer(
     assert "has no tokenizer that loads" in text
 
 
+def test_a_corrected_run_is_taken_in_the_same_directory(
+    write_run: WriteRun, tmp_path: Path, tiny_source: Path
+) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    wrong = write_run(source={"model": str(tiny_source), "layers": [17]})
+    assert lrt_dist("index", str(wrong), *out)[0] == 2
+    assert lrt_dist("index", str(write_run()), *out)[0] == 0
+
+
 def test_another_runs_directory(write_run: WriteRun, tmp_path: Path) -> None:
     run_file = write_run()
-    assert lrt_dist("index", str(run_file), "--out", str(tmp_path / "out"))[0] == 0
+    for verb in ("index", "extract"):
+        assert lrt_dist(verb, str(run_file), "--out", str(tmp_path / "out"))[0] == 0
     changed = ("index", str(run_file), "--out", str(tmp_path / "out"), "--set", "sites.seed=3")
     code, text = lrt_dist(*changed)
     assert code == 2

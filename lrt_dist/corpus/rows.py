@@ -97,6 +97,10 @@ class RowIndex:
         for number in range(self.units):
             yield from self.unit(number)
 
+    def document_ids(self) -> set[str]:
+        """Ids of all documents that have a site."""
+        return set(pq.read_table(self.path, columns=["document"]).column(0).to_pylist())
+
     def unit_rows(self, number: int) -> range:
         """The rows of one unit."""
         first = number * self.rows_per_unit

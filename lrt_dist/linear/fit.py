@@ -23,7 +23,7 @@ class FitReport:
     """How well a map predicts rows of documents it was not fitted on.
 
     Attributes:
-        n: rows of the fit. rank, condition: of the centred S_xx over all rows.
+        n: rows of the fit. rank, condition: of S_xx over all rows (not centred for `linear`).
         ridge_relative: the chosen λ over the median eigenvalue; ridge: λ itself.
         r2: 1 - held-out error / error of the training mean, summed over folds and dimensions.
             λ was chosen on the same folds, so with few rows it is slightly optimistic.

@@ -20,7 +20,7 @@ from lrt_dist.linear.moments import Moments
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenpairs of a centred S_xx, ascending, rounding noise below zero removed.
+    """Eigenpairs of an S_xx, ascending, rounding noise below zero removed.
 
     Attributes:
         values: float64 `[d]`, at least 0.

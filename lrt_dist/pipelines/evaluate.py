@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import pyarrow.parquet as pq
 import torch
 
 from lrt_dist.config import fingerprint
+from lrt_dist.corpus.contrast import ConceptData
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
 from lrt_dist.linear.scores import cosine
 from lrt_dist.linear.vectors import SteeringVector
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.pipelines.fit import fit, median_norms
+from lrt_dist.pipelines.fit import fit, fitted_units, median_norms
 from lrt_dist.pipelines.folder import SIDES
 from lrt_dist.pipelines.index import check_overlap
 from lrt_dist.pipelines.run import Run
@@ -43,6 +45,7 @@ from lrt_dist.store.artifacts import is_current, save_table
 
 NEUTRAL_TOKENS = 64
 NEUTRAL_READS = 16
+SAMPLE_BEGINNING = 5
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,12 @@ def evaluate(run: Run) -> str | None:
         IncompleteError: extraction is not done.
     """
     if not run.config.concepts:
+        for stale in run.folder.evaluation:
+            stale.unlink(missing_ok=True)
         return None
     fits = fit(run)
     stamp = fingerprint({"fits": fits, "concepts": _concept_identity(run), "evaluate": _plain(run)})
-    tables = (run.folder.scores, run.folder.vectors, run.folder.samples)
-    if all(is_current(path, stamp) for path in tables):
+    if all(is_current(path, stamp) for path in run.folder.evaluation):
         return stamp
     return _Evaluation(run, stamp).run_all()
 
@@ -81,7 +85,7 @@ class _Evaluation:
         self.settings = settings
         self.concepts = run.concepts
         self.overlap = check_overlap(run, RowIndex.open(run.folder.rows))
-        self.scale = median_norms(run, 1)
+        self.scale = median_norms(run, 1, fitted_units(run))
         self.tokenizer = SiteTokenizer.load(run.config.target)
         self.vectors: dict[str, ConceptVectors] = {}
         self.strengths = [s for s in settings.strengths if s > 0]
@@ -92,6 +96,7 @@ class _Evaluation:
         spec = run.chain(0, head=False, batch_tokens=run.config.extract.batch_tokens)
         with run.runtime.chains(spec) as chains:
             source = self._native(0, chains, SiteTokenizer.load(run.config.source))
+        del chains  # in one process it holds the source model
         spec = run.chain(1, head=True, batch_tokens=budget)
         with run.runtime.chains(spec) as chains:
             native = self._native(1, chains, self.tokenizer)
@@ -149,18 +154,37 @@ class _Evaluation:
     ) -> _Planned:
         readout = propensity_sequences(items, self.tokenizer)
         task = self._task(
-            f"{name}-{split}-{target}", name, target, variants, readout.sequences, readout.slots
+            "-".join([name, split, *sorted({str(v.source_layer) for v in variants}), str(target)]),
+            name,
+            target,
+            variants,
+            readout.sequences,
+            readout.slots,
         )
         return _Planned(task, name, split, target, variants, readout)
 
+    @cached_property
+    def _neutral_sequences(self) -> tuple[Scored, ...]:
+        """Segments spread evenly over the corpus, cut short."""
+        index = RowIndex.open(self.run.folder.rows)
+        count = min(self.settings.neutral_segments, index.segments)
+        texts = []
+        for number in range(count):
+            unit, rest = divmod(number * index.units, count)
+            segments = index.unit(unit)
+            texts.append(segments[rest * len(segments) // count].ids[1][:NEUTRAL_TOKENS])
+        return neutral_sequences(texts, self.tokenizer.special_tokens, NEUTRAL_READS)
+
     def _neutral(self, name: str, pair: LayerPair, strength: float) -> _Planned:
-        segments = list(RowIndex.open(self.run.folder.rows).all_segments())
-        count = min(self.settings.neutral_segments, len(segments))
-        texts = [segments[i * len(segments) // count].ids[1][:NEUTRAL_TOKENS] for i in range(count)]
-        sequences = neutral_sequences(texts, self.tokenizer.special_tokens, NEUTRAL_READS)
+        sequences = self._neutral_sequences
         variants = neutral_variants(pair.source, strength)
         task = self._task(
-            f"{name}-neutral-{pair.target}", name, pair.target, variants, sequences, len(sequences)
+            f"{name}-neutral-{pair.source}-{pair.target}-{strength}",
+            name,
+            pair.target,
+            variants,
+            sequences,
+            len(sequences),
         )
         return _Planned(task, name, "neutral", pair.target, variants, None)
 
@@ -254,9 +278,9 @@ class _Evaluation:
     ) -> list[dict[str, Any]]:
         """Greedy continuations of one test prompt per concept, all concepts at once."""
         length = self.settings.sample_tokens
-        prompts = {name: data.test[0].prompts[0] for name, data in self.concepts.items()}
         variants = {n: sample_variants(pair.source, s) for n, (pair, s) in chosen.items()}
-        start = {name: self.tokenizer.encode(prompt).ids for name, prompt in prompts.items()}
+        start = {name: self._beginning(data) for name, data in self.concepts.items()}
+        prompts = {name: self.tokenizer.decode(list(known)) for name, known in start.items()}
         prompt_length = {name: len(known) for name, known in start.items()}
         ids = {name: [start[name]] * len(variants[name]) for name in prompts}
         with self.run.reporter.stage("samples", length * len(ids), "tokens") as bar:
@@ -293,6 +317,13 @@ class _Evaluation:
             for name in ids
             for number, variant in enumerate(variants[name])
         ]
+
+    def _beginning(self, data: ConceptData) -> tuple[int, ...]:
+        """Tokens of a test item's prompt; where items have none, the first words of its text."""
+        prompt = self.tokenizer.encode(data.test[0].prompts[0]).ids
+        if len(prompt) > self.tokenizer.special_tokens:
+            return prompt
+        return self.tokenizer.encode(data.test[0].texts()[0]).ids[:SAMPLE_BEGINNING]
 
     def _vector_lines(
         self, chosen: Mapping[str, tuple[LayerPair, float]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lrt_dist.config import fingerprint
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import UserError
+from lrt_dist.errors import LrtError, UserError
 from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.fit import Fit, fit_source, wanted_moments
 from lrt_dist.linear.moments import Moments
@@ -41,7 +41,7 @@ def fit(run: Run) -> str:
     index = RowIndex.open(run.folder.rows)
     ledgers = [Ledger(run.folder.ledger_url(side)) for side in (0, 1)]
     records = [ledger.committed() for ledger in ledgers]
-    units = sorted(records[0].keys() & records[1].keys())
+    units = fitted_units(run)
     config = run.config.fit
     of_moments = fingerprint(
         {
@@ -65,6 +65,9 @@ def fit(run: Run) -> str:
             f"fold {empty[0]} of {config.folds} got no document ({index.documents} documents are "
             "spread by a hash of their names); lower fit.folds or use more documents"
         )
+    # Maps are about to change: what was made from the old ones must not look current.
+    for stale in (run.folder.fits, *run.folder.evaluation):
+        stale.unlink(missing_ok=True)
     lines = []
     by_source = {
         s: [pair.target for pair in run.pairs if pair.source == s]
@@ -121,7 +124,7 @@ def _moments(
     counted = {int(part.split()[1]) for fold in folds for part in fold.parts}
     missing = [unit for unit in units if unit not in counted]
     stores = (run.folder.store_url(0), run.folder.store_url(1))
-    limits = tuple(_norm_limits(run, side) for side in (0, 1))
+    limits = tuple(_norm_limits(run, side, units) for side in (0, 1))
     groups = [missing[i : i + UNITS_PER_TASK] for i in range(0, len(missing), UNITS_PER_TASK)]
     # The null's partner of a unit lies half a corpus away, where other documents are.
     stranger = {unit: units[(i + len(units) // 2) % len(units)] for i, unit in enumerate(units)}
@@ -157,19 +160,37 @@ def _moments(
     return folds
 
 
-def _norm_limits(run: Run, side: int) -> dict[int, float]:
+def _norm_limits(run: Run, side: int, units: list[int]) -> dict[int, float]:
     """The largest norm that is kept, for each layer: attention sinks lie far beyond it."""
     factor = run.config.fit.exclude_norm_above
     if factor is None:
         return {}
-    medians = median_norms(run, side)
+    medians = median_norms(run, side, units)
     return {layer: factor * median for layer, median in medians.items()}
 
 
-def median_norms(run: Run, side: int) -> dict[int, float]:
-    """Median norm of the hidden states of each layer of one model, over all rows."""
+def median_norms(run: Run, side: int, units: list[int]) -> dict[int, float]:
+    """Median norm of the hidden states of each layer of one model, over all rows of some units."""
     store = ActivationStore.open(run.folder.store_url(side))
-    return {layer: float(np.median(store.norms(layer))) for layer in run.layers[side]}
+    return {
+        layer: float(
+            np.median(np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units]))
+        )
+        for layer in run.layers[side]
+    }
+
+
+def fitted_units(run: Run) -> list[int]:
+    """Units that are committed for both models.
+
+    Raises:
+        LrtError: there is none.
+    """
+    committed = [Ledger(run.folder.ledger_url(side)).committed() for side in (0, 1)]
+    units = sorted(committed[0].keys() & committed[1].keys())
+    if not units:
+        raise LrtError("every unit was set aside: there is nothing to fit; see `lrt-dist status`")
+    return units
 
 
 def _only(folds: list[Moments], source: int, targets: list[int]) -> list[Moments]:

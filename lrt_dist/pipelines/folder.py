@@ -16,6 +16,7 @@ import yaml
 
 from lrt_dist.config import ModelConfig, RunConfig, differing_keys
 from lrt_dist.errors import UserError
+from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import child
 
 COSTLY = ("source", "target", "corpus", "sites", "extract")
@@ -35,6 +36,7 @@ class RunFolder:
         self.vectors = out / "vectors.parquet"
         self.scores = out / "scores.parquet"
         self.samples = out / "samples.parquet"
+        self.evaluation = (self.scores, self.vectors, self.samples)
         self.report = out / "report.html"
         self.log = out / "log.jsonl"
         self._activations = config.extract.store_url or str(out / "activations")
@@ -64,6 +66,10 @@ class RunFolder:
         """Scores of one evaluation task, kept until all are there."""
         return self.out / "scores" / f"{name}.parquet"
 
+    def has_activations(self) -> bool:
+        """Whether extraction has begun for either model."""
+        return any(Ledger(self.ledger_url(side)).identity() for side in (0, 1))
+
     @classmethod
     def open(cls, out: Path) -> RunFolder:
         """The folder of a run that has begun.
@@ -80,15 +86,15 @@ class RunFolder:
     def claim(cls, out: Path, config: RunConfig) -> RunFolder:
         """Make the folder, or take it up again.
 
-        Whatever decides the activations must be as it was; the rest may change, and what depends
-        on it is done again.
+        Once there are activations, whatever decides them must be as it was; the rest may change,
+        and what depends on it is done again.
 
         Raises:
             UserError: it belongs to another run, with the differing keys.
         """
         path = out / "run.yaml"
         values = config.dump()
-        if path.is_file():
+        if path.is_file() and cls.open(out).has_activations():
             old = _read(path)
             differing = [
                 line
@@ -100,9 +106,6 @@ class RunFolder:
                     f"{out} belongs to another run:\n  " + "\n  ".join(differing) + "\n"
                     "use another --out, or undo these changes"
                 )
-        elif out.exists() and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
-            raise UserError(f"{out} exists and is no run's directory; use another --out")
-        out.mkdir(parents=True, exist_ok=True)
         partial = out / ".run.yaml.partial"
         partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         os.replace(partial, path)
@@ -114,8 +117,11 @@ def exclusive(out: Path) -> Iterator[None]:
     """Keep other drivers out of a run's directory; the lock ends with the process.
 
     Raises:
-        UserError: another process works there.
+        UserError: another process works there, or it is not a run's directory.
     """
+    begun = (out / "run.yaml").is_file() or not out.exists()
+    if not begun and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
+        raise UserError(f"{out} exists and is no run's directory; use another --out")
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a+") as lock:
         try:

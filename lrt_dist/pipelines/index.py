@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from lrt_dist.config import fingerprint
 from lrt_dist.corpus.overlap import find_overlap
@@ -12,7 +14,10 @@ from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.pipelines.run import Run
-from lrt_dist.sites import Segment
+from lrt_dist.sites import Segment, fold_of
+
+GLANCE = 1 << 20
+"""Bytes at each end of a corpus file by which a change of it is noticed."""
 
 
 def index(run: Run) -> RowIndex:
@@ -23,7 +28,7 @@ def index(run: Run) -> RowIndex:
     """
     run.check()
     config, path = run.config, run.folder.rows
-    sources = [(str(p), p.stat().st_size) for p in corpus_files(config.corpus)]
+    sources = [_glance(path) for path in corpus_files(config.corpus)]
     stamp = fingerprint(
         {
             "corpus": config.corpus.model_dump(mode="json"),
@@ -36,12 +41,14 @@ def index(run: Run) -> RowIndex:
     if path.is_file():
         found = RowIndex.open(path)
         if found.fingerprint == stamp:
+            _check_folds(run, found)
             check_overlap(run, found)
             return found
-        raise UserError(
-            f"{path} was made from another corpus or other models (their files have changed); use "
-            "another --out"
-        )
+        if run.folder.has_activations():
+            raise UserError(
+                f"{path} was made from another corpus or other models (their files have changed), "
+                "and there are activations for it; use another --out"
+            )
     encoders = (SiteTokenizer.load(config.source), SiteTokenizer.load(config.target))
     documents = list(read_documents(config.corpus))
     size = sum(len(document.text) for document in documents)
@@ -63,14 +70,31 @@ def index(run: Run) -> RowIndex:
         rows=made.rows,
         units=made.units,
     )
-    if made.documents < config.fit.folds:
-        path.unlink()
-        raise UserError(
-            f"{made.documents} documents cannot fill {config.fit.folds} folds; lower fit.folds, or "
-            'cut text files into documents with corpus.separator (e.g. a blank line, "\\n\\n")'
-        )
+    _check_folds(run, made)
     check_overlap(run, made)
     return made
+
+
+def _check_folds(run: Run, found: RowIndex) -> None:
+    """Every fold must get a document: found out now, not after the extraction."""
+    folds = run.config.fit.folds
+    filled = {fold_of(document, folds) for document in found.document_ids()}
+    if len(filled) < folds:
+        raise UserError(
+            f"{found.documents} documents fill only {len(filled)} of {folds} folds (they are "
+            "spread by a hash of their names); lower fit.folds, use more documents, or cut text "
+            'files into documents with corpus.separator (e.g. a blank line, "\\n\\n")'
+        )
+
+
+def _glance(path: Path) -> tuple[str, int, str]:
+    """A file's name, size, and the hash of its beginning and end."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        digest = hashlib.sha256(stream.read(GLANCE))
+        stream.seek(max(0, size - GLANCE))
+        digest.update(stream.read(GLANCE))
+    return str(path), size, digest.hexdigest()[:16]
 
 
 def check_overlap(run: Run, found: RowIndex) -> dict[str, list[str]]:

@@ -13,6 +13,9 @@ from lrt_dist.pipelines.run import Run
 from lrt_dist.report.page import write_report
 from lrt_dist.sizes import format_seconds
 
+FEW_UNITS = 4
+"""Below this, half a corpus away is next door."""
+
 
 def report(run: Run) -> Path:
     """Write `report.html` from what lies in the directory.
@@ -29,6 +32,11 @@ def report(run: Run) -> Path:
         f"{place} was set aside and is not part of any number here: {reason}"
         for place, reason in set_aside.items()
     ]
+    if index.units < FEW_UNITS:
+        warnings.append(
+            f"There are only {index.units} units of rows, so the null pairs documents that may be "
+            "alike, and its R² may be too high. Lower extract.rows_per_unit or use more text."
+        )
     facts = {
         "lrt_dist": __version__,
         "rows": f"{index.rows:,} in {index.units} units",

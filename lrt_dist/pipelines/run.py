@@ -16,7 +16,13 @@ from lrt_dist.errors import UserError
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.pipelines.folder import RunFolder, exclusive
 from lrt_dist.plan.cost import NUMBER_BYTES
-from lrt_dist.plan.memory import ModelSize, StagePlan, fewest_stages, plan_stages
+from lrt_dist.plan.memory import (
+    ModelSize,
+    StagePlan,
+    cores_each,
+    fewest_stages,
+    plan_stages,
+)
 from lrt_dist.runtime.progress import Reporter
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.runtime.tasks import ChainSpec, Runtime, StageSpec
@@ -133,7 +139,7 @@ class Run:
         plans = self.stage_plans(side, head=head, batch_tokens=batch_tokens)
         gpus = 1.0 if self.runtime.gpus else 0.0
         replicas = self._replicas(plans)
-        cpus = 1.0 if gpus else max(1.0, self.runtime.cpus // (replicas * len(plans)))
+        cpus = 1.0 if gpus else cores_each(self.runtime.node_cpus, replicas * len(plans))
         stages = tuple(
             StageSpec(
                 build=BuildModelStage(
@@ -159,7 +165,7 @@ class Run:
         if runtime.gpus:
             return max(1, int(runtime.gpus // len(plans)))
         by_memory = runtime.memory / 2 / sum(plan.bytes for plan in plans)
-        return max(1, int(min(CPU_REPLICAS, runtime.cpus // len(plans), by_memory)))
+        return max(1, int(min(CPU_REPLICAS, sum(runtime.node_cpus) // len(plans), by_memory)))
 
 
 CPU_REPLICAS = 4

@@ -9,6 +9,7 @@ import torch
 
 from lrt_dist.config import ConceptConfig
 from lrt_dist.corpus.contrast import ConceptData
+from lrt_dist.errors import LrtError
 from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.vectors import SteeringVector, make_vector
 from lrt_dist.models.tokens import SiteTokenizer
@@ -49,7 +50,7 @@ def native_vectors(
     """Vectors of every concept at every wanted layer of one model; saved, and yielded as made.
 
     Raises:
-        RuntimeError: a concept's texts could not be run.
+        LrtError: a concept's texts could not be run.
     """
     configs = {concept.name: concept for concept in run.config.concepts}
     members = {}
@@ -67,7 +68,7 @@ def native_vectors(
         )
     for outcome in chains.run(tasks):
         if isinstance(outcome, Failed):
-            raise RuntimeError(f"{outcome.task.key}: {outcome.reason}")
+            raise LrtError(f"{outcome.task.key}: {outcome.reason}")
         name = outcome.task.concept
         states = {layer: s for receipt in outcome.receipts for layer, s in receipt.items()}
         yield (

@@ -30,9 +30,11 @@ def verify(folder: RunFolder, reporter: Reporter, *, repair: bool) -> list[Findi
     index = RowIndex.open(folder.rows)
     findings: list[Finding] = []
     for side in (0, 1):
-        store = ActivationStore.open(folder.store_url(side))
         ledger = Ledger(folder.ledger_url(side))
         committed = ledger.committed()
+        if not committed:
+            continue
+        store = ActivationStore.open(folder.store_url(side))
         with reporter.stage(
             f"verify {folder.store_url(side)[-24:]}", len(committed), "units"
         ) as bar:

@@ -6,6 +6,7 @@ pair and strength chosen there get all arms on the test split.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,11 +92,16 @@ def choose(
     """
     best: tuple[float, LayerPair, float] | None = None
     for pair in sorted({pair for pair, _ in swings}):
-        native = {s: swings[p, s][0] for p, s in swings if p == pair}
+        native = {s: _known(swings[p, s][0]) for p, s in swings if p == pair}
         largest = max(native.values())
         strength = min(s for s, swing in native.items() if swing >= largest / 2 or largest <= 0)
-        weaker = min(swings[pair, strength])
+        weaker = min(map(_known, swings[pair, strength]))
         if best is None or weaker > best[0]:
             best = (weaker, pair, strength)
     assert best is not None, "choose() needs at least one pair"
     return best[1], best[2]
+
+
+def _known(swing: float) -> float:
+    """A swing that is not a number is the worst of all."""
+    return -math.inf if math.isnan(swing) else swing

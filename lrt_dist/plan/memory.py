@@ -71,6 +71,15 @@ def plan_stages(
     return plans
 
 
+def cores_each(node_cores: Sequence[float], stages: int) -> float:
+    """The most cores that each of `stages` can have, where a stage must fit on one node; at
+    least 1, even if that is not there."""
+    cores = max(1, int(max(node_cores)))
+    while cores > 1 and sum(node // cores for node in node_cores) < stages:
+        cores -= 1
+    return float(cores)
+
+
 def fewest_stages(
     size: ModelSize,
     *,

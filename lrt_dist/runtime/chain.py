@@ -25,10 +25,16 @@ class StageActor:
     def __init__(self, spec: StageSpec) -> None:
         if not spec.gpus:  # Ray no longer hides GPUs from actors that asked for none
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._stage = spec.build()
+        self._failure: LrtError | None = None
+        try:
+            self._stage = spec.build()
+        except LrtError as error:  # told by `ready`: an actor that dies loses the error's class
+            self._failure = error
 
     def ready(self) -> int:
         """Process id, once the stage is built."""
+        if self._failure is not None:
+            raise self._failure
         return os.getpid()
 
     def open(self, task: Any) -> bool:
@@ -70,11 +76,8 @@ class Chain:
             LrtError: what building a stage raised.
         """
         try:
-            pids: list[int] = ray.get([actor.ready.remote() for actor in self._actors])
-        except ray.exceptions.ActorDiedError as error:
-            cause = getattr(error, "cause", None) or error
-            if isinstance(cause, LrtError):
-                raise cause from error
+            pids = [result(ref) for ref in [actor.ready.remote() for actor in self._actors]]
+        except ray.exceptions.RayActorError as error:
             raise LrtError(f"a stage died while it was built: {error}") from error
         return pids
 
@@ -108,6 +111,15 @@ class Chain:
         for actor in self._actors:
             ray.kill(actor)
         remove_placement_group(self._group)
+
+
+def result(ref: ray.ObjectRef) -> Any:
+    """The value, or the error that the remote code raised, as itself."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        raise (cause if isinstance(cause, Exception) else error) from error
 
 
 def place(spec: ChainSpec) -> PlacementGroup:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from lrt_dist.errors import UserError
-from lrt_dist.runtime.chain import Chain
+from lrt_dist.runtime.chain import Chain, result
 from lrt_dist.runtime.tasks import (
     DEFAULT_POLICY,
     Attempts,
@@ -42,7 +42,6 @@ class RayRuntime:
         """
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if not ray.is_initialized():
-            # Workers import what the driver imports, wherever the driver was started from.
             try:
                 if address != "auto" or os.environ.get("RAY_ADDRESS"):
                     ray.init(address=address, **quiet)
@@ -54,7 +53,9 @@ class RayRuntime:
                     "set cluster.address: serial to do without Ray"
                 ) from error
         resources = ray.cluster_resources()
-        self.cpus = float(resources.get("CPU", 1))
+        self.node_cpus = tuple(
+            float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]
+        )
         self.gpus = float(resources.get("GPU", 0))
         self.memory = float(resources.get("memory", 0))
         self._policy = policy
@@ -74,14 +75,14 @@ class RayRuntime:
     ) -> Iterator[Any]:
         """As Ray tasks of one core each, a bounded number at a time."""
         remote = ray.remote(num_cpus=1, max_retries=self._policy.retries)(function)
-        window = max(2, int(2 * self.cpus))
+        window = max(2, int(sum(self.node_cpus)))
         waiting: deque[ray.ObjectRef] = deque()
         for given in arguments:
             waiting.append(remote.remote(*given))
             if len(waiting) >= window:
-                yield _result(waiting.popleft())
+                yield result(waiting.popleft())
         while waiting:
-            yield _result(waiting.popleft())
+            yield result(waiting.popleft())
 
 
 @dataclass
@@ -135,8 +136,9 @@ class RayChains:
             (ready, *_), _ = ray.wait(list(flights), num_returns=1)
             flight, refs = flights.pop(ready), receipts.pop(ready)
             try:
-                done = Done(flight.task, [_result(ref) for ref in refs])
+                done = Done(flight.task, [result(ref) for ref in refs])
             except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
+                ray.wait(refs, num_returns=len(refs))  # no part of this attempt runs on
                 if isinstance(error, ray.exceptions.RayActorError):
                     # The rest of the chain's tasks are lost with it, through no fault of theirs.
                     for ref in [r for r, f in flights.items() if f.replica == flight.replica]:
@@ -156,15 +158,6 @@ class RayChains:
         self._replicas[replica].stop()
         self._replicas[replica] = Chain(self._spec)
         self._replicas[replica].ready()
-
-
-def _result(ref: ray.ObjectRef) -> Any:
-    """The value, or the error that the remote code raised, as itself."""
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:
-        cause = getattr(error, "cause", None)
-        raise (cause if isinstance(cause, Exception) else error) from error
 
 
 def _connect_or_start(quiet: dict[str, Any]) -> None:

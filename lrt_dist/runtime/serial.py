@@ -23,7 +23,7 @@ class SerialRuntime:
     """See `runtime.tasks.Runtime`."""
 
     def __init__(self, policy: FailurePolicy = DEFAULT_POLICY, gpus: int = 0) -> None:
-        self.cpus = float(os.cpu_count() or 1)
+        self.node_cpus: tuple[float, ...] = (float(os.cpu_count() or 1),)
         self.gpus = float(gpus)
         self.memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         self._policy = policy

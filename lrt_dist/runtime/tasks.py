@@ -115,9 +115,9 @@ class Chains(Protocol):
 
 
 class Runtime(Protocol):
-    """Where work runs; `cpus`, `gpus` and `memory` (bytes) are what it has in all."""
+    """Where work runs: the cores of each node, and GPUs and memory (bytes) in all."""
 
-    cpus: float
+    node_cpus: tuple[float, ...]
     gpus: float
     memory: float
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,21 +53,36 @@ class ModelStage:
 
     def step(self, key: str, batch: int, carry: Any) -> Any:
         try:
-            return self._works[key].step(batch, carry)
+            with self._forgotten_on_error(key) as work:
+                return work.step(batch, carry)
         except torch.OutOfMemoryError as error:
-            with self._lock:
-                del self._works[key]
             torch.cuda.empty_cache()
             raise DeviceMemoryError(f"{key}, batch {batch}: {error}") from error
 
     def close(self, key: str) -> None:
-        self._works[key].close()
+        with self._forgotten_on_error(key) as work:
+            work.close()
 
     def receipt(self, key: str) -> Any:
-        receipt = self._works[key].receipt()
-        with self._lock:
-            del self._works[key]
+        with self._forgotten_on_error(key) as work:
+            receipt = work.receipt()
+        self._forget(key, work)
         return receipt
+
+    @contextmanager
+    def _forgotten_on_error(self, key: str) -> Iterator[Work]:
+        """A work holds a unit's states; one that failed is started anew, so it need not stay."""
+        work = self._works[key]
+        try:
+            yield work
+        except BaseException:
+            self._forget(key, work)
+            raise
+
+    def _forget(self, key: str, work: Work) -> None:
+        with self._lock:
+            if self._works.get(key) is work:  # the key may have been opened again meanwhile
+                del self._works[key]
 
 
 @dataclass(frozen=True)

@@ -74,14 +74,18 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
 def neutral_sequences(
     texts: Sequence[tuple[int, ...]], special_tokens: int, reads_each: int
 ) -> tuple[Scored, ...]:
-    """One slot a text: the log-probabilities of evenly spaced tokens in its second half."""
-    sequences = []
-    for slot, ids in enumerate(texts):
+    """One slot a text: the log-probabilities of evenly spaced tokens in its second half.
+
+    Texts too short to have such a token are left out.
+    """
+    sequences: list[Scored] = []
+    for ids in texts:
         candidates = range(max(len(ids) // 2, special_tokens + 1), len(ids))
-        stride = max(1, len(candidates) // reads_each)
-        chosen = list(candidates)[::stride][:reads_each]
-        reads = tuple((p - 1, ids[p], slot) for p in chosen)
-        sequences.append(Scored(ids, len(ids), reads))
+        count = min(reads_each, len(candidates))
+        if count:
+            chosen = [candidates[i * len(candidates) // count] for i in range(count)]
+            reads = tuple((p - 1, ids[p], len(sequences)) for p in chosen)
+            sequences.append(Scored(ids, len(ids), reads))
     return tuple(sequences)
 
 

@@ -51,6 +51,9 @@ class ActivationStore:
     ) -> ActivationStore:
         """Make the store, in its final shape, or open it if it exists.
 
+        Raises:
+            UserError: it exists and belongs to another run.
+
         Args:
             layers: `{layer: d}`.
             logical_dtype: `bfloat16` or `float32`.
@@ -59,6 +62,11 @@ class ActivationStore:
         with explain_full(url):
             group = zarr.open_group(_zarr_store(url), mode="a")
             if "fingerprint" in group.attrs:
+                if group.attrs["fingerprint"] != fingerprint:
+                    raise UserError(
+                        f"{url} was made by another run than its ledger; delete both, or use "
+                        "another --out"
+                    )
                 return cls(url, group)
             codecs = [Crc32cCodec()] if compress == "none" else [ZstdCodec(), Crc32cCodec()]
             shared: dict[str, Any] = {
@@ -168,10 +176,10 @@ class ActivationStore:
         return self._read(f"norms/{layer}", rows)
 
     def crc(self, name: str, unit: int) -> str:
-        """The crc32 of what is stored now, as `write` returned it.
+        """The crc32 of what is stored now, as `write` returned it; a missing chunk reads as zeros.
 
         Raises:
-            CorruptionError: the chunk is missing or does not match its own checksum.
+            CorruptionError: the chunk does not match its own checksum.
         """
         return _crc(self._read(name, self.unit_rows(unit)))
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, NotFoundError
+from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict
 
 from lrt_dist.config import differing_keys, fingerprint
 from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.store.objects import child, explain_full, open_objects
+from lrt_dist.store.objects import child, explain_full, is_there, open_objects
 
 _IDENTITY = "identity.json"
 
@@ -57,7 +59,10 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._objects = open_objects(url)
+
+    @cached_property
+    def _objects(self) -> ObjectStore:
+        return open_objects(self.url)
 
     def claim(self, identity: Mapping[str, Any]) -> str:
         """Bind the ledger to what is being computed; returns the identity's fingerprint.
@@ -81,6 +86,8 @@ class Ledger:
 
     def identity(self) -> dict[str, Any]:
         """What the ledger was claimed for; empty before the first claim."""
+        if not is_there(self.url):  # reading makes no folders
+            return {}
         try:
             body = obstore.get(self._objects, _IDENTITY).bytes()
         except (NotFoundError, FileNotFoundError):
@@ -124,9 +131,12 @@ class Ledger:
     def quarantined(self) -> dict[int, str]:
         """Reasons of the units set aside, by number."""
         found: dict[int, str] = {}
+        committed = set(self._names(""))
         for name in self._names("quarantined"):
             record = json.loads(bytes(obstore.get(self._objects, name).bytes()))
-            found[record["unit"]] = record["reason"]
+            # A kill between commit and the removal of this record leaves both: it is committed.
+            if _record_name(record["unit"]) not in committed:
+                found[record["unit"]] = record["reason"]
         return dict(sorted(found.items()))
 
     def drop(self, unit: int) -> None:
@@ -134,6 +144,8 @@ class Ledger:
         self._delete(_record_name(unit))
 
     def _names(self, prefix: str) -> list[str]:
+        if not is_there(self.url):
+            return []
         listed = obstore.list_with_delimiter(self._objects, prefix or None)["objects"]
         return sorted(entry["path"] for entry in listed)
 

@@ -27,6 +27,11 @@ def open_objects(url: str) -> ObjectStore:
     return obstore.store.from_url(url)
 
 
+def is_there(url: str) -> bool:
+    """Whether there can be anything at a url: false for a local folder that does not exist."""
+    return "://" in url or Path(url).is_dir()
+
+
 def child(url: str, name: str) -> str:
     """`url/name`."""
     return f"{url.rstrip('/')}/{name}"

@@ -22,6 +22,7 @@ from lrt_dist.errors import IncompleteError, UserError
 from lrt_dist.models.blocks import find_blocks
 from lrt_dist.models.hooks import block_output
 from lrt_dist.pipelines.extract import extract_side
+from lrt_dist.pipelines.fit import fitted_units, median_norms
 from lrt_dist.runtime.tasks import Runtime
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.artifacts import load_map
@@ -188,8 +189,13 @@ def test_units_that_are_set_aside_are_left_out_and_told(
         index = verbs.index(run)
         verbs.extract(run)
         ledger = Ledger(run.folder.ledger_url(1))
+        before = median_norms(run, 1, list(range(index.units)))
         ledger.drop(1)
         ledger.quarantine(1, "not finite")
+        for chunk in Path(run.folder.store_url(1)).glob("norms/*/c/1"):
+            chunk.unlink()  # a unit that was never written
+        after = median_norms(run, 1, fitted_units(run))
+        assert after[0] == pytest.approx(before[0], rel=0.02)
         verbs.fit(run)
         page = verbs.report(run).read_text()
     (kept,) = set(pq.read_table(run.folder.fits)["n"].to_pylist())
@@ -226,6 +232,41 @@ def test_states_that_are_not_finite_are_quarantined(
     assert set(ledger.committed()) == set(range(index.units)) - {bad}
 
 
+def test_an_interrupted_refit_leaves_nothing_that_looks_current(
+    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file, out = write_run(), tmp_path / "out"
+    folder = run_all(run_file, out)
+    before = load_map(folder.map_path(1, 0)).weight
+    with monkeypatch.context() as patched:
+        patched.setattr("lrt_dist.pipelines.fit.save_table", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_all(run_file, out, "fit.method=linear")
+    assert not torch.equal(load_map(folder.map_path(1, 0)).weight, before)
+    run_all(run_file, out)
+    assert torch.equal(load_map(folder.map_path(1, 0)).weight, before)
+
+
+def _interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_sentences_without_prompts_can_be_evaluated(write_run: WriteRun, tmp_path: Path) -> None:
+    """And by a target whose tokenizer adds nothing by itself."""
+    run_file = write_run()
+    source = load_run(run_file).source.model
+    lists = {
+        side: [f"{number} of them said it was {word}" for number in range(12)]
+        for side, word in (("positive", "good"), ("negative", "bad"))
+    }
+    (tmp_path / "lists.json").write_text(json.dumps(lists))
+    folder = run_all(
+        run_file, tmp_path / "out", f"target.model={source}", "target.layers=[1]",
+        f"concepts=[{{name: lists, data: {tmp_path / 'lists.json'}}}]",
+    )  # fmt: skip
+    assert pq.read_table(folder.samples).num_rows == 5
+
+
 def test_two_drivers_do_not_share_a_directory(write_run: WriteRun, tmp_path: Path) -> None:
     config = load_run(write_run())
     with (
@@ -257,12 +298,16 @@ def test_concept_texts_in_the_corpus_are_refused_unless_allowed(
     corpus.write_text(corpus.read_text() + json.dumps({"text": mood * 3}) + "\n")
     with pytest.raises(UserError, match=r"concept mood: 1 of its texts occur in the corpus"):
         run_all(run_file, tmp_path / "out")
-    folder = run_all(run_file, tmp_path / "out", "fit.allow_fit_on_concepts=true")
+    whole = corpus.read_text()
+    corpus.write_text("".join(whole.splitlines(keepends=True)[:-1]))  # taken out, as it says
+    run_all(run_file, tmp_path / "out", "concepts=[]")
+    corpus.write_text(whole)
+    folder = run_all(run_file, tmp_path / "allowed", "fit.allow_fit_on_concepts=true")
     assert set(pq.read_table(folder.vectors)["overlap"].to_pylist()) == {True}
 
 
 def test_too_few_documents_for_the_folds(write_run: WriteRun, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"3 documents cannot fill 5 folds"):
+    with pytest.raises(UserError, match=r"3 documents fill only \d of 5 folds"):
         run_all(write_run(), tmp_path / "out", "fit.folds=5", "corpus.max_documents=3")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt_dist.plan.memory import USABLE, ModelSize, fewest_stages, plan_stages
+from lrt_dist.plan.memory import USABLE, ModelSize, cores_each, fewest_stages, plan_stages
 
 SIZES = st.builds(
     ModelSize,
@@ -93,3 +93,20 @@ def test_more_stages_than_wanted_blocks_are_refused() -> None:
     size = ModelSize(blocks=[5] * 6, embedding=1, head=1, width=8, vocabulary=3)
     with pytest.raises(ValueError, match="2 blocks cannot be cut into 3 stages"):
         plan_stages(size, last_layer=1, head=False, stages=3, number_bytes=2, batch_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "stages", "expected"),
+    [
+        ((2.0,), 2, 1),
+        ((2.0,), 1, 2),
+        ((4.0,) * 8, 4, 4),  # not 8: a stage must fit on one node
+        ((16.0,) * 3, 4, 8),  # not 12: the fourth would fit nowhere
+        ((0.0, 6.0), 2, 3),
+        ((1.0,), 5, 1),
+    ],
+)
+def test_cores_are_shared_out_within_nodes(
+    nodes: tuple[float, ...], stages: int, expected: int
+) -> None:
+    assert cores_each(nodes, stages) == expected

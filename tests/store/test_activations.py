@@ -103,6 +103,20 @@ def test_creating_again_keeps_what_is_there(tmp_path: Path) -> None:
     assert torch.equal(make(str(tmp_path / "s.zarr")).states(2, 0), states().bfloat16().float())
 
 
+def test_a_store_of_another_run_is_refused(tmp_path: Path) -> None:
+    make(str(tmp_path / "s.zarr"))
+    with pytest.raises(UserError, match="was made by another run than its ledger"):
+        ActivationStore.create(
+            str(tmp_path / "s.zarr"),
+            layers={2: 6},
+            rows=10,
+            rows_per_unit=4,
+            logical_dtype="bfloat16",
+            compress="none",
+            fingerprint="another",
+        )
+
+
 def test_a_store_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no activation store at"):
         ActivationStore.open(str(tmp_path / "none.zarr"))

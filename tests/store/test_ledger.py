@@ -69,6 +69,20 @@ def test_quarantine_ends_with_success(ledger: Ledger) -> None:
     assert ledger.quarantined() == {}
 
 
+def test_what_is_committed_is_not_quarantined_whatever_a_kill_left(ledger: Ledger) -> None:
+    ledger.commit(record(3))
+    ledger.quarantine(3, "before")
+    assert ledger.quarantined() == {}
+
+
+def test_reading_makes_no_folders(tmp_path: Path) -> None:
+    nothing = Ledger(str(tmp_path / "none.ledger"))
+    assert nothing.identity() == {}
+    assert nothing.committed() == {}
+    assert nothing.quarantined() == {}
+    assert not (tmp_path / "none.ledger").exists()
+
+
 def test_a_dropped_unit_is_not_done(ledger: Ledger) -> None:
     ledger.commit(record())
     ledger.drop(3)
