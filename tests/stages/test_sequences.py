@@ -253,7 +253,7 @@ def test_neutral_reads_are_evenly_spaced_tokens_of_the_second_half(
         assert read[-1] < len(ids)
         assert len(read) == min(reads_each, candidates)
         steps = {b - a for a, b in pairwise(read)}
-        assert steps <= {max(1, candidates // reads_each)}
+        assert steps <= {candidates // len(read), candidates // len(read) + 1}
 
 
 def members_in_order(items: tuple[Item, ...]) -> list[tuple[int, str]]:
