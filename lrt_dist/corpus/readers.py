@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,25 +68,29 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
 
 
 def _from_files(config: CorpusConfig) -> Iterator[Document]:
-    for path in corpus_files(config):
+    files = corpus_files(config)
+    # Ids decide the folds, so they must not depend on where a corpus happens to lie.
+    base = os.path.commonpath([path.parent for path in files])
+    for path in files:
+        name = str(path.relative_to(base))
         if path.suffix == ".jsonl":
-            yield from _json_lines(path, config.text_field)
+            yield from _json_lines(path, name, config.text_field)
         elif path.suffix == ".parquet":
-            yield from _parquet(path, config.text_field)
+            yield from _parquet(path, name, config.text_field)
         else:
-            yield from _text(path, config.separator)
+            yield from _text(path, name, config.separator)
 
 
-def _text(path: Path, separator: str | None) -> Iterator[Document]:
+def _text(path: Path, name: str, separator: str | None) -> Iterator[Document]:
     text = _decode(path.read_bytes(), path, first_line=1)
     if separator is None:
-        yield Document(str(path), text)
+        yield Document(name, text)
         return
     for number, piece in enumerate(text.split(separator)):
-        yield Document(f"{path}#{number}", piece)
+        yield Document(f"{name}#{number}", piece)
 
 
-def _json_lines(path: Path, field: str) -> Iterator[Document]:
+def _json_lines(path: Path, name: str, field: str) -> Iterator[Document]:
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             line = _decode(raw, path, first_line=number)
@@ -104,10 +109,10 @@ def _json_lines(path: Path, field: str) -> Iterator[Document]:
                 )
             if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
                 raise UserError(f"{path}, line {number}: half a character (a lone surrogate)")
-            yield Document(f"{path}#{number}", text)
+            yield Document(f"{name}#{number}", text)
 
 
-def _parquet(path: Path, field: str) -> Iterator[Document]:
+def _parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     try:
         opened = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
@@ -122,7 +127,7 @@ def _parquet(path: Path, field: str) -> Iterator[Document]:
         for batch in file.iter_batches(columns=[field]):
             for text in batch.column(0).to_pylist():
                 if isinstance(text, str):
-                    yield Document(f"{path}#{number}", text)
+                    yield Document(f"{name}#{number}", text)
                 number += 1
 
 
