@@ -22,7 +22,7 @@ from torch import nn
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
 from lrt_dist.models import hooks
-from lrt_dist.models.sources import _quiet, load_config, model_class, open_source
+from lrt_dist.models.sources import load_config, model_class, open_source, quiet
 
 
 class BlockStack:
@@ -69,7 +69,7 @@ class BlockStack:
         tied = bool(hf_config.get_text_config().tie_word_embeddings)
         embedding = owned.start == 0 or (head and tied)
         cls_ = _hollow(model_class(config, hf_config), owned, embedding=embedding, head=head)
-        _quiet()
+        quiet()
         model, info = cls_.from_pretrained(
             open_source(config),
             config=hf_config,

@@ -190,7 +190,7 @@ def _converted(gguf: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=folder.parent))
     try:
-        _quiet()
+        quiet()
         # The reader and the writer draw bars of their own, whatever they are told.
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
             tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -212,6 +212,7 @@ def _converted(gguf: Path) -> Path:
     return folder
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keep transformers' bars and warnings out of logs and off the terminal."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 
 import numpy as np
@@ -40,8 +41,8 @@ def fit(run: Run) -> str:
     incomplete_units(run)
     index = RowIndex.open(run.folder.rows)
     ledgers = [Ledger(run.folder.ledger_url(side)) for side in (0, 1)]
-    records = [ledger.committed() for ledger in ledgers]
-    units = fitted_units(run)
+    records = fitted_units(run)
+    units = list(records)
     config = run.config.fit
     of_moments = fingerprint(
         {
@@ -56,7 +57,7 @@ def fit(run: Run) -> str:
     if is_current(run.folder.fits, stamp):
         return stamp
     began = time.monotonic()
-    folds = _moments(run, units, records, of_moments)
+    folds = _moments(run, records, of_moments)
     kept = sum(fold.n for fold in folds)
     rows = sum(len(index.unit_rows(unit)) for unit in units)
     empty = [number for number, fold in enumerate(folds) if fold.n == 0]
@@ -116,10 +117,10 @@ def fit(run: Run) -> str:
 
 
 def _moments(
-    run: Run, units: list[int], records: list[dict[int, UnitRecord]], stamp: str
+    run: Run, records: dict[int, tuple[UnitRecord, UnitRecord]], stamp: str
 ) -> list[Moments]:
     """Moments of every fold over all units; goes on from a checkpoint."""
-    config = run.config.fit
+    config, units = run.config.fit, list(records)
     folds = load_moments(run.folder.moments, stamp) or [Moments()] * config.folds
     counted = {int(part.split()[1]) for fold in folds for part in fold.parts}
     missing = [unit for unit in units if unit not in counted]
@@ -137,7 +138,7 @@ def _moments(
             pairs=tuple(run.pairs),
             limits=(limits[0], limits[1]),
             crcs={
-                unit: (records[0][unit].crc, records[1][unit].crc)
+                unit: (records[unit][0].crc, records[unit][1].crc)
                 for unit in {*group, *(stranger[unit] for unit in group)}
             },
             folds=config.folds,
@@ -169,7 +170,7 @@ def _norm_limits(run: Run, side: int, units: list[int]) -> dict[int, float]:
     return {layer: factor * median for layer, median in medians.items()}
 
 
-def median_norms(run: Run, side: int, units: list[int]) -> dict[int, float]:
+def median_norms(run: Run, side: int, units: Collection[int]) -> dict[int, float]:
     """Median norm of the hidden states of each layer of one model, over all rows of some units."""
     store = ActivationStore.open(run.folder.store_url(side))
     return {
@@ -180,14 +181,14 @@ def median_norms(run: Run, side: int, units: list[int]) -> dict[int, float]:
     }
 
 
-def fitted_units(run: Run) -> list[int]:
-    """Units that are committed for both models.
+def fitted_units(run: Run) -> dict[int, tuple[UnitRecord, UnitRecord]]:
+    """Units that are committed for both models, ascending, with both records.
 
     Raises:
         LrtError: there is none.
     """
-    committed = [Ledger(run.folder.ledger_url(side)).committed() for side in (0, 1)]
-    units = sorted(committed[0].keys() & committed[1].keys())
+    source, target = (Ledger(run.folder.ledger_url(side)).committed() for side in (0, 1))
+    units = {u: (source[u], target[u]) for u in sorted(source.keys() & target.keys())}
     if not units:
         raise LrtError("every unit was set aside: there is nothing to fit; see `lrt-dist status`")
     return units

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -37,7 +37,6 @@ class Run:
 
     folder: RunFolder
     reporter: Reporter
-    warnings: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> RunConfig:
