@@ -6,6 +6,9 @@ its exit code; a library user catches `LrtError` for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LrtError(Exception):
     """Base of everything this package raises on purpose. Exit code 1: the work failed."""
@@ -25,6 +28,12 @@ class IncompleteError(LrtError):
     exit_code = 3
 
 
+class DiskFullError(LrtError):
+    """No space left; the same command resumes once there is some. Exit code 3."""
+
+    exit_code = 3
+
+
 class CorruptionError(LrtError):
     """Bytes on disk are not the bytes that were written. Exit code 1."""
 
@@ -38,3 +47,19 @@ class UnitError(LrtError):
 
 class DeviceMemoryError(LrtError):
     """A device ran out of memory; the runtime tries the same work in smaller batches."""
+
+
+@contextmanager
+def explain_full(place: str) -> Iterator[None]:
+    """Turn a full disk into an error that says so; let everything else through."""
+    try:
+        yield
+    # Python, arrow, safetensors and object stores each have an error of their own for it.
+    except Exception as error:
+        text = str(error)
+        if "No space left" in text or "os error 28" in text or "StorageFull" in text:
+            raise DiskFullError(
+                f"no space left while writing to {place}; nothing committed is lost: free some "
+                "space and run the same command again"
+            ) from error
+        raise

@@ -19,8 +19,8 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
-from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.store.objects import explain_full, open_objects
+from lrt_dist.errors import CorruptionError, UserError, explain_full
+from lrt_dist.store.objects import open_objects
 
 
 class ActivationStore:

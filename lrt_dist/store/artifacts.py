@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from lrt_dist.errors import CorruptionError
 from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.moments import Moments
 from lrt_dist.linear.vectors import SteeringVector
-from lrt_dist.store.objects import explain_full
+from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
 
 _FINGERPRINT = b"lrt_dist_fingerprint"
 
 
 def save_map(path: Path, affine: AffineMap) -> None:
     """Write a map with its metadata."""
-    _save(
+    save_tensors(
         path,
         {"weight": affine.weight, "bias": affine.bias},
         {
@@ -46,7 +42,7 @@ def load_map(path: Path) -> AffineMap:
     Raises:
         CorruptionError: the file is not a map.
     """
-    tensors, meta = _load(path, "AffineMap")
+    tensors, meta = load_tensors(path, "AffineMap")
     return AffineMap(
         tensors["weight"],
         tensors["bias"],
@@ -59,7 +55,7 @@ def load_map(path: Path) -> AffineMap:
 
 def save_vector(path: Path, vector: SteeringVector) -> None:
     """Write a vector with its metadata."""
-    _save(
+    save_tensors(
         path,
         {"values": vector.values},
         {
@@ -79,7 +75,7 @@ def load_vector(path: Path) -> SteeringVector:
     Raises:
         CorruptionError: the file is not a vector.
     """
-    tensors, meta = _load(path, "SteeringVector")
+    tensors, meta = load_tensors(path, "SteeringVector")
     return SteeringVector(
         meta["concept"],
         meta["model"],
@@ -99,14 +95,14 @@ def save_moments(path: Path, folds: Sequence[Moments], fingerprint: str) -> None
         tensors |= {f"{index}|{name}": mean for name, mean in moments.mean.items()}
         tensors |= {f"{index}|{a}|{b}": second for (a, b), second in moments.second.items()}
     meta = {"kind": "Moments", "folds": json.dumps(facts), "fingerprint": fingerprint}
-    _save(path, tensors, meta)
+    save_tensors(path, tensors, meta)
 
 
 def load_moments(path: Path, fingerprint: str) -> list[Moments] | None:
     """The moments of every fold; None where the file is absent or of another run."""
     if not path.is_file():
         return None
-    tensors, meta = _load(path, "Moments")
+    tensors, meta = load_tensors(path, "Moments")
     if meta["fingerprint"] != fingerprint:
         return None
     folds = []
@@ -127,11 +123,8 @@ def save_table(path: Path, rows: Sequence[Mapping[str, Any]] | pa.Table, fingerp
     """Write a table, stamped with the fingerprint of what it was made from."""
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(r) for r in rows])
     meta = {**(table.schema.metadata or {}), _FINGERPRINT: fingerprint.encode()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with explain_full(str(path)):
+    with written_whole(path) as partial:
         pq.write_table(table.replace_schema_metadata(meta), partial)
-        os.replace(partial, path)
 
 
 def is_current(path: Path, fingerprint: str) -> bool:
@@ -140,32 +133,3 @@ def is_current(path: Path, fingerprint: str) -> bool:
         return False
     meta = pq.read_schema(path).metadata or {}
     return bool(meta.get(_FINGERPRINT, b"").decode() == fingerprint)
-
-
-def _save(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with explain_full(str(path)):
-        # safetensors writes through a memory map, where a full disk kills the process: reserve.
-        size = sum(t.numel() * t.element_size() for t in tensors.values())
-        with partial.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, size + 4096)
-        save_file({name: _owning(t) for name, t in tensors.items()}, partial, metadata)
-        os.replace(partial, path)
-
-
-def _owning(tensor: torch.Tensor) -> torch.Tensor:
-    """Contiguous, and no view into another tensor's memory: safetensors refuses shared memory."""
-    alone = tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor.contiguous() if alone else tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
-            if meta.get("kind") != kind:
-                raise CorruptionError(f"{path} holds {meta.get('kind')!r}, not {kind}")
-            return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
-    except SafetensorError as error:
-        raise CorruptionError(f"{path} is not a safetensors file: {error}") from error

@@ -17,8 +17,8 @@ from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict
 
 from lrt_dist.config import differing_keys, fingerprint
-from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.store.objects import child, explain_full, is_there, open_objects
+from lrt_dist.errors import CorruptionError, UserError, explain_full
+from lrt_dist.store.objects import child, is_there, open_objects
 
 _IDENTITY = "identity.json"
 

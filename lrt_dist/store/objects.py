@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore
-
-from lrt_dist.errors import LrtError
 
 _STAGED = re.compile(r"#\d+$")
 
@@ -49,24 +44,3 @@ def sweep_staged(url: str) -> int:
     for path in staged:
         path.unlink()
     return len(staged)
-
-
-@contextmanager
-def explain_full(url: str) -> Iterator[None]:
-    """Turn a full disk into an error that says so; let everything else through."""
-    try:
-        yield
-    except (OSError, BaseError) as error:
-        text = str(error)
-        if "No space left" in text or "os error 28" in text or "StorageFull" in text:
-            raise DiskFullError(
-                f"no space left while writing to {url}; nothing committed is lost: free some "
-                "space and run the same command again"
-            ) from error
-        raise
-
-
-class DiskFullError(LrtError):
-    """The store cannot take more; the run is resumable once there is room."""
-
-    exit_code = 3

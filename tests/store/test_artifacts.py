@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError
 from lrt_dist.linear.affine import AffineMap
@@ -52,12 +51,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     artifacts.save_vector(tmp_path / "v.safetensors", vector)
     with pytest.raises(CorruptionError, match="holds 'SteeringVector', not AffineMap"):
         artifacts.load_map(tmp_path / "v.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
-    with pytest.raises(CorruptionError, match="holds None"):
-        artifacts.load_map(tmp_path / "bare.safetensors")
-    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "v.safetensors").read_bytes()[:-3])
-    with pytest.raises(CorruptionError, match="is not a safetensors file"):
-        artifacts.load_vector(tmp_path / "torn.safetensors")
 
 
 def test_tables_know_what_they_were_made_from(tmp_path: Path) -> None:

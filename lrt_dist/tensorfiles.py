@@ -1,0 +1,75 @@
+"""Files that are written whole or not at all, and tensors in them, as safetensors with a kind."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lrt_dist.errors import CorruptionError, explain_full
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Where to write what shall lie at `path`: it is moved there if all goes well, else deleted.
+
+    Raises:
+        DiskFullError: there is no space left.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with explain_full(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors as they are, of any shape and dtype.
+
+    Args:
+        metadata: its `kind` is what `load_tensors` will ask for.
+
+    Raises:
+        DiskFullError: there is no space left.
+    """
+    with written_whole(path) as partial:
+        # safetensors writes through a memory map, where a full disk kills the process: reserve.
+        content = sum(tensor.nbytes for tensor in tensors.values())
+        header = 4096 + 256 * len(tensors) + len(json.dumps(dict(metadata)))
+        with partial.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, content + header)
+        save_file({name: _owning(t) for name, t in tensors.items()}, partial, dict(metadata))
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors, on the CPU, and metadata of what `save_tensors` wrote.
+
+    Raises:
+        CorruptionError: the file is torn, no safetensors file, or of another kind.
+        FileNotFoundError: there is none.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("kind") != kind:
+                raise CorruptionError(f"{path} holds {metadata.get('kind')!r}, not {kind}")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except SafetensorError as error:
+        raise CorruptionError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _owning(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous, and no view into another tensor's memory: safetensors refuses shared memory."""
+    alone = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor.contiguous() if alone else tensor.clone(memory_format=torch.contiguous_format)

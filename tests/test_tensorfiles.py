@@ -1,0 +1,82 @@
+"""Files are there whole, say what they are, or are not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lrt_dist.errors import CorruptionError, DiskFullError, explain_full
+from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
+
+
+def test_tensors_come_back_as_they_went(tmp_path: Path) -> None:
+    whole = torch.randn(4, 6, dtype=torch.float64)
+    tensors = {
+        "whole": whole,
+        "row": whole[1],
+        "transposed": whole.T,
+        "empty": torch.zeros(0, 3),
+        "half": torch.tensor(1.5, dtype=torch.bfloat16),
+    }
+    path = tmp_path / "deep" / "t.safetensors"
+    save_tensors(path, tensors, {"kind": "Thing", "name": 'a "Ω"'})
+    again, metadata = load_tensors(path, "Thing")
+    assert metadata == {"kind": "Thing", "name": 'a "Ω"'}
+    assert again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_what_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.zeros(5)}, {"kind": "Thing"})
+    with pytest.raises(CorruptionError, match="holds 'Thing', not Other"):
+        load_tensors(path, "Other")
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    with pytest.raises(CorruptionError, match="holds None"):
+        load_tensors(tmp_path / "bare.safetensors", "Thing")
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CorruptionError, match="is not a safetensors file"):
+        load_tensors(path, "Thing")
+    with pytest.raises(FileNotFoundError):
+        load_tensors(tmp_path / "none.safetensors", "Thing")
+
+
+def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with written_whole(path) as partial:
+            partial.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DiskFullError, match=r"no space left while writing to .*t\.safetensors"):
+        save_tensors(tmp_path / "t.safetensors", {"a": torch.zeros(5)}, {"kind": "Thing"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["No space left on device", "(os error 28)", "StorageFull"])
+def test_other_libraries_full_disks_are_known(text: str) -> None:
+    with pytest.raises(DiskFullError, match="writing to there"), explain_full("there"):
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="something else"), explain_full("there"):
+        raise RuntimeError("something else")
