@@ -1,1 +1,1 @@
-"""Pure linear algebra, no I/O: moments, maps, vectors, scores."""
+"""Linear algebra in pure torch: moments, maps, vectors, scores; of these only maps know files."""

@@ -23,7 +23,7 @@ from lrt_dist.stages.accumulate import (
     target_variable,
 )
 from lrt_dist.store.activations import ActivationStore
-from lrt_dist.store.artifacts import is_current, load_moments, save_map, save_moments, save_table
+from lrt_dist.store.artifacts import is_current, load_moments, save_moments, save_table
 from lrt_dist.store.ledger import Ledger, UnitRecord
 
 CHECKPOINT_SECONDS = 60.0
@@ -215,14 +215,12 @@ def _save_maps(run: Run, source: int, target: int, fitted: Fit) -> None:
         True: (fitted.shuffled_weight, fitted.shuffled_bias),
     }
     for shuffled, (weight, bias) in weights.items():
-        save_map(
-            run.folder.map_path(source, target, shuffled=shuffled),
-            AffineMap(
-                weight,
-                bias,
-                (run.config.source.model, source),
-                (run.config.target.model, target),
-                run.config.fit.method,
-                fitted.report.ridge,
-            ),
-        )
+        AffineMap(
+            weight,
+            bias,
+            (run.config.source.model, source),
+            (run.config.target.model, target),
+            run.config.fit.method,
+            fitted.report.ridge,
+            {} if shuffled else asdict(fitted.report),
+        ).save(run.folder.map_path(source, target, shuffled=shuffled))

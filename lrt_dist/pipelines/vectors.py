@@ -18,7 +18,7 @@ from lrt_dist.runtime.tasks import Chains, Failed
 from lrt_dist.sites import LayerPair
 from lrt_dist.stages.contrast import ContrastTask
 from lrt_dist.stages.sequences import contrast_texts
-from lrt_dist.store.artifacts import load_map, save_vector
+from lrt_dist.store.artifacts import save_vector
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class ConceptVectors:
 
     def transferred(self, run: Run, pair: LayerPair, *, shuffled: bool = False) -> torch.Tensor:
         """The source vector mapped by `weight` alone, float64 `[d_target]`."""
-        mapping: AffineMap = load_map(
-            run.folder.map_path(pair.source, pair.target, shuffled=shuffled)
-        )
+        mapping = AffineMap.load(run.folder.map_path(pair.source, pair.target, shuffled=shuffled))
         return mapping.map_directions(self.source[pair.source].values)
 
 

@@ -1,4 +1,4 @@
-"""Maps, vectors and moments as safetensors, tables as Parquet; each written whole or not at all."""
+"""Vectors and moments as safetensors, tables as Parquet; each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,46 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.moments import Moments
 from lrt_dist.linear.vectors import SteeringVector
 from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
 
 _FINGERPRINT = b"lrt_dist_fingerprint"
-
-
-def save_map(path: Path, affine: AffineMap) -> None:
-    """Write a map with its metadata."""
-    save_tensors(
-        path,
-        {"weight": affine.weight, "bias": affine.bias},
-        {
-            "kind": "AffineMap",
-            "source_model": affine.source[0],
-            "source_layer": str(affine.source[1]),
-            "target_model": affine.target[0],
-            "target_layer": str(affine.target[1]),
-            "method": affine.method,
-            "ridge": repr(affine.ridge),
-        },
-    )
-
-
-def load_map(path: Path) -> AffineMap:
-    """Read what `save_map` wrote.
-
-    Raises:
-        CorruptionError: the file is not a map.
-    """
-    tensors, meta = load_tensors(path, "AffineMap")
-    return AffineMap(
-        tensors["weight"],
-        tensors["bias"],
-        (meta["source_model"], int(meta["source_layer"])),
-        (meta["target_model"], int(meta["target_layer"])),
-        meta["method"],
-        float(meta["ridge"]),
-    )
 
 
 def save_vector(path: Path, vector: SteeringVector) -> None:

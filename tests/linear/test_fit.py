@@ -8,7 +8,6 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.fit import RIDGE_RATIOS, Fit, fit_source, shuffled, wanted_moments
 from lrt_dist.linear.moments import Moments, merge_all
 from lrt_dist.linear.ridge import Spectrum, path_errors, squared_errors
@@ -193,16 +192,3 @@ def test_fitting_on_a_concepts_own_texts_returns_the_native_vector_by_algebra() 
     mapped = torch.from_numpy(x[label].mean(0) - x[~label].mean(0)) @ weight
     native = torch.from_numpy(y[label].mean(0) - y[~label].mean(0))
     assert torch.cosine_similarity(mapped, native, dim=0) == pytest.approx(1.0)
-
-
-def test_points_have_the_bias_and_directions_do_not() -> None:
-    affine = AffineMap(torch.eye(3)[:, :2], torch.tensor([5.0, 6.0]), ("a", 1), ("b", 2))
-    one, other = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 4.0, 4.0])
-    assert affine.map_points(one).tolist() == [6.0, 8.0]
-    difference = affine.map_points(one) - affine.map_points(other)
-    assert torch.equal(affine.map_directions(one - other), difference)
-    assert not callable(affine)
-    with pytest.raises(ValueError, match=r"takes 3 dimensions \(a layer 1\), got 2"):
-        affine.map_points(torch.zeros(2))
-    with pytest.raises(ValueError, match="do not fit"):
-        AffineMap(torch.zeros(3, 2), torch.zeros(3), ("a", 1), ("b", 2))

@@ -19,13 +19,13 @@ from lrt_dist import verbs
 from lrt_dist.config import load_run
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError, UserError
+from lrt_dist.linear.affine import AffineMap
 from lrt_dist.models.blocks import find_blocks
 from lrt_dist.models.hooks import block_output
 from lrt_dist.pipelines.extract import extract_side
 from lrt_dist.pipelines.fit import fitted_units, median_norms
 from lrt_dist.runtime.tasks import Runtime
 from lrt_dist.store.activations import ActivationStore
-from lrt_dist.store.artifacts import load_map
 from lrt_dist.store.ledger import Ledger
 
 WriteRun = Callable[..., Path]
@@ -112,7 +112,10 @@ def test_a_streamed_fit_is_least_squares_on_all_rows(write_run: WriteRun, tmp_pa
     x = torch.cat([source.states(2, unit) for unit in range(source.units)]).double().numpy()
     y = torch.cat([target.states(1, unit) for unit in range(target.units)]).double().numpy()
     expected = np.linalg.lstsq(x, y, rcond=None)[0]
-    np.testing.assert_allclose(load_map(folder.map_path(2, 1)).weight, expected, rtol=1e-5)
+    affine = AffineMap.load(folder.map_path(2, 1))
+    np.testing.assert_allclose(affine.weight, expected, rtol=1e-5)
+    assert affine.report["n"] == len(x)
+    assert not AffineMap.load(folder.map_path(2, 1, shuffled=True)).report
 
 
 def test_ray_is_serial(write_run: WriteRun, tmp_path: Path, ray_runtime: Runtime) -> None:
@@ -237,14 +240,14 @@ def test_an_interrupted_refit_leaves_nothing_that_looks_current(
 ) -> None:
     run_file, out = write_run(), tmp_path / "out"
     folder = run_all(run_file, out)
-    before = load_map(folder.map_path(1, 0)).weight
+    before = AffineMap.load(folder.map_path(1, 0)).weight
     with monkeypatch.context() as patched:
         patched.setattr("lrt_dist.pipelines.fit.save_table", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_all(run_file, out, "fit.method=linear")
-    assert not torch.equal(load_map(folder.map_path(1, 0)).weight, before)
+    assert not torch.equal(AffineMap.load(folder.map_path(1, 0)).weight, before)
     run_all(run_file, out)
-    assert torch.equal(load_map(folder.map_path(1, 0)).weight, before)
+    assert torch.equal(AffineMap.load(folder.map_path(1, 0)).weight, before)
 
 
 def _interrupt(*args: object) -> None:

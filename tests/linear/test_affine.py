@@ -1,0 +1,198 @@
+"""A map is a function that composes, turns round, and comes back from a disk as it went."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from lrt_dist.errors import CorruptionError, UserError
+from lrt_dist.linear.affine import AffineMap
+from lrt_dist.linear.card import model_card
+from lrt_dist.linear.vectors import SteeringVector
+from lrt_dist.store.artifacts import save_vector
+
+A, B, C = ("a/small", 20), ("b", 7), ("/home/me/models/c_large", 0)
+REPORT = {"r2": 0.4567891, "r2_shuffled": -0.02, "n": 12345, "path": [0.5, 2], "why": None}
+
+
+def random_map(
+    d: int = 4,
+    e: int = 3,
+    source: tuple[str, int] = A,
+    target: tuple[str, int] = B,
+    *,
+    rank: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> AffineMap:
+    rng = np.random.default_rng(seed)
+    rank = min(d, e) if rank is None else rank
+    weight = rng.normal(size=(d, rank)) @ rng.normal(size=(rank, e))
+    bias = torch.from_numpy(rng.normal(size=e)).to(dtype)
+    return AffineMap(torch.from_numpy(weight).to(dtype), bias, source, target, "affine", 1 / 3)
+
+
+def states(d: int, n: int = 5) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(9).normal(size=(n, d)))
+
+
+def test_points_have_the_bias_and_directions_do_not() -> None:
+    affine = AffineMap(torch.eye(3)[:, :2], torch.tensor([5.0, 6.0]), ("a", 1), ("b", 2))
+    one, other = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 4.0, 4.0])
+    assert affine.map_points(one).tolist() == [6.0, 8.0]
+    difference = affine.map_points(one) - affine.map_points(other)
+    assert torch.equal(affine.map_directions(one - other), difference)
+    assert not callable(affine)
+    with pytest.raises(ValueError, match=r"takes 3 dimensions \(a layer 1\), got 2"):
+        affine.map_points(torch.zeros(2))
+    with pytest.raises(ValueError, match="do not fit"):
+        AffineMap(torch.zeros(3, 2), torch.zeros(3), ("a", 1), ("b", 2))
+
+
+def test_a_report_is_a_copy_that_json_can_say() -> None:
+    report: dict[str, Any] = {"quantiles": (0.1, 0.9)}
+    affine = replace(random_map(), report=report)
+    report["quantiles"] = None
+    assert affine.report == {"quantiles": [0.1, 0.9]}
+    assert copy.deepcopy(affine).report == affine.report
+    with pytest.raises(TypeError, match="Tensor is not JSON serializable"):
+        replace(affine, report={"r2": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["deep/m.safetensors", "deep/folder", "a.folder"])
+def test_a_map_comes_back_as_it_went(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
+    affine = replace(random_map(target=C, dtype=dtype), report=REPORT)
+    path = tmp_path / name
+    affine.save(path)
+    for place in (path, str(path)):
+        again = AffineMap.load(place)
+        assert again.weight.dtype == again.bias.dtype == dtype
+        assert torch.equal(again.weight, affine.weight)
+        assert torch.equal(again.bias, affine.bias)
+        assert (again.source, again.target) == (A, C)
+        assert (again.method, again.ridge, again.report) == ("affine", 1 / 3, REPORT)
+    written = {p.name for p in (path.parent if path.is_file() else path).iterdir()}
+    assert written == ({path.name} if path.is_file() else {"map.safetensors", "README.md"})
+
+
+def test_what_is_no_map_is_not_loaded(tmp_path: Path) -> None:
+    for nothing in (tmp_path, tmp_path / "none", tmp_path / "none.safetensors"):
+        with pytest.raises(UserError, match=f"no map at {nothing}"):
+            AffineMap.load(nothing)
+    vector = tmp_path / "v.safetensors"
+    save_vector(vector, SteeringVector("mood", "m", 3, torch.zeros(5), "pca", 12))
+    with pytest.raises(CorruptionError, match="holds 'SteeringVector', not AffineMap"):
+        AffineMap.load(vector)
+    partial = tmp_path / "map.safetensors"
+    save_file({"weight": torch.zeros(2, 2)}, partial, {"kind": "AffineMap"})
+    with pytest.raises(CorruptionError, match="is not a whole map: KeyError"):
+        AffineMap.load(tmp_path)
+
+
+def test_a_card_says_what_the_map_is(tmp_path: Path) -> None:
+    replace(random_map(576, 640), report=REPORT).save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    _, front_matter, body = card.split("---\n", 2)
+    front = yaml.safe_load(front_matter)
+    assert front["library_name"] == "lrt_dist"
+    assert front["base_model"] == ["a/small", "b"]
+    assert "steering-vectors" in front["tags"]
+    assert body.startswith("\n# a/small layer 20 → b layer 7\n")
+    for said in (
+        "d_source = 576", "d_target = 640", "Method: affine; λ = 0.3333", "float64",
+        "| r2 | 0.4568 |", "| r2_shuffled | -0.02 |", "| n | 12345 |", "| path | 0.5, 2 |",
+        "| why | – |", "map_directions(v)", "read beside that of shuffled rows",
+    ):  # fmt: skip
+        assert said in body, said
+    assert card == model_card(AffineMap.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "model", ["/home/me/c_large", "./c_large", "~/c_large", "x/y/c_large", "c_large.gguf", "a--b"]
+)
+def test_a_card_gives_no_local_path_as_base_model(model: str) -> None:
+    card = model_card(random_map(target=(model, 2)))
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == ["a/small"]
+    assert f"→ {Path(model).name} layer 2" in card
+    assert "/home" not in card
+    bare = model_card(random_map(source=(model, 2), target=(model, 3)))
+    assert "base_model" not in yaml.safe_load(bare.split("---\n")[1])
+    assert "None are known" in bare
+
+
+def test_then_is_one_after_the_other() -> None:
+    first = replace(random_map(4, 3), report=REPORT)
+    second = replace(random_map(3, 6, B, C), method="linear")
+    both = first.then(second)
+    x = states(4)
+    torch.testing.assert_close(both.map_points(x), second.map_points(first.map_points(x)))
+    torch.testing.assert_close(
+        both.map_directions(x), second.map_directions(first.map_directions(x))
+    )
+    assert (both.source, both.target) == (A, C)
+    assert (both.method, both.ridge, both.report) == ("affine then linear", 0.0, {})
+    narrow = random_map(3, 6, B, C, dtype=torch.float32)
+    assert first.then(narrow).weight.dtype == torch.float64
+    assert first.then(narrow).bias.dtype == torch.float64
+
+
+def test_then_refuses_what_does_not_begin_where_the_first_ends() -> None:
+    first = random_map(4, 3)
+    for source in (("b", 8), C):
+        expected = f"ends at b layer 7, the second begins at {source[0]} layer {source[1]}"
+        with pytest.raises(ValueError, match=expected) as refusal:
+            first.then(random_map(3, 6, source, A))
+    assert "dataclasses.replace(second, source=('b', 7))" in str(refusal.value)
+    assert first.then(replace(random_map(3, 6, C, A), source=("b", 7))).target == A
+    with pytest.raises(ValueError, match=r"layer 7 with 3 dimensions, the second .* with 5"):
+        first.then(random_map(5, 6, B, C))
+
+
+def test_the_inverse_of_a_square_map_undoes_it() -> None:
+    affine, other = random_map(5, 5), random_map(5, 5, B, C, seed=1)
+    back = affine.inverse()
+    x = states(5)
+    torch.testing.assert_close(back.map_points(affine.map_points(x)), x)
+    torch.testing.assert_close(affine.map_directions(back.map_directions(x)), x)
+    torch.testing.assert_close(back.weight, torch.linalg.inv(affine.weight))
+    assert (back.source, back.target) == (B, A)
+    assert (back.method, back.ridge, back.report) == ("inverse(affine)", 0.0, {})
+    # (first, then second)⁻¹ = second⁻¹, then first⁻¹
+    one, two = affine.then(other).inverse(), other.inverse().then(back)
+    torch.testing.assert_close(one.weight, two.weight)
+    torch.testing.assert_close(one.bias, two.bias)
+
+
+@pytest.mark.parametrize(("d", "e", "rank"), [(3, 6, 3), (6, 3, 3), (5, 5, 2), (6, 4, 2)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_other_inverses_are_minimum_norm_least_squares(
+    d: int, e: int, rank: int, dtype: torch.dtype
+) -> None:
+    affine = random_map(d, e, rank=rank, dtype=dtype)
+    back = affine.inverse()
+    assert back.weight.dtype == back.bias.dtype == dtype
+    weight, bias = affine.weight.double().numpy(), affine.bias.double().numpy()
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    expected = np.linalg.pinv(weight, rcond=tolerance)
+    y = states(e).numpy()
+    x = back.map_points(torch.from_numpy(y)).double().numpy()
+    close: dict[str, float] = {"rtol": 0, "atol": 100 * tolerance * np.abs(expected).max()}
+    np.testing.assert_allclose(back.weight.double().numpy(), expected, **close)
+    least = np.linalg.lstsq(weight.T, (y - bias).T, rcond=tolerance)[0].T
+    np.testing.assert_allclose(x, least, **close)
+
+
+def test_a_half_precision_map_has_an_inverse() -> None:
+    """Its entries are coarse, but that is no want of rank."""
+    rotation = torch.linalg.qr(states(64, 64))[0]
+    affine = AffineMap(rotation.bfloat16(), torch.zeros(64).bfloat16(), A, B)
+    torch.testing.assert_close(affine.inverse().weight, rotation.T.bfloat16(), rtol=0, atol=0.02)
