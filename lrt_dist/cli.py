@@ -125,7 +125,9 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
         )
     console.print(table)
     console.print(
-        f"fit: {planned.pairs} pairs of layers, moments of {format_bytes(planned.moments_bytes)}, "
+        f"fit: {planned.pairs} pairs of layers in {planned.tiles} tiles of up to "
+        f"{format_bytes(planned.tile_memory)} of memory; reads {format_bytes(planned.read_bytes)} "
+        f"({planned.passes:.1f} passes), leaves {format_bytes(planned.moments_bytes)} of moments; "
         f"{format_seconds(planned.fit_hours * 3600)}; extraction and fit together "
         f"{format_seconds(planned.hours * 3600)} ({planned.flops_source})"
     )

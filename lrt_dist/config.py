@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lrt_dist.errors import UserError
 
@@ -97,21 +105,44 @@ class ExtractConfig(_Strict):
 class FitConfig(_Strict):
     """How maps are fitted."""
 
-    method: Literal["affine", "linear", "orthogonal"] = Field(
+    method: Literal["affine", "low_rank", "linear", "orthogonal"] = Field(
         "affine",
-        description="affine: centred ridge (LRT); linear: uncentred minimum-norm (L-Cross); "
-        "orthogonal: Procrustes with one scale",
+        description="affine: centred ridge (LRT); low_rank: the same cut to a cross-validated "
+        "rank; linear: uncentred minimum-norm (L-Cross); orthogonal: Procrustes with one scale",
     )
     folds: Annotated[int, Field(ge=2)] = Field(5, description="cross-validation folds of documents")
     pairs: Literal["all"] | tuple[tuple[NonNegative, NonNegative], ...] = Field(
         "all", description="all, or a list of [source layer, target layer]"
     )
+    reverse: bool = Field(False, description="also the maps from the target back to the source")
+    together: tuple[tuple[NonNegative, ...], ...] = Field(
+        (), description="groups of source layers whose states together predict each target layer"
+    )
     exclude_norm_above: Annotated[float, Field(gt=1)] | None = Field(
         10.0, description="leave out rows whose norm exceeds this many layer medians"
+    )
+    tile_bytes: ByteSize = Field(
+        ByteSize(512 * 2**20), description="moments that one task holds, e.g. 2GiB"
+    )
+    keep_moments: bool = Field(
+        True, description="keep them, for other methods and for runs that add text to this one"
+    )
+    moments_of: tuple[str, ...] = Field(
+        (), description="output directories of runs of the same models whose text counts too"
     )
     allow_fit_on_concepts: bool = Field(
         False, description="allow concept texts inside the corpus (the report will warn)"
     )
+
+    @field_validator("together")
+    @classmethod
+    def _groups_are_several(
+        cls, groups: tuple[tuple[int, ...], ...]
+    ) -> tuple[tuple[int, ...], ...]:
+        chosen = tuple(sorted({tuple(sorted(set(group))) for group in groups}))
+        if any(len(group) < 2 for group in chosen):
+            raise ValueError(f"got {[list(g) for g in groups]}; a group has two layers or more")
+        return chosen
 
 
 class ConceptConfig(_Strict):
@@ -296,6 +327,9 @@ def _absolute_paths(values: dict[str, Any], base: Path) -> None:
             for key in ("data", "items"):
                 if key in concept:
                     concept[key] = anchor(concept[key], True)
+    fit = values.get("fit")
+    if isinstance(fit, dict) and isinstance(fit.get("moments_of"), list):
+        fit["moments_of"] = [anchor(out, True) for out in fit["moments_of"]]
     extract = values.get("extract")
     if isinstance(extract, dict) and extract.get("store_url"):
         extract["store_url"] = anchor(extract["store_url"], True)

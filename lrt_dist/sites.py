@@ -8,6 +8,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
+Layers = int | tuple[int, ...]
+"""One layer (a block index), or several whose states are put side by side."""
+
+
+def layers_text(layers: Layers) -> str:
+    """`9`, or `9+15+21`."""
+    return "+".join(map(str, (layers,) if isinstance(layers, int) else layers))
+
 
 @dataclass(frozen=True, order=True)
 class LayerPair:

@@ -14,8 +14,10 @@ import yaml
 
 from lrt_dist.config import ModelConfig, load_run
 from lrt_dist.models.sources import describe
-from lrt_dist.plan.cost import moments_bytes
+from lrt_dist.plan.cost import solve_bytes
 from lrt_dist.plan.memory import USABLE, ModelSize, fewest_stages
+from lrt_dist.plan.tiles import plan_tiles
+from lrt_dist.sites import LayerPair
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -66,15 +68,16 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_moments_of_a_recipe_fit_the_head_node(path: Path) -> None:
+def test_tasks_of_a_recipes_fit_have_room_on_a_node(path: Path) -> None:
     run = load_run(path)
-    widths = [
-        [_width(side.model)] * len(side.layers) if side.layers != "all" else []
-        for side in (run.source, run.target)
-    ]
-    assert all(widths), "a recipe names its layers: moments grow with their product"
-    needed = moments_bytes(widths[0], widths[1], run.fit.folds)
-    assert needed < 12 * 2**30  # the head of rayjob.yaml has 96 GiB
+    widths = (_width(run.source.model), _width(run.target.model))
+    assert run.source.layers != "all"
+    assert run.target.layers != "all", "a recipe names its layers: moments grow with their product"
+    pairs = [LayerPair(s, t) for s in run.source.layers for t in run.target.layers]
+    tiles = plan_tiles(pairs, widths, run.fit.folds, int(run.fit.tile_bytes))
+    assert max(tile.bytes(widths, run.fit.folds) for tile in tiles) < 12 * 2**30
+    assert solve_bytes(*widths, run.fit.folds) < 40 * 2**30  # nodes of rayjob.yaml have 96 GiB
+    assert sum(tile.bytes(widths, run.fit.folds) for tile in tiles) < 100 * 2**30  # on disk
 
 
 def test_the_lrt_recipe_is_the_papers_setting() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.linear.card import model_card
+from lrt_dist.sites import Layers, layers_text
 from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
 
 _KIND = "AffineMap"
@@ -29,7 +30,7 @@ class AffineMap:
     Attributes:
         weight: `[d_source, d_target]`, of a floating dtype.
         bias: `[d_target]`.
-        source, target: `(model, layer)`.
+        source, target: `(model, layer)`; a map from several layers together has all of them.
         method: how it was made.
         ridge: the λ added to the eigenvalues of S_xx (not divided by n); 0 where there is none.
         report: numbers of the fit (held-out R², its null, n, …). A copy, as JSON gives it back:
@@ -42,8 +43,8 @@ class AffineMap:
 
     weight: torch.Tensor
     bias: torch.Tensor
-    source: tuple[str, int]
-    target: tuple[str, int]
+    source: tuple[str, Layers]
+    target: tuple[str, Layers]
     method: str = "affine"
     ridge: float = 0.0
     report: Mapping[str, float | int | str | list[Any] | None] = field(default_factory=dict)
@@ -152,9 +153,9 @@ class AffineMap:
             {
                 "kind": _KIND,
                 "source_model": self.source[0],
-                "source_layer": str(self.source[1]),
+                "source_layer": layers_text(self.source[1]),
                 "target_model": self.target[0],
-                "target_layer": str(self.target[1]),
+                "target_layer": layers_text(self.target[1]),
                 "method": self.method,
                 "ridge": repr(self.ridge),
                 "report": json.dumps(self.report),
@@ -178,8 +179,8 @@ class AffineMap:
             return cls(
                 tensors["weight"],
                 tensors["bias"],
-                (meta["source_model"], int(meta["source_layer"])),
-                (meta["target_model"], int(meta["target_layer"])),
+                (meta["source_model"], _layers(meta["source_layer"])),
+                (meta["target_model"], _layers(meta["target_layer"])),
                 meta["method"],
                 float(meta["ridge"]),
                 json.loads(meta.get("report", "{}")),  # older maps have none
@@ -196,5 +197,10 @@ class AffineMap:
         return x.to(self.weight.dtype)
 
 
-def _place(place: tuple[str, int]) -> str:
-    return f"{place[0]} layer {place[1]}"
+def _layers(text: str) -> Layers:
+    layers = tuple(map(int, text.split("+")))
+    return layers[0] if len(layers) == 1 else layers
+
+
+def _place(place: tuple[str, Layers]) -> str:
+    return f"{place[0]} layer {layers_text(place[1])}"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lrt_dist.sites import layers_text
+
 if TYPE_CHECKING:
     from lrt_dist.linear.affine import AffineMap
 
@@ -76,9 +78,9 @@ def model_card(affine: AffineMap) -> str:
     return _CARD.format(
         front_matter=yaml.safe_dump(front_matter, sort_keys=False),
         source_name=source_name,
-        source_layer=affine.source[1],
+        source_layer=layers_text(affine.source[1]),
         target_name=target_name,
-        target_layer=affine.target[1],
+        target_layer=layers_text(affine.target[1]),
         d_source=d_source,
         d_target=d_target,
         method=_text(affine.method),

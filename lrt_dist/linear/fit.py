@@ -1,18 +1,27 @@
-"""Maps from one source layer to many target layers, cross-validated from moments per fold.
+"""Maps from one source variable to target variables, cross-validated from moments per fold.
 
 Variables are named by the caller; `shuffled(y)` is the name under which target rows were
 accumulated that do not belong to the source rows beside them, for the null.
+
+Choices (λ, rank) are made for each fold by the errors on the *other* folds, so what is reported is
+not what was selected: the scheme of Tsamardinos, Greasidou and Borboudakis (2018), "Bootstrapping
+the out-of-sample predictions for efficient and accurate cross-validation", with folds in place of
+bootstrap samples. It needs no further fit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from lrt_dist.linear.moments import Moments, merge_all
-from lrt_dist.linear.ridge import Spectrum, path_errors, squared_errors, total_squares
+from lrt_dist.linear.affine import AffineMap
+from lrt_dist.linear.moments import Moments, Pair, merge_all
+from lrt_dist.linear.ridge import Spectrum, Split, SplitTarget
+from lrt_dist.linear.similarity import cka, cka_between_folds
+from lrt_dist.linear.solutions import METHODS, PENALISED, Candidates, Choice, scale, solution
 
 RIDGE_RATIOS = torch.logspace(-4, 6, 21, dtype=torch.float64)
 """λ as multiples of the median eigenvalue of the training S_xx."""
@@ -23,39 +32,44 @@ class FitReport:
     """How well a map predicts rows of documents it was not fitted on.
 
     Attributes:
-        n: rows of the fit. rank, condition: of S_xx over all rows (not centred for `linear`).
+        n: rows of the fit. rank, condition, effective_rank: of S_xx over all rows (not centred
+            for `linear`); see `Spectrum`.
         ridge_relative: the chosen λ over the median eigenvalue; ridge: λ itself.
+        map_rank: rank of the weights.
         r2: 1 - held-out error / error of the training mean, summed over folds and dimensions.
-            λ was chosen on the same folds, so with few rows it is slightly optimistic.
         r2_median, r2_q10, r2_q90: quantiles over the target's dimensions.
         r2_shuffled: the same total for the map fitted to shuffled pairs, tested on true ones.
-        cka: linear centred kernel alignment (Kornblith et al., arXiv 1905.00414, eq. 3).
+        r2_identity: the same total for `y = x`; NaN where the widths differ.
+        cka: linear centred kernel alignment; cka_unbiased: the same between different folds; see
+            `similarity`.
+        learning: `(rows, R²)` for maps trained on growing numbers of folds, the last of them on
+            all but the first, and tested on the first.
     """
 
     n: int
     rank: int
     condition: float
+    effective_rank: float
     ridge_relative: float
     ridge: float
+    map_rank: int
     r2: float
     r2_median: float
     r2_q10: float
     r2_q90: float
     r2_shuffled: float
+    r2_identity: float
     cka: float
+    cka_unbiased: float
+    learning: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One pair of layers: weights over all rows, the null's weights, and the report.
+    """One pair of variables: the map fitted on all rows, its null, and the report."""
 
-    Weights are float64 `[d_x, d_y]`, biases `[d_y]`.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    shuffled_weight: torch.Tensor
-    shuffled_bias: torch.Tensor
+    map: AffineMap
+    null: AffineMap
     report: FitReport
 
 
@@ -64,138 +78,196 @@ def shuffled(variable: str) -> str:
     return f"{variable}~shuffled"
 
 
-def wanted_moments(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The second moments that `fit_source` needs for these pairs (source, target)."""
+def pair_moments(x: str, y: str) -> list[Pair]:
+    """The second moments that a fit needs beside (x, x) and (y, y)."""
+    return [(x, y), (x, shuffled(y))]
+
+
+def wanted_moments(pairs: Iterable[Pair]) -> list[Pair]:
+    """The second moments that fits of these pairs (source, target) need."""
     pairs = list(pairs)
     return [
         *((x, x) for x in dict.fromkeys(x for x, _ in pairs)),
         *((y, y) for y in dict.fromkeys(y for _, y in pairs)),
-        *pairs,
-        *((x, shuffled(y)) for x, y in pairs),
+        *(moment for x, y in pairs for moment in pair_moments(x, y)),
     ]
 
 
-def fit_source(
-    folds: Sequence[Moments], source: str, targets: Sequence[str], method: str
-) -> list[Fit]:
-    """Fit the maps from one source layer to each target layer.
+class SourceFit:
+    """All maps from one source variable: decomposed once for each fold, then target by target."""
 
-    Args:
-        folds: moments of each fold, with `wanted_moments`.
-        source, targets: variable names.
-        method: `affine`, `linear` or `orthogonal`.
-
-    Raises:
-        ValueError: a fold without rows.
-    """
-    empty = [index for index, fold in enumerate(folds) if fold.n == 0]
-    if empty:
-        raise ValueError(f"fold {empty[0]} of {len(folds)} has no rows")
-    # Training moments come from merging the other folds: subtraction would cancel.
-    trains = [
-        merge_all(fold for index, fold in enumerate(folds) if index != held)
-        for held in range(len(folds))
-    ]
-    total = merge_all(folds)
-    solver = _Solver(method)
-    spectra = [solver.spectrum(train, source) for train in trains]
-    whole = solver.spectrum(total, source)
-    return [_fit_pair(solver, folds, trains, total, spectra, whole, source, y) for y in targets]
-
-
-def _fit_pair(
-    solver: _Solver,
-    folds: Sequence[Moments],
-    trains: Sequence[Moments],
-    total: Moments,
-    spectra: Sequence[Spectrum],
-    whole: Spectrum,
-    x: str,
-    y: str,
-) -> Fit:
-    ratio = solver.choose_ridge(folds, trains, spectra, x, y)
-    error = squares = null_error = torch.zeros((), dtype=torch.float64)
-    for held, train, spectrum in zip(folds, trains, spectra, strict=True):
-        error = error + squared_errors(*solver.solve(spectrum, train, x, y, ratio), held, (x, y))
-        null = solver.solve(spectrum, train, x, shuffled(y), ratio)
-        null_error = null_error + squared_errors(*null, held, (x, y))
-        squares = squares + total_squares(train.mean[y], held, y)
-    # A constant dimension has nothing to explain: predicted exactly it counts 0, not 0/0.
-    by_dimension = 1 - error / squares.clamp_min(torch.finfo(torch.float64).tiny)
-    by_dimension = torch.where(squares > 0, by_dimension, 0.0)
-    q10, median, q90 = by_dimension.quantile(torch.tensor([0.1, 0.5, 0.9]).to(by_dimension))
-    s_xy = total.second[x, y]
-    norms = total.second[x, x].norm() * total.second[y, y].norm()
-    weight, bias = solver.solve(whole, total, x, y, ratio)
-    shuffled_weight, shuffled_bias = solver.solve(whole, total, x, shuffled(y), ratio)
-    all_squares = float(squares.sum())
-    report = FitReport(
-        n=total.n,
-        rank=whole.rank,
-        condition=whole.condition,
-        ridge_relative=ratio,
-        ridge=ratio * whole.median,
-        r2=1 - float(error.sum()) / all_squares if all_squares else 0.0,
-        r2_median=float(median),
-        r2_q10=float(q10),
-        r2_q90=float(q90),
-        r2_shuffled=1 - float(null_error.sum()) / all_squares if all_squares else 0.0,
-        cka=float(s_xy.square().sum() / norms) if norms else 0.0,
-    )
-    return Fit(weight, bias, shuffled_weight, shuffled_bias, report)
-
-
-class _Solver:
-    """The three methods behind one face: spectrum, choice of λ, weights."""
-
-    def __init__(self, method: str) -> None:
-        self.method = method
-
-    def spectrum(self, train: Moments, x: str) -> Spectrum:
-        s_xx = train.second[x, x]
-        if self.method == "linear":  # L-Cross: T = (XᵀX)†XᵀY, not centred
-            s_xx = s_xx + train.n * torch.outer(train.mean[x], train.mean[x])
-        return Spectrum.of(s_xx)
-
-    def choose_ridge(
+    def __init__(
         self,
         folds: Sequence[Moments],
-        trains: Sequence[Moments],
-        spectra: Sequence[Spectrum],
-        x: str,
-        y: str,
-    ) -> float:
-        """The ratio with the least held-out error over all folds; 0 for methods without one."""
-        if self.method != "affine":
-            return 0.0
-        errors = torch.zeros(len(RIDGE_RATIOS), dtype=torch.float64)
-        for held, train, spectrum in zip(folds, trains, spectra, strict=True):
-            means = (train.mean[x], train.mean[y])
-            ridges = RIDGE_RATIOS * spectrum.median
-            errors += path_errors(spectrum, train.second[x, y], held, (x, y), means, ridges)
-        return float(RIDGE_RATIOS[int(errors.argmin())])
+        source: str,
+        method: str = "affine",
+        *,
+        ridge: float | None = None,
+        ratios: torch.Tensor = RIDGE_RATIOS,
+    ) -> None:
+        """Decompose the source's moments.
 
-    def solve(
-        self, spectrum: Spectrum, train: Moments, x: str, y: str, ratio: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        s_xy, mean_x, mean_y = train.second[x, y], train.mean[x], train.mean[y]
-        if self.method == "linear":
-            weight = spectrum.solve(s_xy + train.n * torch.outer(mean_x, mean_y), 0.0)
-            return weight, torch.zeros_like(mean_y)
-        if self.method == "orthogonal":
-            weight = _procrustes(s_xy, train.second[x, x])
-        else:
-            weight = spectrum.solve(s_xy, ratio * spectrum.median)
-        return weight, mean_y - mean_x @ weight
+        Args:
+            folds: moments of each fold, at least two, with (source, source).
+            method: see `solutions.solution`.
+            ridge: λ as it is added to the eigenvalues of S_xx (scikit-learn's `alpha`); None to
+                choose it by cross-validation. Only `affine` and `low_rank` have one.
+            ratios: the λ to choose from, over the median eigenvalue.
+
+        Raises:
+            ValueError: an unknown method, fewer than two folds, or a fold without rows.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
+        if len(folds) < 2:
+            raise ValueError(f"cross-validation needs two folds, got {len(folds)}")
+        empty = [index for index, fold in enumerate(folds) if fold.n == 0]
+        if empty:
+            raise ValueError(f"fold {empty[0]} of {len(folds)} has no rows")
+        self.source = source
+        self._method, self._ridge, self._ratios = method, ridge, ratios
+        self._folds = range(len(folds))
+        self._own = [fold.only([(source, source)]) for fold in folds]
+        self._centred = method != "linear"  # L-Cross: T = (XᵀX)†XᵀY
+        self._splits = [self._split(fold) for fold in self._folds]
+        self._total = merge_all(self._own)
+        self._spectrum = Spectrum.of(self._total, source, centred=self._centred)
+
+    def fit(self, folds: Sequence[Moments], target: str, null: Pair | None = None) -> Fit:
+        """The map to one target, and its null; their ends are (variable, 0).
+
+        Args:
+            folds: moments of the same folds, with (source, target), the null's and
+                (target, target).
+            null: the pair whose rows do not belong together; (source, shuffled(target)) if None.
+        """
+        pair = (self.source, target)
+        null = null or (self.source, shuffled(target))
+        crossed = [fold.only([pair, null]) for fold in folds]
+        splits = [
+            split.target(_but(crossed, fold), folds[fold], pair, null)
+            for fold, split in enumerate(self._splits)
+        ]
+        candidates = Candidates(splits, self._method, self._ratios)
+        error, null_error, squares = [], [], []
+        for fold, split in enumerate(splits):
+            choice = self._best(candidates, [f for f in self._folds if f != fold])
+            error.append(split.errors(self._solve(split, split.trained, choice)))
+            null_error.append(split.errors(self._solve(split, split.shuffled, choice)))
+            squares.append(split.baseline)
+        final = self._best(candidates, self._folds)
+        own = (target, target)
+        total = merge_all(fold.only([pair, null, own]) for fold in folds).beside(self._total)
+        whole = [fold.beside(mine) for fold, mine in zip(folds, self._own, strict=True)]
+        report = FitReport(
+            n=total.n,
+            rank=self._spectrum.rank,
+            condition=self._spectrum.condition,
+            effective_rank=self._spectrum.effective_rank,
+            ridge_relative=final.ridge(self._spectrum.values) / scale(self._spectrum.values),
+            ridge=final.ridge(self._spectrum.values),
+            map_rank=final.rank or min(self._spectrum.rank, len(total.mean[target])),
+            r2=_r2(error, squares),
+            **_quantiles(error, squares),
+            r2_shuffled=_r2(null_error, squares),
+            r2_identity=_identity_r2(whole, pair, squares),
+            cka=cka(total, *pair),
+            cka_unbiased=cka_between_folds(whole, *pair),
+            learning=((total.n - folds[0].n, _r2(error[:1], squares[:1])),),
+        )
+        return Fit(
+            self._map(total, pair, target, final), self._map(total, null, target, final), report
+        )
+
+    def learning_curve(
+        self, folds: Sequence[Moments], target: str, null: Pair | None = None
+    ) -> list[tuple[int, float]]:
+        """`(rows, R²)` on the first fold after training on 1, 2, 4, … of the others, but not all.
+
+        λ is chosen on a fold that is neither trained on nor tested on. The arguments are those of
+        `fit`, whose report has the last point, all other folds.
+        """
+        pair = (self.source, target)
+        null = null or (self.source, shuffled(target))
+        crossed = [fold.only([pair, null]) for fold in folds]
+        points = []
+        size = 1
+        while size < len(folds) - 1:
+            used = range(1, 1 + size)
+            train = merge_all(crossed[fold] for fold in used)
+            own = merge_all(self._own[fold] for fold in used)
+            spectrum = Spectrum.of(own, self.source, centred=self._centred)
+            tested, judging = (
+                Split.of(spectrum, own, self._own[fold]).target(train, folds[fold], pair, null)
+                for fold in (0, 1 + size)
+            )
+            choice = self._best(Candidates([judging], self._method, self._ratios), [0])
+            error = tested.errors(self._solve(tested, tested.trained, choice))
+            points.append((train.n, _r2([error], [tested.baseline])))
+            size *= 2
+        return points
+
+    def _split(self, held: int) -> Split:
+        train = _but(self._own, held)
+        spectrum = Spectrum.of(train, self.source, centred=self._centred)
+        return Split.of(spectrum, train, self._own[held])
+
+    def _best(self, candidates: Candidates, folds: Sequence[int]) -> Choice:
+        if self._method not in PENALISED:
+            return Choice(0.0)
+        if self._ridge is not None:
+            return Choice(self._ridge, relative=False)
+        return candidates.best(folds)
+
+    def _solve(self, split: SplitTarget, trained: torch.Tensor, choice: Choice) -> torch.Tensor:
+        return solution(self._method, split.values, trained, choice)
+
+    def _map(self, total: Moments, pair: Pair, target: str, choice: Choice) -> AffineMap:
+        spectrum = self._spectrum
+        z = solution(self._method, spectrum.values, spectrum.project(total, pair), choice)
+        weight = spectrum.vectors @ z
+        mean_y = total.mean[target]
+        bias = mean_y - total.mean[self.source] @ weight
+        return AffineMap(
+            weight,
+            bias if self._centred else torch.zeros_like(mean_y),
+            (self.source, 0),
+            (target, 0),
+            self._method,
+            choice.ridge(spectrum.values) if self._method in PENALISED else 0.0,
+        )
 
 
-def _procrustes(s_xy: torch.Tensor, s_xx: torch.Tensor) -> torch.Tensor:
-    """Procrustes with one scale, `s·UVᵀ` (Schönemann and Carroll 1970).
+def _but(folds: Sequence[Moments], held: int) -> Moments:
+    """The training rows of a fold. Merged, since subtraction from the whole would cancel."""
+    return merge_all(fold for index, fold in enumerate(folds) if index != held)
 
-    The rotation is optimal where d_x ≤ d_y; else it also chooses a projection, and the scale is
-    the best one for that projection.
-    """
-    u, _, vh = torch.linalg.svd(s_xy, full_matrices=False)
-    rotation: torch.Tensor = u @ vh
-    spread = (rotation * (s_xx @ rotation)).sum()
-    return rotation * ((rotation * s_xy).sum() / spread.clamp_min(torch.finfo(s_xy.dtype).tiny))
+
+def _r2(errors: Sequence[torch.Tensor], squares: Sequence[torch.Tensor]) -> float:
+    """1 - error / squares, both summed over folds and dimensions; 0 where nothing varies."""
+    total = float(torch.stack(list(squares)).sum())
+    return 1 - float(torch.stack(list(errors)).sum()) / total if total else 0.0
+
+
+def _quantiles(errors: Sequence[torch.Tensor], squares: Sequence[torch.Tensor]) -> dict[str, float]:
+    """Of R² over dimensions. A constant one has nothing to explain: it counts 0, not 0/0."""
+    error, total = torch.stack(list(errors)).sum(0), torch.stack(list(squares)).sum(0)
+    tiny = torch.finfo(total.dtype).tiny
+    by_dimension = torch.where(total > 0, 1 - error / total.clamp_min(tiny), 0.0)
+    q10, median, q90 = by_dimension.quantile(torch.tensor([0.1, 0.5, 0.9]).to(total)).tolist()
+    return {"r2_median": median, "r2_q10": q10, "r2_q90": q90}
+
+
+def _identity_r2(folds: Sequence[Moments], names: Pair, squares: Sequence[torch.Tensor]) -> float:
+    width = len(folds[0].mean[names[0]])
+    if width != len(folds[0].mean[names[1]]):
+        return math.nan
+    x, y = names
+    errors = [
+        fold.second[x, x].diagonal()
+        - 2 * fold.second[x, y].diagonal()
+        + fold.second[y, y].diagonal()
+        + fold.n * (fold.mean[y] - fold.mean[x]).square()
+        for fold in folds
+    ]
+    return _r2(errors, squares)

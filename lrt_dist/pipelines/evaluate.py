@@ -24,9 +24,10 @@ from lrt_dist.errors import LrtError
 from lrt_dist.linear.scores import cosine
 from lrt_dist.linear.vectors import SteeringVector
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.pipelines.fit import fit, fitted_units, median_norms
+from lrt_dist.pipelines.fit import fit
 from lrt_dist.pipelines.folder import SIDES
 from lrt_dist.pipelines.index import check_overlap
+from lrt_dist.pipelines.moments import fitted_units, median_norms
 from lrt_dist.pipelines.run import Run
 from lrt_dist.pipelines.vectors import ConceptVectors, native_vectors
 from lrt_dist.plan.arms import (
@@ -85,7 +86,7 @@ class _Evaluation:
         self.settings = settings
         self.concepts = run.concepts
         self.overlap = check_overlap(run, RowIndex.open(run.folder.rows))
-        self.scale = median_norms(run, 1, fitted_units(run))
+        self.scale = median_norms(run, 1, fitted_units(run.folder))
         self.tokenizer = SiteTokenizer.load(run.config.target)
         self.vectors: dict[str, ConceptVectors] = {}
         self.strengths = [s for s in settings.strengths if s > 0]

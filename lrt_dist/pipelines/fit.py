@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Collection
-from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import pyarrow.parquet as pq
 
 from lrt_dist.config import fingerprint
-from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import LrtError, UserError
-from lrt_dist.linear.affine import AffineMap
-from lrt_dist.linear.fit import Fit, fit_source, wanted_moments
-from lrt_dist.linear.moments import Moments
 from lrt_dist.pipelines.extract import incomplete_units
-from lrt_dist.pipelines.run import Run
-from lrt_dist.stages.accumulate import (
-    AccumulateTask,
-    accumulate,
-    source_variable,
-    target_variable,
+from lrt_dist.pipelines.moments import (
+    RunMoments,
+    fitted_units,
+    moments,
+    moments_of_others,
+    moments_stamp,
 )
-from lrt_dist.store.activations import ActivationStore
-from lrt_dist.store.artifacts import is_current, load_moments, save_moments, save_table
-from lrt_dist.store.ledger import Ledger, UnitRecord
-
-CHECKPOINT_SECONDS = 60.0
-UNITS_PER_TASK = 4
-"""Units that are merged where they are read, before moments travel."""
+from lrt_dist.pipelines.run import Run
+from lrt_dist.plan.cost import cores_of_task, solve_bytes
+from lrt_dist.runtime.tasks import Needs
+from lrt_dist.sites import LayerPair
+from lrt_dist.stages.solve import SolveTask, solve
+from lrt_dist.store.artifacts import is_current, save_table
 
 
 def fit(run: Run) -> str:
@@ -36,191 +32,133 @@ def fit(run: Run) -> str:
 
     Raises:
         IncompleteError: extraction is not done.
-        UserError: too few documents for the folds.
+        UserError: too few documents for the folds; see also `moments_of_others`.
     """
     incomplete_units(run)
-    index = RowIndex.open(run.folder.rows)
-    ledgers = [Ledger(run.folder.ledger_url(side)) for side in (0, 1)]
-    records = fitted_units(run)
-    units = list(records)
+    others = moments_of_others(run)
     config = run.config.fit
-    of_moments = fingerprint(
+    stamp = fingerprint(
         {
-            "stores": [ledger.identity() for ledger in ledgers],
-            "folds": config.folds,
-            "exclude_norm_above": config.exclude_norm_above,
-            "units": units,
+            "moments": [
+                moments_stamp(run.folder, fitted_units(run.folder)),
+                *(other.stamp for other in others),
+            ],
             "pairs": [str(pair) for pair in run.pairs],
+            "method": config.method,
+            "reverse": config.reverse,
+            "together": run.together,
         }
     )
-    stamp = fingerprint({"moments": of_moments, "method": config.method})
     if is_current(run.folder.fits, stamp):
         return stamp
     began = time.monotonic()
-    folds = _moments(run, records, of_moments)
-    kept = sum(fold.n for fold in folds)
-    rows = sum(len(index.unit_rows(unit)) for unit in units)
-    empty = [number for number, fold in enumerate(folds) if fold.n == 0]
-    if empty:
-        raise UserError(
-            f"fold {empty[0]} of {config.folds} got no document ({index.documents} documents are "
-            "spread by a hash of their names); lower fit.folds or use more documents"
-        )
+    found = [moments(run), *others]
     # Maps are about to change: what was made from the old ones must not look current.
-    for stale in (run.folder.fits, *run.folder.evaluation):
+    for stale in (*run.folder.fit_tables, *run.folder.evaluation):
         stale.unlink(missing_ok=True)
-    lines = []
-    by_source = {
-        s: [pair.target for pair in run.pairs if pair.source == s]
-        for s in sorted({pair.source for pair in run.pairs})
-    }
-    with run.reporter.stage("fit", len(run.pairs), "pairs") as bar:
-        arguments = [
-            (
-                _only(folds, source, targets),
-                source_variable(source),
-                [target_variable(target) for target in targets],
-                config.method,
-            )
-            for source, targets in by_source.items()
-        ]
-        results = run.runtime.map(fit_source, arguments)
-        for (source, targets), fits in zip(by_source.items(), results, strict=True):
-            for target, fitted in zip(targets, fits, strict=True):
-                _save_maps(run, source, target, fitted)
-                lines.append(
-                    {
-                        "source_model": run.config.source.model,
-                        "source_layer": source,
-                        "target_model": run.config.target.model,
-                        "target_layer": target,
-                        "method": config.method,
-                        "documents": index.documents,
-                        "d_source": run.facts[0].width,
-                        "d_target": run.facts[1].width,
-                        "rows_left_out": rows - kept,
-                        "folds": config.folds,
-                        **asdict(fitted.report),
-                        "seconds": round(time.monotonic() - began, 2),
-                    }
-                )
-            bar.advance(len(targets))
-    save_table(run.folder.fits, lines, stamp)
-    best = max(lines, key=lambda line: line["r2"])
-    run.reporter.note(
-        "fit",
-        f"{len(lines)} maps from {kept:,} rows ({rows - kept:,} left out); best held-out R² "
-        f"{best['r2']:.3f} at {best['source_layer']}→{best['target_layer']}, shuffled "
-        f"{best['r2_shuffled']:.3f}",
-    )
+    tasks = _tasks(run, found, stamp)
+    with run.reporter.stage("fit", sum(len(task.targets) for task in tasks), "maps") as bar:
+        results = run.runtime.map(solve, [(task,) for task in tasks], _needs(run, tasks))
+        for task, _ in zip(tasks, results, strict=True):
+            bar.advance(len(task.targets))
+    seconds = round(time.monotonic() - began, 2)
+    by_table: dict[Path, list[dict[str, Any]]] = {path: [] for path in run.folder.fit_tables}
+    for task in tasks:
+        by_table[_table(run, task)] += _lines(run, task, found, seconds)
+    # The pairs come last: their presence says that the fit is whole.
+    for path in reversed(run.folder.fit_tables):
+        if by_table[path]:
+            save_table(path, by_table[path], stamp)
+    if not config.keep_moments:
+        shutil.rmtree(run.folder.moments)
+    _say(run, by_table[run.folder.fits])
     return stamp
 
 
-def _moments(
-    run: Run, records: dict[int, tuple[UnitRecord, UnitRecord]], stamp: str
-) -> list[Moments]:
-    """Moments of every fold over all units; goes on from a checkpoint."""
-    config, units = run.config.fit, list(records)
-    folds = load_moments(run.folder.moments, stamp) or [Moments()] * config.folds
-    counted = {int(part.split()[1]) for fold in folds for part in fold.parts}
-    missing = [unit for unit in units if unit not in counted]
-    stores = (run.folder.store_url(0), run.folder.store_url(1))
-    limits = tuple(_norm_limits(run, side, units) for side in (0, 1))
-    groups = [missing[i : i + UNITS_PER_TASK] for i in range(0, len(missing), UNITS_PER_TASK)]
-    # The null's partner of a unit lies half a corpus away, where other documents are.
-    stranger = {unit: units[(i + len(units) // 2) % len(units)] for i, unit in enumerate(units)}
-    tasks = [
-        AccumulateTask(
-            units=tuple(group),
-            strangers=tuple(stranger[unit] for unit in group),
-            rows_path=run.folder.rows,
-            stores=stores,
-            pairs=tuple(run.pairs),
-            limits=(limits[0], limits[1]),
-            crcs={
-                unit: (records[unit][0].crc, records[unit][1].crc)
-                for unit in {*group, *(stranger[unit] for unit in group)}
-            },
-            folds=config.folds,
+def _tasks(run: Run, found: list[RunMoments], stamp: str) -> list[SolveTask]:
+    """One for each source layer, each group of them, and each target layer on the way back."""
+
+    def task(layers: tuple[int, ...], targets: list[int], back: bool = False) -> SolveTask:
+        place = layers[0] if len(layers) == 1 else layers
+        path = partial(run.folder.map_path, place, back=back)
+        models = (run.config.source.model, run.config.target.model)
+        return SolveTask(
+            layers=layers,
+            targets=tuple((t, path(t), path(t, shuffled=True)) for t in targets),
+            back=back,
+            models=(models[1], models[0]) if back else models,
+            moments=tuple(some.files for some in found),
+            folds=run.config.fit.folds,
+            method=run.config.fit.method,
+            table=run.folder.map_table(layers, back=back),
+            stamp=stamp,
         )
-        for group in groups
+
+    sources = sorted({pair.source for pair in run.pairs})
+    targets = sorted({pair.target for pair in run.pairs})
+    tasks = [task((s,), [pair.target for pair in run.pairs if pair.source == s]) for s in sources]
+    tasks += [
+        task(group, [t for t in targets if all(LayerPair(s, t) in run.pairs for s in group)])
+        for group in run.together
     ]
-    saved = time.monotonic()
-    with run.reporter.stage("moments", len(units), "units") as bar:
-        bar.resume(len(units) - len(missing))
-        # Merged here and in unit order, so that no number depends on the number of workers.
-        parts = run.runtime.map(accumulate, [(task,) for task in tasks])
-        for task, part in zip(tasks, parts, strict=True):
-            folds = [fold.merge(more) for fold, more in zip(folds, part, strict=True)]
-            bar.advance(len(task.units))
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save_moments(run.folder.moments, folds, stamp)
-                saved = time.monotonic()
-    if missing:
-        save_moments(run.folder.moments, folds, stamp)
-    return folds
+    if run.config.fit.reverse:
+        tasks += [
+            task((t,), [pair.source for pair in run.pairs if pair.target == t], back=True)
+            for t in targets
+        ]
+    return [some for some in tasks if some.targets]
 
 
-def _norm_limits(run: Run, side: int, units: list[int]) -> dict[int, float]:
-    """The largest norm that is kept, for each layer: attention sinks lie far beyond it."""
-    factor = run.config.fit.exclude_norm_above
-    if factor is None:
-        return {}
-    medians = median_norms(run, side, units)
-    return {layer: factor * median for layer, median in medians.items()}
+def _needs(run: Run, tasks: list[SolveTask]) -> Needs:
+    """What the largest of the tasks needs."""
+    wide = max(len(task.layers) for task in tasks) * run.widths[0]
+    sizes = [(wide, run.widths[1]), *([run.widths[::-1]] if run.config.fit.reverse else [])]
+    return Needs(
+        cpus=cores_of_task(max(wide, run.widths[1]), max(run.runtime.node_cpus)),
+        memory=max(solve_bytes(d, e, run.config.fit.folds) for d, e in sizes),
+    )
 
 
-def median_norms(run: Run, side: int, units: Collection[int]) -> dict[int, float]:
-    """Median norm of the hidden states of each layer of one model, over all rows of some units."""
-    store = ActivationStore.open(run.folder.store_url(side))
-    return {
-        layer: float(
-            np.median(np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units]))
+def _table(run: Run, task: SolveTask) -> Path:
+    """The table to which a task's reports belong."""
+    if task.back:
+        return run.folder.fits_back
+    return run.folder.fits if len(task.layers) == 1 else run.folder.fits_together
+
+
+def _lines(
+    run: Run, task: SolveTask, found: list[RunMoments], seconds: float
+) -> list[dict[str, Any]]:
+    """A task's reports as lines of the table."""
+    widths = run.widths[::-1] if task.back else run.widths
+    lines = []
+    for line in pq.read_table(task.table).to_pylist():
+        layers, target = line.pop("layers"), line.pop("target")
+        together = len(task.layers) > 1
+        lines.append(
+            {
+                "source_model": task.models[0],
+                **({"source_layers": layers} if together else {"source_layer": layers[0]}),
+                "target_model": task.models[1],
+                "target_layer": target,
+                "method": task.method,
+                "documents": sum(some.documents for some in found),
+                "d_source": widths[0] * len(task.layers),
+                "d_target": widths[1],
+                "rows_left_out": sum(some.rows for some in found) - line["n"],
+                "folds": task.folds,
+                **line,
+                "seconds": seconds,
+            }
         )
-        for layer in run.layers[side]
-    }
+    return lines
 
 
-def fitted_units(run: Run) -> dict[int, tuple[UnitRecord, UnitRecord]]:
-    """Units that are committed for both models, ascending, with both records.
-
-    Raises:
-        LrtError: there is none.
-    """
-    source, target = (Ledger(run.folder.ledger_url(side)).committed() for side in (0, 1))
-    units = {u: (source[u], target[u]) for u in sorted(source.keys() & target.keys())}
-    if not units:
-        raise LrtError("every unit was set aside: there is nothing to fit; see `lrt-dist status`")
-    return units
-
-
-def _only(folds: list[Moments], source: int, targets: list[int]) -> list[Moments]:
-    """The moments that one source layer's fits need."""
-    wanted = wanted_moments((source_variable(source), target_variable(t)) for t in targets)
-    names = {name for pair in wanted for name in pair}
-    return [
-        Moments(
-            fold.n,
-            fold.parts,
-            {name: fold.mean[name] for name in names},
-            {pair: fold.second[pair] for pair in wanted},
-        )
-        for fold in folds
-    ]
-
-
-def _save_maps(run: Run, source: int, target: int, fitted: Fit) -> None:
-    weights = {
-        False: (fitted.weight, fitted.bias),
-        True: (fitted.shuffled_weight, fitted.shuffled_bias),
-    }
-    for shuffled, (weight, bias) in weights.items():
-        AffineMap(
-            weight,
-            bias,
-            (run.config.source.model, source),
-            (run.config.target.model, target),
-            run.config.fit.method,
-            fitted.report.ridge,
-            {} if shuffled else asdict(fitted.report),
-        ).save(run.folder.map_path(source, target, shuffled=shuffled))
+def _say(run: Run, lines: list[dict[str, Any]]) -> None:
+    best = max(lines, key=lambda line: float(line["r2"]))
+    run.reporter.note(
+        "fit",
+        f"{len(lines)} maps from {best['n']:,} rows ({best['rows_left_out']:,} left out); best "
+        f"held-out R² {best['r2']:.3f} at {best['source_layer']}→{best['target_layer']}, shuffled "
+        f"{best['r2_shuffled']:.3f}",
+    )

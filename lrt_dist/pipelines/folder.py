@@ -16,6 +16,7 @@ import yaml
 
 from lrt_dist.config import ModelConfig, RunConfig, differing_keys
 from lrt_dist.errors import UserError
+from lrt_dist.sites import layers_text
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import child
 
@@ -31,8 +32,11 @@ class RunFolder:
         self.out = out
         self.config = config
         self.rows = out / "rows.parquet"
-        self.moments = out / "moments" / "moments.safetensors"
+        self.moments = out / "moments"
         self.fits = out / "fits.parquet"
+        self.fits_back = out / "fits-back.parquet"
+        self.fits_together = out / "fits-together.parquet"
+        self.fit_tables = (self.fits, self.fits_back, self.fits_together)
         self.vectors = out / "vectors.parquet"
         self.scores = out / "scores.parquet"
         self.samples = out / "samples.parquet"
@@ -53,10 +57,22 @@ class RunFolder:
         """Where the ledger of a side lies."""
         return self.store_url(side).removesuffix(".zarr") + ".ledger"
 
-    def map_path(self, source: int, target: int, *, shuffled: bool = False) -> Path:
-        """A map, or its shuffled-pairing null."""
-        folder = self.out / "maps" / ("shuffled" if shuffled else "")
-        return folder / f"{source}-{target}.safetensors"
+    def map_path(
+        self,
+        source: int | tuple[int, ...],
+        target: int,
+        *,
+        shuffled: bool = False,
+        back: bool = False,
+    ) -> Path:
+        """A map, or its shuffled-pairing null; from several layers together, or from the target
+        model back to the source model."""
+        folder = self.out / "maps" / ("back" if back else "") / ("shuffled" if shuffled else "")
+        return folder / f"{layers_text(source)}-{target}.safetensors"
+
+    def map_table(self, source: tuple[int, ...], *, back: bool = False) -> Path:
+        """Reports of all maps from one place."""
+        return self.out / "maps" / ("back" if back else "") / f"{layers_text(source)}.parquet"
 
     def vector_path(self, concept: str, side: int, layer: int) -> Path:
         """A native vector."""

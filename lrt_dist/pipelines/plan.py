@@ -14,8 +14,9 @@ from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.pipelines.folder import SIDES
+from lrt_dist.pipelines.moments import run_tiles, tile_needs
 from lrt_dist.pipelines.run import Run
-from lrt_dist.plan.cost import forward_flops, moments_bytes, moments_flops, store_bytes
+from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
 from lrt_dist.plan.memory import StagePlan
 
 SAMPLE_DOCUMENTS = 32
@@ -48,6 +49,9 @@ class Plan:
     """What a run would do.
 
     Attributes:
+        tiles: in which the moments of all pairs are accumulated. moments_bytes: of all of them, on
+            disk. tile_memory: of the task of the largest. read_bytes: from both stores, for all
+            tiles and the null; passes: the same over the bytes of the stores.
         exact: whether counts come from a finished row index, not from a sample of the corpus.
         flops_source: where the speed behind the hours comes from.
     """
@@ -58,7 +62,11 @@ class Plan:
     units: int
     models: tuple[ModelPlan, ModelPlan]
     pairs: int
+    tiles: int
     moments_bytes: int
+    tile_memory: int
+    read_bytes: int
+    passes: float
     fit_hours: float
     flops_source: str
 
@@ -73,9 +81,6 @@ def plan(run: Run) -> Plan:
     Raises:
         UserError: the run cannot be done as asked; the largest obstacle comes first.
     """
-    source_widths, target_widths = (
-        [run.facts[side].width] * len(run.layers[side]) for side in (0, 1)
-    )
     run.check()
     exact = run.folder.rows.is_file()
     documents, rows, tokens = _counts(run) if exact else _estimate(run)
@@ -104,6 +109,10 @@ def plan(run: Run) -> Plan:
             )
         )
     fit_speed = _gemm_speed(torch.float64)
+    tiles = run_tiles(run)
+    number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
+    read = rows * sum(tile.read_bytes(run.widths, number_bytes) for tile in tiles)
+    folds = run.config.fit.folds
     return Plan(
         exact=exact,
         documents=documents,
@@ -111,8 +120,14 @@ def plan(run: Run) -> Plan:
         units=-(-rows // run.config.extract.rows_per_unit),
         models=(models[0], models[1]),
         pairs=len(run.pairs),
-        moments_bytes=moments_bytes(source_widths, target_widths, run.config.fit.folds),
-        fit_hours=moments_flops(rows, source_widths, target_widths) / fit_speed / 3600,
+        tiles=len(tiles),
+        moments_bytes=sum(tile.bytes(run.widths, folds) for tile in tiles),
+        tile_memory=max(tile_needs(run, tile).memory for tile in tiles),
+        read_bytes=read,
+        passes=read / max(1, sum(model.store_bytes for model in models)),
+        fit_hours=moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
+        / fit_speed
+        / 3600,
         flops_source=source,
     )
 

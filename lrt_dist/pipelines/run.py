@@ -74,6 +74,27 @@ class Run:
         return sorted(set(pairs))
 
     @cached_property
+    def together(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of source layers for maps from several layers.
+
+        Raises:
+            UserError: a group names a layer that is not extracted.
+        """
+        for group in self.config.fit.together:
+            absent = [layer for layer in group if layer not in self.layers[0]]
+            if absent:
+                raise UserError(
+                    f"fit.together: layer {absent[0]} of {list(group)} is not among source.layers "
+                    f"{list(self.layers[0])}"
+                )
+        return self.config.fit.together
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Dimensions of the hidden states of the (source, target) model."""
+        return self.facts[0].width, self.facts[1].width
+
+    @cached_property
     def concepts(self) -> dict[str, ConceptData]:
         """Every concept's items, split."""
         limit = self.config.evaluate.max_items
@@ -83,9 +104,9 @@ class Run:
         """Find what is wrong with the input before anything is started.
 
         Raises:
-            UserError: see `layers`, `pairs` and `load_concept`.
+            UserError: see `layers`, `pairs`, `together` and `load_concept`.
         """
-        _ = self.layers, self.pairs, self.concepts
+        _ = self.layers, self.pairs, self.together, self.concepts
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -163,7 +184,7 @@ class Run:
             return asked
         if runtime.gpus:
             return max(1, int(runtime.gpus // len(plans)))
-        by_memory = runtime.memory / 2 / sum(plan.bytes for plan in plans)
+        by_memory = sum(runtime.node_memory) / 2 / sum(plan.bytes for plan in plans)
         return max(1, int(min(CPU_REPLICAS, sum(runtime.node_cpus) // len(plans), by_memory)))
 
 

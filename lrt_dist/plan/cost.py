@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+PROCESS_BYTES = 512 * 2**20
+"""Python and its libraries, for one worker process."""
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -18,15 +20,38 @@ def forward_flops(tokens: int, block_parameters: Sequence[int], last_layer: int)
     return 2 * tokens * sum(block_parameters[: last_layer + 1])
 
 
-def moments_flops(rows: int, source_widths: Sequence[int], target_widths: Sequence[int]) -> int:
-    """Operations of all second moments: each S_xx, S_yy, S_xy, and S_xy of the shuffled null."""
-    own = sum(d * d for d in (*source_widths, *target_widths))
-    cross = sum(a * b for a in source_widths for b in target_widths)
-    return 2 * rows * (own + 2 * cross)
+def moments_flops(rows: int, entries: int) -> int:
+    """Operations of accumulating second moments of so many numbers in all."""
+    return 2 * rows * entries
 
 
-def moments_bytes(source_widths: Sequence[int], target_widths: Sequence[int], folds: int) -> int:
-    """Bytes of the float64 second moments of all folds."""
-    own = sum(d * d for d in (*source_widths, *target_widths))
-    cross = sum(a * b for a in source_widths for b in target_widths)
-    return 8 * folds * (own + 2 * cross)
+def accumulate_bytes(
+    moments: int, row_numbers: int, rows_per_unit: int, number_bytes: int, folds: int
+) -> int:
+    """Memory of a task that accumulates or merges.
+
+    Args:
+        moments: bytes of its moments, of all folds.
+        row_numbers: numbers read for each row. number_bytes: of one of them in the store.
+
+    The moments and a copy of one fold, two more folds while merging; two units as they are
+    stored, and again while their rows are sorted; one fold of a unit in float64; the process.
+    """
+    held = moments + 3 * moments // folds
+    read = 3 * rows_per_unit * row_numbers * number_bytes
+    shifted = 8 * rows_per_unit * row_numbers * 2 // folds
+    return held + read + shifted + PROCESS_BYTES
+
+
+def solve_bytes(d: int, e: int, folds: int) -> int:
+    """Memory of a task that solves all maps from width d to width e, one after the other.
+
+    For each fold the own moments of the source, the eigenvectors and G; the pair, its null, B of
+    both and C; S_yy; and the moments of all rows with what is made of them.
+    """
+    return 8 * ((3 * folds + 4) * d * d + (6 * folds + 8) * d * e + folds * e * e) + PROCESS_BYTES
+
+
+def cores_of_task(width: int, node_cores: float) -> int:
+    """Cores of a task whose matrices have that width: one up to 1023, as long as there are some."""
+    return max(1, min(width // 512, int(node_cores)))

@@ -20,8 +20,12 @@ from lrt_dist.runtime.tasks import (
     Done,
     Failed,
     FailurePolicy,
+    Needs,
+    Node,
     Task,
+    merge_tree,
 )
+from lrt_dist.sizes import format_bytes
 
 IN_FLIGHT = 2
 """Tasks inside one chain: one computes while the other is fed in and written out."""
@@ -53,11 +57,10 @@ class RayRuntime:
                     "set cluster.address: serial to do without Ray"
                 ) from error
         resources = ray.cluster_resources()
-        self.node_cpus = tuple(
-            float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]
-        )
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
+        self.node_memory = tuple(float(node.get("memory", 0)) for node in alive)
         self.gpus = float(resources.get("GPU", 0))
-        self.memory = float(resources.get("memory", 0))
         self._policy = policy
 
     @contextmanager
@@ -71,18 +74,80 @@ class RayRuntime:
             chains.stop()
 
     def map(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        needs: Needs = Needs(),  # noqa: B008 (frozen)
     ) -> Iterator[Any]:
-        """As Ray tasks of one core each, a bounded number at a time."""
-        remote = ray.remote(num_cpus=1, max_retries=self._policy.retries)(function)
-        window = max(2, int(sum(self.node_cpus)))
+        """As Ray tasks, a bounded number at a time.
+
+        Raises:
+            UserError: no node has what a call needs; Ray would wait for ever.
+        """
+        remote = self._remote(function, needs)
         waiting: deque[ray.ObjectRef] = deque()
         for given in arguments:
             waiting.append(remote.remote(*given))
-            if len(waiting) >= window:
+            if len(waiting) >= self._window:
                 yield result(waiting.popleft())
         while waiting:
             yield result(waiting.popleft())
+
+    def reduce(
+        self,
+        leaf: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        trees: Sequence[Sequence[Node]],
+        needs: Needs = Needs(),  # noqa: B008 (frozen)
+        on_leaf: Callable[[], None] = lambda: None,
+    ) -> Iterator[Any]:
+        """As Ray tasks: a merge starts when both its operands are there.
+
+        Raises:
+            UserError: see `map`.
+        """
+        remote, join = self._remote(leaf, needs), self._remote(merge, needs)
+        running: deque[tuple[ray.ObjectRef, Node]] = deque()
+        roots: deque[ray.ObjectRef] = deque()
+
+        def wait_for_oldest() -> None:
+            ref, node = running.popleft()
+            ray.wait([ref])
+            if node.level == 0:
+                on_leaf()
+
+        def make(node: Node) -> ray.ObjectRef:
+            if len(running) >= self._window:
+                wait_for_oldest()
+            running.append((remote.remote(*node.arguments), node))
+            return running[-1][0]
+
+        for nodes in trees:
+            roots.append(merge_tree(nodes, make, join.remote))
+            while ray.wait([roots[0]], timeout=0)[0]:
+                yield result(roots.popleft())
+                if not roots:
+                    break
+        while running:
+            wait_for_oldest()
+        while roots:
+            yield result(roots.popleft())
+
+    @property
+    def _window(self) -> int:
+        return max(2, int(sum(self.node_cpus)))
+
+    def _remote(self, function: Callable[..., Any], needs: Needs) -> Any:
+        largest = max(self.node_memory)
+        if needs.cpus > max(self.node_cpus) or needs.memory > largest:
+            raise UserError(
+                f"a task of the fit needs {needs.cpus} cores and {format_bytes(needs.memory)}; the "
+                f"largest node offers {max(self.node_cpus):g} cores and {format_bytes(largest)}: "
+                "lower fit.tile_bytes or fit.folds, name fewer fit.pairs, or use larger nodes"
+            )
+        return ray.remote(
+            num_cpus=needs.cpus, memory=needs.memory, max_retries=self._policy.retries
+        )(function)
 
 
 @dataclass

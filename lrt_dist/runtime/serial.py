@@ -14,8 +14,11 @@ from lrt_dist.runtime.tasks import (
     Done,
     Failed,
     FailurePolicy,
+    Needs,
+    Node,
     Stage,
     Task,
+    merge_tree,
 )
 
 
@@ -25,7 +28,9 @@ class SerialRuntime:
     def __init__(self, policy: FailurePolicy = DEFAULT_POLICY, gpus: int = 0) -> None:
         self.node_cpus: tuple[float, ...] = (float(os.cpu_count() or 1),)
         self.gpus = float(gpus)
-        self.memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        self.node_memory: tuple[float, ...] = (
+            float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        )
         self._policy = policy
 
     @contextmanager
@@ -34,10 +39,31 @@ class SerialRuntime:
         yield SerialChains([stage.build() for stage in spec.stages], self._policy)
 
     def map(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        needs: Needs = Needs(),  # noqa: B008 (frozen)
     ) -> Iterator[Any]:
         """Lazily, in order."""
         return (function(*given) for given in arguments)
+
+    def reduce(
+        self,
+        leaf: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        trees: Sequence[Sequence[Node]],
+        needs: Needs = Needs(),  # noqa: B008 (frozen)
+        on_leaf: Callable[[], None] = lambda: None,
+    ) -> Iterator[Any]:
+        """Lazily, in order."""
+
+        def make(node: Node) -> Any:
+            made = leaf(*node.arguments)
+            if node.level == 0:
+                on_leaf()
+            return made
+
+        return (merge_tree(nodes, make, merge) for nodes in trees)
 
 
 class SerialChains:

@@ -114,20 +114,78 @@ class Chains(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What one call of a function needs: cores, and bytes of memory."""
+
+    cpus: int = 1
+    memory: int = 0
+
+
 class Runtime(Protocol):
-    """Where work runs: the cores of each node, and GPUs and memory (bytes) in all."""
+    """Where work runs: the cores and memory (bytes) of each node, and the GPUs in all."""
 
     node_cpus: tuple[float, ...]
+    node_memory: tuple[float, ...]
     gpus: float
-    memory: float
 
     def chains(self, spec: ChainSpec) -> AbstractContextManager[Chains]: ...
 
     def map(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        needs: Needs = Needs(),
     ) -> Iterator[Any]:
         """`function(*a)` for each `a`, results in the order of the arguments."""
         ...
+
+    def reduce(
+        self,
+        leaf: Callable[..., Any],
+        merge: Callable[[Any, Any], Any],
+        trees: Sequence[Sequence[Node]],
+        needs: Needs = Needs(),
+        on_leaf: Callable[[], None] = lambda: None,
+    ) -> Iterator[Any]:
+        """The root of each tree, in order; see `merge_tree`.
+
+        Args:
+            on_leaf: called here, once for every node of level 0 that is made.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a tree of merges: `leaf(*arguments)` makes it, and it stands for `2^level` leaves
+    of which some may be done already."""
+
+    level: int
+    arguments: tuple[Any, ...]
+
+
+def merge_tree(
+    nodes: Iterable[Node], make: Callable[[Node], Any], merge: Callable[[Any, Any], Any]
+) -> Any:
+    """Make all nodes, in order, and merge neighbours of one level as soon as both are there.
+
+    What is left in the end is merged from the right. So what is merged with what depends on the
+    nodes alone, and nodes that take the place of their leaves change nothing.
+    """
+    waiting: list[tuple[int, Any]] = []
+
+    def merge_last() -> None:
+        (level, left), (_, right) = waiting[-2:]
+        waiting[-2:] = [(level + 1, merge(left, right))]
+
+    for node in nodes:
+        waiting.append((node.level, make(node)))
+        while len(waiting) > 1 and waiting[-2][0] == waiting[-1][0]:
+            merge_last()
+    while len(waiting) > 1:
+        merge_last()
+    return waiting[0][1]
 
 
 class Attempts:

@@ -1,46 +1,58 @@
-"""Moments of a few units, per fold: the map step of every fit."""
+"""Moments of a leaf of units for a tile of layer pairs, and the merging of leaves."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.linear.fit import shuffled, wanted_moments
-from lrt_dist.linear.moments import Moments
-from lrt_dist.sites import LayerPair, fold_of
+from lrt_dist.errors import LrtError
+from lrt_dist.linear.fit import pair_moments, shuffled
+from lrt_dist.linear.moments import Accumulator, NonFiniteError, Pair
+from lrt_dist.plan.tiles import Tile
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.moments import MomentFile, merge_files
+
+LEFT_OUT = -1
+"""In the place of a fold: the row is left out of everything, so that all pairs of layers rest on
+the same rows."""
+
+Block = tuple[NDArray[np.int64], NDArray[np.int16], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
 class AccumulateTask:
-    """A group of units of both stores.
+    """A leaf of units, for one tile.
 
     Attributes:
-        units: their numbers.
+        tile: what is wanted.
+        units: numbers of the units.
         strangers: for each of them another unit, far away in the corpus, whose target rows are
             paired with its source rows for the null.
-        rows_path: the row index.
+        corpus: digest of the row index, part of the name of every part.
+        folds_path: for every row of the corpus its fold, or `LEFT_OUT`; .npy, int16 `[rows]`.
         stores: urls of the (source, target) stores.
-        pairs: wanted pairs of layers.
-        limits: for each side `{layer: norm}`; a row beyond any of them is left out of everything,
-            so that all pairs of layers rest on the same rows.
         crcs: for every unit and side what the ledger says of its chunks.
         folds: number of folds.
+        path: where the moments go.
     """
 
+    tile: Tile
     units: tuple[int, ...]
     strangers: tuple[int, ...]
-    rows_path: Path
+    corpus: str
+    folds_path: Path
     stores: tuple[str, str]
-    pairs: tuple[LayerPair, ...]
-    limits: tuple[dict[int, float], dict[int, float]]
     crcs: dict[int, tuple[dict[str, str], dict[str, str]]]
     folds: int
+    path: Path
 
 
 def source_variable(layer: int) -> str:
@@ -53,40 +65,86 @@ def target_variable(layer: int) -> str:
     return f"target/{layer}"
 
 
-def accumulate(task: AccumulateTask) -> list[Moments]:
-    """Moments of each fold over the rows of a group of units.
+def tile_moments(tile: Tile) -> list[Pair]:
+    """The second moments of a tile."""
+    return [
+        *((source_variable(layer), source_variable(layer)) for layer in tile.own[0]),
+        *((target_variable(layer), target_variable(layer)) for layer in tile.own[1]),
+        *((source_variable(a), source_variable(b)) for a, b in tile.within),
+        *(
+            moment
+            for pair in tile.pairs
+            for moment in pair_moments(source_variable(pair.source), target_variable(pair.target))
+        ),
+    ]
 
-    The null pairs source rows with target rows of a stranger. Shuffling within a unit would not
-    do: where a unit is one long document, rows of the same document would still be paired, and
-    what they share would look like a map.
+
+def accumulate(task: AccumulateTask) -> Path:
+    """Write the moments of each fold over the rows of a leaf; the next unit is read meanwhile.
+
+    What is there already is left as it is.
+
+    Raises:
+        LrtError: a hidden state that is not finite, with its place.
     """
-    moments = wanted_moments(
-        (source_variable(pair.source), target_variable(pair.target)) for pair in task.pairs
-    )
-    layers = (
-        sorted({pair.source for pair in task.pairs}),
-        sorted({pair.target for pair in task.pairs}),
-    )
-    reader = _Reader(task)
-    folds = [Moments()] * task.folds
-    for unit, stranger in zip(task.units, task.strangers, strict=True):
-        kept, fold = reader.kept(unit), reader.fold(unit)
-        variables = {
-            source_variable(layer): reader.states(0, layer, unit) for layer in layers[0]
-        } | {target_variable(layer): reader.states(1, layer, unit) for layer in layers[1]}
-        permuted = _cycle(reader.kept(stranger).nonzero().squeeze(1), len(kept), unit)
-        if len(permuted):
-            for layer in layers[1]:
-                rows = reader.states(1, layer, stranger)[permuted]
-                variables[shuffled(target_variable(layer))] = rows
-        else:
-            kept[:] = False  # nothing to pair with: the unit cannot count
-        for number in range(task.folds):
-            chosen = kept & (fold == number)
+    if task.path.exists():
+        return task.path
+    moments = tile_moments(task.tile)
+    accumulators = [Accumulator(moments) for _ in range(task.folds)]
+    for unit, (rows, folds, variables) in _read_ahead(task):
+        # Rows come sorted by fold, so each fold is a slice.
+        edges = np.searchsorted(folds, np.arange(task.folds + 1))
+        for number, accumulator in enumerate(accumulators):
+            chosen = slice(edges[number], edges[number + 1])
             part = {name: states[chosen] for name, states in variables.items()}
-            more = Moments.of(part, moments, part=f"unit {unit} fold {number}")
-            folds[number] = folds[number].merge(more)
-    return folds
+            try:
+                accumulator.add(part, f"{task.corpus}/{unit}/{number}")
+            except NonFiniteError as error:
+                raise LrtError(
+                    f"{error.variable} is not finite in row {rows[chosen][error.row]} (unit "
+                    f"{unit}); `lrt-dist verify --repair` and `lrt-dist extract` redo it"
+                ) from error
+    frozen = []
+    while accumulators:  # one by one: memory holds the moments once, not twice
+        frozen.append(accumulators.pop(0).freeze())
+    MomentFile.write(task.path, frozen)
+    return task.path
+
+
+def node_path(folder: Path, level: int, number: int) -> Path:
+    """Where the moments of a node of a tile's tree lie; leaves have level 0."""
+    return folder / f"{level}-{number}.safetensors"
+
+
+def node_of(path: Path) -> tuple[int, int]:
+    """Level and number of the node at a `node_path`."""
+    level, number = path.stem.split("-")
+    return int(level), int(number)
+
+
+def merge(left: Path, right: Path) -> Path:
+    """Merge two neighbours into the node above the left one, and delete them."""
+    level, number = node_of(left)
+    merged = node_path(left.parent, level + 1, number // 2)
+    if not merged.exists():  # else a merge that was killed before it had deleted them
+        merge_files(left, right, merged)
+    for path in (left, right):
+        path.unlink(missing_ok=True)
+    return merged
+
+
+def _read_ahead(task: AccumulateTask) -> Iterator[tuple[int, Block]]:
+    """Unit by unit, each read while the one before is worked on."""
+    reader = _Reader(task)
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(reader.block, task.units[0], task.strangers[0])
+        for unit, *following in itertools.zip_longest(
+            task.units, task.units[1:], task.strangers[1:]
+        ):
+            block = coming.result()
+            if following[0] is not None:
+                coming = ahead.submit(reader.block, *following)
+            yield unit, block
 
 
 class _Reader:
@@ -94,36 +152,40 @@ class _Reader:
 
     def __init__(self, task: AccumulateTask) -> None:
         self._task = task
-        self._index = RowIndex.open(task.rows_path)
+        self._folds = np.load(task.folds_path, mmap_mode="r")
         self._stores = tuple(ActivationStore.open(url) for url in task.stores)
 
-    def states(self, side: int, layer: int, unit: int) -> torch.Tensor:
+    def block(self, unit: int, stranger: int) -> Block:
+        """Kept rows of a unit sorted by fold: their numbers, folds, and the tile's variables.
+
+        The null pairs source rows with target rows of a stranger. Shuffling within a unit would
+        not do: where a unit is one long document, rows of the same document would still be
+        paired, and what they share would look like a map.
+        """
+        folds = self._folds[self._stores[0].unit_rows(unit)]
+        rows = np.argsort(folds, kind="stable")
+        rows = rows[folds[rows] != LEFT_OUT]
+        strange = self._folds[self._stores[1].unit_rows(stranger)] != LEFT_OUT
+        partners = _cycle(np.flatnonzero(strange), len(folds), unit)
+        if len(partners) == 0:
+            rows = rows[:0]  # nothing to pair with: the unit cannot count
+        sources, targets = self._task.tile.layers
+        variables = {
+            source_variable(layer): self._states(0, layer, unit, rows) for layer in sources
+        }
+        for layer in targets:
+            name = target_variable(layer)
+            variables[name] = self._states(1, layer, unit, rows)
+            variables[shuffled(name)] = self._states(1, layer, stranger, partners[rows])
+        return rows + self._stores[0].unit_rows(unit).start, folds[rows], variables
+
+    def _states(self, side: int, layer: int, unit: int, rows: NDArray[np.int64]) -> torch.Tensor:
         crc = self._task.crcs[unit][side][f"layers/{layer}"]
-        return self._stores[side].states(layer, unit, crc)
-
-    def kept(self, unit: int) -> torch.Tensor:
-        """bool `[rows]`: which rows no norm limit leaves out."""
-        kept = torch.ones(len(self._index.unit_rows(unit)), dtype=torch.bool)
-        for store, limits in zip(self._stores, self._task.limits, strict=True):
-            for layer, limit in limits.items():
-                norms = store.norms(layer, store.unit_rows(unit))
-                kept &= torch.from_numpy(norms <= np.float32(limit))
-        return kept
-
-    def fold(self, unit: int) -> torch.Tensor:
-        """int64 `[rows]`: the fold of each row's document."""
-        return torch.tensor(
-            [
-                fold_of(segment.document, self._task.folds)
-                for segment in self._index.unit(unit)
-                for _ in segment.char_ends
-            ]
-        )
+        return self._stores[side].states(layer, unit, crc)[torch.from_numpy(rows)]
 
 
-def _cycle(rows: torch.Tensor, count: int, unit: int) -> torch.Tensor:
+def _cycle(rows: NDArray[np.int64], count: int, unit: int) -> NDArray[np.int64]:
     """`count` of some rows in random order, each as often as any other; seeded by the unit."""
     digest = hashlib.sha256(f"unit {unit}".encode()).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
-    order = torch.from_numpy(rng.permutation(len(rows)))
-    return rows[order].repeat(-(-count // max(1, len(rows))))[:count]
+    return np.resize(rng.permutation(rows), count) if len(rows) else rows

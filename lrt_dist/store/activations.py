@@ -152,7 +152,7 @@ class ActivationStore:
         return crcs
 
     def states(self, layer: int, unit: int, crc: str | None = None) -> torch.Tensor:
-        """Hidden states of one unit, float32 `[rows, d]`.
+        """Hidden states of one unit, `[rows, d]`, in the store's logical dtype.
 
         Args:
             crc: what the ledger says of this chunk; None to trust the chunk's own checksum, which
@@ -168,7 +168,7 @@ class ActivationStore:
                 f"says {crc}; `lrt-dist verify --repair` lets extract redo it"
             )
         if self.logical_dtype == "bfloat16":
-            return torch.from_numpy(data).view(torch.bfloat16).to(torch.float32)
+            return torch.from_numpy(data).view(torch.bfloat16)
         return torch.from_numpy(data)
 
     def norms(self, layer: int, rows: slice = slice(None)) -> np.ndarray[Any, Any]:

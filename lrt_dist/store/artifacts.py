@@ -1,17 +1,14 @@
-"""Vectors and moments as safetensors, tables as Parquet; each written whole or not at all."""
+"""Vectors as safetensors, tables as Parquet; each written whole or not at all."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from lrt_dist.linear.moments import Moments
 from lrt_dist.linear.vectors import SteeringVector
 from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
 
@@ -49,39 +46,6 @@ def load_vector(path: Path) -> SteeringVector:
         meta["method"],
         int(meta["pairs"]),
     )
-
-
-def save_moments(path: Path, folds: Sequence[Moments], fingerprint: str) -> None:
-    """Write the moments of every fold into one file."""
-    tensors: dict[str, torch.Tensor] = {}
-    facts = []
-    for index, moments in enumerate(folds):
-        facts.append({"n": moments.n, "parts": sorted(moments.parts)})
-        tensors |= {f"{index}|{name}": mean for name, mean in moments.mean.items()}
-        tensors |= {f"{index}|{a}|{b}": second for (a, b), second in moments.second.items()}
-    meta = {"kind": "Moments", "folds": json.dumps(facts), "fingerprint": fingerprint}
-    save_tensors(path, tensors, meta)
-
-
-def load_moments(path: Path, fingerprint: str) -> list[Moments] | None:
-    """The moments of every fold; None where the file is absent or of another run."""
-    if not path.is_file():
-        return None
-    tensors, meta = load_tensors(path, "Moments")
-    if meta["fingerprint"] != fingerprint:
-        return None
-    folds = []
-    for index, fact in enumerate(json.loads(meta["folds"])):
-        keys = [key.split("|") for key in tensors if key.startswith(f"{index}|")]
-        folds.append(
-            Moments(
-                fact["n"],
-                frozenset(fact["parts"]),
-                {k[1]: tensors["|".join(k)] for k in keys if len(k) == 2},
-                {(k[1], k[2]): tensors["|".join(k)] for k in keys if len(k) == 3},
-            )
-        )
-    return folds
 
 
 def save_table(path: Path, rows: Sequence[Mapping[str, Any]] | pa.Table, fingerprint: str) -> None:

@@ -8,9 +8,10 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-from lrt_dist.linear.fit import RIDGE_RATIOS, Fit, fit_source, shuffled, wanted_moments
+from lrt_dist.linear.fit import RIDGE_RATIOS, Fit, SourceFit, shuffled, wanted_moments
 from lrt_dist.linear.moments import Moments, merge_all
-from lrt_dist.linear.ridge import Spectrum, path_errors, squared_errors
+from lrt_dist.linear.ridge import Spectrum, Split, SplitTarget, squared_errors
+from lrt_dist.linear.solutions import Choice, solution
 
 FOLDS = 4
 
@@ -42,62 +43,125 @@ def moments(
 
 
 def fitted(x: np.ndarray, y: np.ndarray, fold: np.ndarray, method: str = "affine") -> Fit:
-    (result,) = fit_source(moments(x, y, fold), "x", ["y"], method)
-    return result
+    folds = moments(x, y, fold)
+    return SourceFit(folds, "x", method).fit(folds, "y")
+
+
+def split_of(folds: list[Moments], held: int) -> SplitTarget:
+    train = merge_all(f for i, f in enumerate(folds) if i != held)
+    spectrum = Spectrum.of(train, "x", centred=True)
+    split = Split.of(spectrum, train, folds[held])
+    return split.target(train, folds[held], ("x", "y"), ("x", shuffled("y")))
+
+
+def median_eigenvalue(x: np.ndarray) -> float:
+    """The lower one of the middle two, as torch has it."""
+    values = np.linalg.eigvalsh(np.cov(x, rowvar=False) * (len(x) - 1))
+    return float(np.sort(values)[(len(values) - 1) // 2])
+
+
+def held_out_errors(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """`[folds, λ]`, the plain way: a model for each."""
+    found = np.zeros((FOLDS, len(RIDGE_RATIOS)))
+    for number in range(FOLDS):
+        train = fold != number
+        for index, ratio in enumerate(RIDGE_RATIOS.tolist()):
+            model = Ridge(alpha=ratio * median_eigenvalue(x[train])).fit(x[train], y[train])
+            found[number, index] = ((y[~train] - model.predict(x[~train])) ** 2).sum()
+    return found
 
 
 def test_affine_is_sklearns_ridge_at_the_same_penalty() -> None:
     x, y, fold = rows()
     result = fitted(x, y, fold)
     ridge = Ridge(alpha=result.report.ridge).fit(x, y)
-    np.testing.assert_allclose(result.weight.numpy(), ridge.coef_.T, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(result.bias.numpy(), ridge.intercept_, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(result.map.weight.numpy(), ridge.coef_.T, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(result.map.bias.numpy(), ridge.intercept_, rtol=1e-8, atol=1e-10)
 
 
-def test_held_out_r2_is_that_of_cross_validated_predictions() -> None:
+def test_the_penalty_is_the_best_of_the_grid() -> None:
+    x, y, fold = rows(n=60, d=20, noise=8.0)
+    best = held_out_errors(x, y, fold).sum(0).argmin()
+    report = fitted(x, y, fold).report
+    assert report.ridge_relative == pytest.approx(float(RIDGE_RATIOS[best]))
+    assert 1e-4 < report.ridge_relative < 1e6  # noise this large wants a real penalty
+    assert report.ridge == pytest.approx(report.ridge_relative * median_eigenvalue(x))
+
+
+def test_no_fold_chooses_the_penalty_that_it_is_scored_with() -> None:
+    x, y, fold = rows(n=40, d=20, noise=12.0)
+    errors = held_out_errors(x, y, fold)
+    nested = sum(errors[k, np.delete(errors, k, axis=0).sum(0).argmin()] for k in range(FOLDS))
+    squares = sum(((y[fold == k] - y[fold != k].mean(0)) ** 2).sum() for k in range(FOLDS))
+    report = fitted(x, y, fold).report
+    assert report.r2 == pytest.approx(1 - nested / squares, abs=1e-9)
+    selected = 1 - errors.sum(0).min() / squares
+    assert report.r2 < selected  # what was selected would have flattered
+
+
+def test_quantiles_over_dimensions_are_those_of_cross_validated_predictions() -> None:
     x, y, fold = rows()
-    result = fitted(x, y, fold)
-    error = squares = 0.0
-    for number in range(FOLDS):
-        train = fold != number
-        spread = Spectrum.of(torch.from_numpy(np.cov(x[train], rowvar=False) * (train.sum() - 1)))
-        model = Ridge(alpha=result.report.ridge_relative * spread.median).fit(x[train], y[train])
-        error += ((y[~train] - model.predict(x[~train])) ** 2).sum(0)
-        squares += ((y[~train] - y[train].mean(0)) ** 2).sum(0)
-    assert result.report.r2 == pytest.approx(1 - error.sum() / squares.sum(), abs=1e-10)
-    assert result.report.r2_median == pytest.approx(np.median(1 - error / squares), abs=1e-10)
+    report = SourceFit(moments(x, y, fold), "x", ridge=3.0).fit(moments(x, y, fold), "y").report
+    predicted = cross_val_predict(Ridge(alpha=3.0), x, y, cv=PredefinedSplit(fold))
+    means = np.stack([y[fold != k].mean(0) for k in range(FOLDS)])[fold]
+    by_dimension = 1 - ((y - predicted) ** 2).sum(0) / ((y - means) ** 2).sum(0)
+    assert report.ridge == 3.0
+    assert report.r2_median == pytest.approx(np.median(by_dimension), abs=1e-9)
+    assert report.r2_q10 == pytest.approx(np.quantile(by_dimension, 0.1), abs=1e-9)
+    assert report.r2_q90 == pytest.approx(np.quantile(by_dimension, 0.9), abs=1e-9)
 
 
 def test_the_whole_path_of_penalties_at_once() -> None:
     x, y, fold = rows(noise=5.0)
-    folds = moments(x, y, fold)
-    train = merge_all(folds[1:])
-    spectrum = Spectrum.of(train.second["x", "x"])
     ridges = torch.logspace(-3, 4, 9, dtype=torch.float64)
-    means = (train.mean["x"], train.mean["y"])
-    path = path_errors(spectrum, train.second["x", "y"], folds[0], ("x", "y"), means, ridges)
+    path = split_of(moments(x, y, fold), 0).path(ridges)
     for ridge, error in zip(ridges.tolist(), path.tolist(), strict=True):
         model = Ridge(alpha=ridge).fit(x[fold != 0], y[fold != 0])
         residual = y[fold == 0] - model.predict(x[fold == 0])
         assert error == pytest.approx((residual**2).sum(), rel=1e-9)
 
 
-def test_the_penalty_is_the_best_of_the_grid() -> None:
-    x, y, fold = rows(n=60, d=20, noise=8.0)
-    result = fitted(x, y, fold)
+@pytest.mark.parametrize("method", ["affine", "linear", "orthogonal", "low_rank"])
+def test_errors_in_the_eigenbasis_are_those_of_the_map_itself(method: str) -> None:
+    x, y, fold = rows(noise=4.0)
     folds = moments(x, y, fold)
-    scores = []
-    for ratio in RIDGE_RATIOS.tolist():
-        total = 0.0
-        for number in range(FOLDS):
-            train = merge_all(f for i, f in enumerate(folds) if i != number)
-            spectrum = Spectrum.of(train.second["x", "x"])
-            weight = spectrum.solve(train.second["x", "y"], ratio * spectrum.median)
-            bias = train.mean["y"] - train.mean["x"] @ weight
-            total += float(squared_errors(weight, bias, folds[number], ("x", "y")).sum())
-        scores.append(total)
-    assert result.report.ridge_relative == pytest.approx(float(RIDGE_RATIOS[np.argmin(scores)]))
-    assert 1e-4 < result.report.ridge_relative < 1e6  # noise this large wants a real penalty
+    train, held = merge_all(folds[1:]), folds[0]
+    centred = method != "linear"
+    spectrum = Spectrum.of(train, "x", centred=centred)
+    split = Split.of(spectrum, train, held).target(train, held, ("x", "y"), ("x", shuffled("y")))
+    z = solution(method, spectrum.values, split.trained, Choice(0.1, rank=2))
+    weight = spectrum.vectors @ z
+    bias = train.mean["y"] - train.mean["x"] @ weight if centred else torch.zeros(4).double()
+    expected = ((y - (x @ weight.numpy() + bias.numpy()))[fold == 0] ** 2).sum(0)
+    np.testing.assert_allclose(split.errors(z).numpy(), expected, rtol=1e-8)
+    np.testing.assert_allclose(
+        squared_errors(weight, bias, held, ("x", "y")).numpy(), expected, rtol=1e-8
+    )
+
+
+def test_low_rank_finds_the_rank_that_is_there() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 12))
+    y = x @ rng.normal(size=(12, 2)) @ rng.normal(size=(2, 9)) + rng.normal(size=(300, 9))
+    fold = rng.integers(0, FOLDS, 300)
+    low, full = fitted(x, y, fold, "low_rank"), fitted(x, y, fold)
+    assert low.report.map_rank == 2
+    assert torch.linalg.matrix_rank(low.map.weight, rtol=1e-9) == 2
+    assert low.report.r2 > full.report.r2
+
+
+def test_the_best_cut_to_a_rank_is_the_reduced_rank_regression() -> None:
+    """Without a penalty: project the least-squares fit on its own principal axes."""
+    x, y, fold = rows(d=6)
+    total = merge_all(moments(x, y, fold))
+    spectrum = Spectrum.of(total, "x", centred=True)
+    z = solution(
+        "low_rank", spectrum.values, spectrum.project(total, ("x", "y")), Choice(0.0, rank=2)
+    )
+    x, y = x - x.mean(0), y - y.mean(0)
+    least = np.linalg.lstsq(x, y, rcond=None)[0]
+    axes = np.linalg.svd(x @ least)[2][:2]
+    np.testing.assert_allclose((spectrum.vectors @ z).numpy(), least @ axes.T @ axes, atol=1e-9)
 
 
 @pytest.mark.parametrize("n", [120, 12])
@@ -106,8 +170,8 @@ def test_linear_is_the_minimum_norm_least_squares(n: int) -> None:
     fold = np.arange(n) % FOLDS
     result = fitted(x, y, fold, "linear")
     expected = np.linalg.lstsq(x, y, rcond=1e-7)[0]
-    np.testing.assert_allclose(result.weight.numpy(), expected, rtol=1e-4, atol=1e-5)
-    assert not result.bias.any()
+    np.testing.assert_allclose(result.map.weight.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert not result.map.bias.any()
 
 
 def test_orthogonal_finds_a_rotation_and_its_scale() -> None:
@@ -115,8 +179,8 @@ def test_orthogonal_finds_a_rotation_and_its_scale() -> None:
     x = rng.normal(size=(100, 6))
     rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     result = fitted(x, 2.5 * x @ rotation + 1, rng.integers(0, FOLDS, 100), "orthogonal")
-    np.testing.assert_allclose(result.weight.numpy(), 2.5 * rotation, atol=1e-10)
-    np.testing.assert_allclose(result.bias.numpy(), 1, atol=1e-10)
+    np.testing.assert_allclose(result.map.weight.numpy(), 2.5 * rotation, atol=1e-10)
+    np.testing.assert_allclose(result.map.bias.numpy(), 1, atol=1e-10)
     assert result.report.r2 == pytest.approx(1)
 
 
@@ -124,7 +188,7 @@ def test_orthogonal_finds_a_rotation_and_its_scale() -> None:
 def test_orthogonal_between_widths_has_the_best_scale(d: int, e: int) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(100, d)), rng.normal(size=(100, e))
-    weight = fitted(x, y, rng.integers(0, FOLDS, 100), "orthogonal").weight.numpy()
+    weight = fitted(x, y, rng.integers(0, FOLDS, 100), "orthogonal").map.weight.numpy()
     x, y = x - x.mean(0), y - y.mean(0)
     errors = [((y - f * x @ weight) ** 2).sum() for f in (0.9, 1.0, 1.1)]
     assert errors[1] < min(errors[0], errors[2])
@@ -151,9 +215,9 @@ def test_constant_and_repeated_columns_are_ordinary() -> None:
     y = np.hstack([y, np.full((len(y), 1), 7.0)])
     result = fitted(x, y, fold)
     assert result.report.rank == 7
-    assert np.isfinite(result.weight.numpy()).all()
+    assert np.isfinite(result.map.weight.numpy()).all()
     assert result.report.r2 > 0.9
-    assert (result.bias[-1] - 7).abs() < 1e-9
+    assert (result.map.bias[-1] - 7).abs() < 1e-9
 
 
 def test_cka_of_a_rotation_is_one() -> None:
@@ -170,17 +234,81 @@ def test_an_empty_fold_is_refused() -> None:
         fitted(x, y, fold)
 
 
-def test_cross_val_predict_agrees_where_the_penalty_is_absolute() -> None:
-    x, y, fold = rows()
+def test_unbiased_cka_is_zero_for_unrelated_data_and_one_for_a_rotation() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(400, 60)), rng.normal(size=(400, 60))
+    rotation = np.linalg.qr(rng.normal(size=(60, 60)))[0]
+    fold = rng.integers(0, FOLDS, 400)
+    unrelated, rotated = fitted(x, y, fold).report, fitted(x, x @ rotation, fold).report
+    assert unrelated.cka > 0.1  # the bias
+    assert abs(unrelated.cka_unbiased) < 0.02
+    assert rotated.cka_unbiased == pytest.approx(1.0)
+
+
+def test_the_identity_is_a_baseline_where_widths_agree() -> None:
+    x, y, fold = rows(d=4)
+    assert np.isnan(fitted(x, y[:, :3], fold).report.r2_identity)
+    near = x + 0.1 * y
+    report = fitted(x, near, fold).report
+    means = np.stack([near[fold != k].mean(0) for k in range(FOLDS)])[fold]
+    expected = 1 - ((near - x) ** 2).sum() / ((near - means) ** 2).sum()
+    assert report.r2_identity == pytest.approx(expected, abs=1e-9)
+
+
+def test_more_rows_are_better_and_the_learning_curve_says_so() -> None:
+    x, y, fold = rows(n=240, d=30, noise=3.0)
     folds = moments(x, y, fold)
-    total = 0.0
+    source = SourceFit(folds, "x")
+    (few, low), (some, middle) = source.learning_curve(folds, "y")
+    ((most, high),) = source.fit(folds, "y").report.learning
+    assert (few, some) == (folds[1].n, folds[1].n + folds[2].n)
+    assert most == sum(fold.n for fold in folds[1:])
+    assert low < middle < high
+    train, held = fold == 1, fold == 0
+    plain = min(
+        ((y[held] - Ridge(alpha=a).fit(x[train], y[train]).predict(x[held])) ** 2).sum()
+        for a in (RIDGE_RATIOS * median_eigenvalue(x[train])).tolist()
+    )
+    best_possible = 1 - plain / ((y[held] - y[train].mean(0)) ** 2).sum()
+    assert low <= best_possible + 1e-9
+    assert low > best_possible - 0.1
+
+
+def test_the_way_back_comes_from_the_same_moments() -> None:
+    x, y, fold = rows()
+    back = [m.reversed() for m in moments(x, y, fold)]
+    result = SourceFit(back, "y").fit(back, "x", null=(shuffled("y"), "x"))
+    ridge = Ridge(alpha=result.report.ridge).fit(y, x)
+    np.testing.assert_allclose(result.map.weight.numpy(), ridge.coef_.T, rtol=1e-8, atol=1e-10)
+    assert result.report.r2 > 0.3
+    assert result.report.r2_shuffled < 0.05
+
+
+def test_several_sources_together_are_one_wide_source() -> None:
+    x, y, fold = rows(d=7)
+    parts = {"a": slice(0, 3), "b": slice(3, 7)}
+    wanted = [
+        ("a", "a"), ("b", "b"), ("a", "b"), ("y", "y"),
+        *((s, t) for s in "ab" for t in ("y", shuffled("y"))),
+    ]  # fmt: skip
+    folds = []
     for number in range(FOLDS):
-        train = merge_all(f for i, f in enumerate(folds) if i != number)
-        weight = Spectrum.of(train.second["x", "x"]).solve(train.second["x", "y"], 2.0)
-        bias = train.mean["y"] - train.mean["x"] @ weight
-        total += float(squared_errors(weight, bias, folds[number], ("x", "y")).sum())
-    predicted = cross_val_predict(Ridge(alpha=2.0), x, y, cv=PredefinedSplit(fold))
-    assert total == pytest.approx(((y - predicted) ** 2).sum(), rel=1e-10)
+        chosen = fold == number
+        tensors = {name: torch.from_numpy(x[chosen][:, part]) for name, part in parts.items()}
+        tensors["y"] = torch.from_numpy(y[chosen])
+        tensors[shuffled("y")] = torch.from_numpy(y[chosen][::-1].copy())
+        folds.append(Moments.of(tensors, wanted, f"{number}").joined(["a", "b"], "a+b"))
+    result = SourceFit(folds, "a+b").fit(folds, "y")
+    ridge = Ridge(alpha=result.report.ridge).fit(x, y)
+    np.testing.assert_allclose(result.map.weight.numpy(), ridge.coef_.T, rtol=1e-8, atol=1e-10)
+
+
+def test_unknown_methods_and_too_few_folds_are_refused() -> None:
+    x, y, fold = rows()
+    with pytest.raises(ValueError, match="'cubic' is not one of affine, linear"):
+        SourceFit(moments(x, y, fold), "x", "cubic")
+    with pytest.raises(ValueError, match="needs two folds, got 1"):
+        SourceFit(moments(x, y, fold)[:1], "x")
 
 
 def test_fitting_on_a_concepts_own_texts_returns_the_native_vector_by_algebra() -> None:

@@ -94,7 +94,7 @@ def test_merging_changes_neither_operand() -> None:
 def test_what_is_not_finite_is_refused_with_its_place() -> None:
     bad = data(6)
     bad["y"][4, 1] = float("nan")
-    with pytest.raises(ValueError, match=r"part u: y is not finite in row 4"):
+    with pytest.raises(ValueError, match=r"y is not finite in row 4"):
         Moments.of(bad, PAIRS, "u")
 
 

@@ -23,7 +23,7 @@ from lrt_dist.linear.affine import AffineMap
 from lrt_dist.models.blocks import find_blocks
 from lrt_dist.models.hooks import block_output
 from lrt_dist.pipelines.extract import extract_side
-from lrt_dist.pipelines.fit import fitted_units, median_norms
+from lrt_dist.pipelines.moments import fitted_units, median_norms
 from lrt_dist.runtime.tasks import Runtime
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.ledger import Ledger
@@ -59,7 +59,7 @@ def test_a_run_leaves_what_the_design_says(write_run: WriteRun, tmp_path: Path) 
         "*.parquet",
         "report.html",
         "log.jsonl",
-        "moments/*.safetensors",
+        "moments/*/*.safetensors",
         "maps/?-?.safetensors",
         "maps/shuffled/?-?.safetensors",
         "vectors/mood-source-?.safetensors",
@@ -150,8 +150,8 @@ def test_a_second_run_computes_nothing(
         raise AssertionError("a finished stage was computed again")
 
     monkeypatch.setattr("lrt_dist.models.blocks.BlockStack.load", refuse)
-    monkeypatch.setattr("lrt_dist.pipelines.fit.fit_source", refuse)
-    monkeypatch.setattr("lrt_dist.pipelines.fit.accumulate", refuse)
+    monkeypatch.setattr("lrt_dist.pipelines.fit.solve", refuse)
+    monkeypatch.setattr("lrt_dist.pipelines.moments.accumulate", refuse)
     monkeypatch.setattr("lrt_dist.pipelines.index.write_index", refuse)
     run_all(run_file, tmp_path / "out")
 
@@ -197,7 +197,7 @@ def test_units_that_are_set_aside_are_left_out_and_told(
         ledger.quarantine(1, "not finite")
         for chunk in Path(run.folder.store_url(1)).glob("norms/*/c/1"):
             chunk.unlink()  # a unit that was never written
-        after = median_norms(run, 1, fitted_units(run))
+        after = median_norms(run, 1, fitted_units(run.folder))
         assert after[0] == pytest.approx(before[0], rel=0.02)
         verbs.fit(run)
         page = verbs.report(run).read_text()

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from lrt_dist.plan.cost import (
     NUMBER_BYTES,
+    PROCESS_BYTES,
+    accumulate_bytes,
+    cores_of_task,
     forward_flops,
-    moments_bytes,
     moments_flops,
     store_bytes,
 )
@@ -33,25 +35,28 @@ def test_a_store_is_as_large_as_its_states_and_norms(
     assert store_bytes(rows, dict(enumerate(widths)), dtype) == expected
 
 
-@given(WIDTHS, WIDTHS, st.integers(2, 6))
-def test_moments_are_as_large_as_their_matrices(
-    sources: list[int], targets: list[int], folds: int
-) -> None:
-    def matrices() -> list[torch.Tensor]:
-        own = [(d, d) for d in (*sources, *targets)]
-        pairs = [(a, b) for a in sources for b in targets]
-        return [torch.empty(shape, dtype=torch.float64) for shape in (*own, *pairs, *pairs)]
-
-    expected = sum(m.nbytes for _ in range(folds) for m in matrices())
-    assert moments_bytes(sources, targets, folds) == expected
+@given(st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
+def test_each_row_multiplies_and_adds_once_per_entry(rows: int, d: int, e: int) -> None:
+    counted = 0
+    for _ in range(rows):
+        for _entry in range(d * e):
+            counted += 2  # one product, one sum
+    assert moments_flops(rows, d * e) == counted
 
 
-@given(st.integers(0, 9), WIDTHS, WIDTHS)
-def test_each_row_multiplies_and_adds_once_per_entry_of_each_matrix(
-    rows: int, sources: list[int], targets: list[int]
-) -> None:
-    entries = moments_bytes(sources, targets, folds=1) // 8
-    assert moments_flops(rows, sources, targets) == sum(2 * entries for _ in range(rows))
+def test_a_task_asks_for_more_than_it_holds() -> None:
+    """Moments of all folds and a copy of one, and what is read."""
+    d, folds, rows = 64, 5, 1000
+    held = [torch.empty(d, d, dtype=torch.float64) for _ in range(folds + 1)]
+    read = torch.empty(rows, 3 * d, dtype=torch.bfloat16)
+    asked = accumulate_bytes(8 * folds * d * d, 3 * d, rows, 2, folds) - PROCESS_BYTES
+    assert asked >= sum(m.nbytes for m in held) + 2 * read.nbytes
+
+
+def test_cores_grow_with_the_matrices_up_to_what_a_node_has() -> None:
+    assert [cores_of_task(width, 64) for width in (16, 640, 1024, 8192)] == [1, 1, 2, 16]
+    assert cores_of_task(8192, 2) == 2
+    assert cores_of_task(8192, 0.5) == 1
 
 
 @given(st.integers(0, 9), st.lists(st.integers(1, 9), min_size=1, max_size=5), st.data())

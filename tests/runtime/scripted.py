@@ -104,3 +104,11 @@ def power(base: int, exponent: int) -> float:
     """Something for `map` to do."""
     result: float = base**exponent
     return result
+
+
+def echo(value: str) -> str:
+    return value
+
+
+def bracket(left: str, right: str) -> str:
+    return f"({left} {right})"

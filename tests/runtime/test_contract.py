@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Job, attempts, chain, power
+from scripted import Job, attempts, bracket, chain, echo, power
 
 from lrt_dist.errors import CorruptionError, LrtError
 from lrt_dist.runtime.serial import SerialRuntime
-from lrt_dist.runtime.tasks import Done, Failed, Runtime
+from lrt_dist.runtime.tasks import Done, Failed, Node, Runtime
 
 
 @pytest.fixture(params=["serial", "ray"])
@@ -102,3 +102,26 @@ def test_map_keeps_the_order(runtime: Runtime) -> None:
 def test_map_raises_what_was_raised(runtime: Runtime) -> None:
     with pytest.raises(ZeroDivisionError):
         list(runtime.map(power, [(1, 1), (0, -1)]))
+
+
+def test_reduce_merges_in_one_fixed_tree(runtime: Runtime) -> None:
+    trees = [[Node(0, (f"{n}",)) for n in range(count)] for count in (1, 2, 5, 7)]
+    made: list[int] = []
+    roots = runtime.reduce(echo, bracket, trees, on_leaf=lambda: made.append(1))
+    assert list(roots) == [
+        "0",
+        "(0 1)",
+        "(((0 1) (2 3)) 4)",
+        "(((0 1) (2 3)) ((4 5) 6))",
+    ]
+    assert len(made) == 15
+
+
+def test_a_tree_that_goes_on_is_the_same_tree(runtime: Runtime) -> None:
+    nodes = [Node(2, ("((0 1) (2 3))",)), Node(0, ("4",)), Node(0, ("5",)), Node(0, ("6",))]
+    assert list(runtime.reduce(echo, bracket, [nodes])) == ["(((0 1) (2 3)) ((4 5) 6))"]
+
+
+def test_reduce_raises_what_was_raised(runtime: Runtime) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(runtime.reduce(power, bracket, [[Node(0, (1, 1)), Node(0, (0, -1))]]))

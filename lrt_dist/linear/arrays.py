@@ -1,0 +1,146 @@
+"""A fit from two arrays: for people who have their own activations, no cluster and no config."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lrt_dist.errors import UserError
+from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
+from lrt_dist.linear.moments import Accumulator, NonFiniteError
+
+BLOCK_ROWS = 8192
+"""Rows in memory at a time."""
+FAR = (3 - 5**0.5) / 2
+"""How far away, as a share of all rows, the rows lie that the null pairs. The golden section, since
+data is often ordered in halves, thirds or quarters that correspond to each other."""
+
+
+def fit(
+    x: Any,
+    y: Any,
+    *,
+    groups: Sequence[Any] | None = None,
+    ridge: float | Literal["cv"] = "cv",
+    folds: int = 5,
+    method: str = "affine",
+) -> Fit:
+    """Fit a map from hidden states x to hidden states y of the same rows.
+
+    Memory does not grow with n: rows are read in blocks, and all results come from their second
+    moments per fold.
+
+    Args:
+        x, y: `[n, d_x]` and `[n, d_y]`, of any real dtype: NumPy or torch arrays, or Zarr arrays
+            (those of an activation store too).
+        groups: for every row what it belongs to, e.g. its document; rows of one group are never
+            on both sides of a split. None: consecutive rows are kept together, as scikit-learn's
+            `KFold` does.
+        ridge: the penalty as scikit-learn's `Ridge(alpha)` means it, or `cv` to choose one.
+        folds: number of cross-validation folds.
+        method: `affine` (ridge with an intercept, the map of LRT, arXiv 2506.00653), `low_rank`
+            (the same cut to a cross-validated rank), `linear` (minimum norm without an intercept,
+            the map of L-Cross, arXiv 2501.02009) or `orthogonal` (Procrustes with one scale).
+
+    Returns:
+        The fit: `.map` and its null `.null` (fitted to rows that do not belong together), and
+        `.report`, all of whose R² are of rows that were held out.
+
+    Raises:
+        UserError: shapes or arguments that do not go together, a value that is not finite, fewer
+            groups than folds.
+    """
+    n = _rows(x, y)
+    if ridge != "cv" and not (isinstance(ridge, int | float) and ridge >= 0):
+        raise UserError(f"ridge is 'cv' or a number from 0, got {ridge!r}")
+    fold_N = _folds(n, groups, folds)
+    moments = [Accumulator(wanted_moments([("x", "y")])) for _ in range(folds)]
+    for start, block in _blocks(x, y, n):
+        fold = fold_N[start : start + BLOCK_ROWS]
+        for number in np.unique(fold):
+            chosen = torch.from_numpy(np.flatnonzero(fold == number))
+            part = {name: rows[chosen] for name, rows in block.items()}
+            try:
+                moments[number].add(part, f"rows {start} … of fold {number}")
+            except NonFiniteError as error:
+                row = start + int(chosen[error.row])
+                raise UserError(
+                    f"{error.variable} is not finite in row {row}; drop that row from x and y"
+                ) from error
+    frozen = [accumulator.freeze() for accumulator in moments]
+    try:
+        source = SourceFit(frozen, "x", method, ridge=None if ridge == "cv" else float(ridge))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    fitted = source.fit(frozen, "y")
+    learning = (*source.learning_curve(frozen, "y"), *fitted.report.learning)
+    return replace(fitted, report=replace(fitted.report, learning=learning))
+
+
+def _rows(x: Any, y: Any) -> int:
+    for name, array in (("x", x), ("y", y)):
+        if len(getattr(array, "shape", ())) != 2:
+            shape = list(getattr(array, "shape", [])) or type(array).__name__
+            raise UserError(f"{name} must be an array [n, d], got {shape}")
+    if x.shape[0] != y.shape[0]:
+        raise UserError(f"x has {x.shape[0]} rows and y {y.shape[0]}; they must be the same rows")
+    return int(x.shape[0])
+
+
+def _folds(n: int, groups: Sequence[Any] | None, folds: int) -> np.ndarray[Any, Any]:
+    """The fold of each row, int64 `[n]`: whole groups, each to the fold with the fewest rows."""
+    if folds < 2:
+        raise UserError(f"cross-validation needs two folds, got {folds}")
+    if groups is None:
+        if n < folds:
+            raise UserError(f"{n} rows cannot be spread over {folds} folds")
+        sizes = np.full(folds, n // folds)
+        sizes[: n % folds] += 1
+        return np.repeat(np.arange(folds), sizes)
+    keys = [key.item() if hasattr(key, "item") else key for key in groups]
+    if len(keys) != n:
+        raise UserError(f"groups names {len(keys)} rows, x has {n}")
+    counts = Counter(keys)
+    if len(counts) < folds:
+        raise UserError(f"{len(counts)} groups cannot be spread over {folds} folds; lower folds")
+    filled = [0] * folds
+    chosen = {}
+    for key, count in counts.most_common():
+        chosen[key] = filled.index(min(filled))
+        filled[chosen[key]] += count
+    return np.array([chosen[key] for key in keys])
+
+
+def _blocks(x: Any, y: Any, n: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Blocks of rows, with the target rows that the null pairs them with."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    for start in range(0, n, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, n)
+        far = (start + max(1, round(FAR * n))) % n
+        strangers = [_tensor(y, far, min(far + stop - start, n))]
+        if (missing := stop - start - len(strangers[0])) > 0:
+            strangers.append(_tensor(y, 0, missing))
+        order = torch.from_numpy(rng.permutation(stop - start))
+        yield (
+            start,
+            {
+                "x": _tensor(x, start, stop),
+                "y": _tensor(y, start, stop),
+                shuffled("y"): torch.cat(strangers)[order],
+            },
+        )
+
+
+def _tensor(array: Any, start: int, stop: int) -> torch.Tensor:
+    rows = array[start:stop]
+    if isinstance(rows, torch.Tensor):
+        return rows.detach().cpu()
+    rows = np.asarray(rows)
+    if dict(getattr(array, "attrs", {})).get("logical_dtype") == "bfloat16":
+        return torch.from_numpy(rows).view(torch.bfloat16)
+    return torch.from_numpy(rows)

@@ -1,0 +1,292 @@
+"""Moments of a run: of every wanted pair of layers, per fold, over all its units.
+
+They lie in `OUT/moments/{stamp}/`, one file for each finished tile of the grid. A tile in the
+making is a folder with the nodes of its tree of merges: a killed fit goes on from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrt_dist.config import differing_keys, fingerprint
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import LrtError, UserError
+from lrt_dist.linear.moments import Pair
+from lrt_dist.pipelines.folder import SIDES, RunFolder
+from lrt_dist.pipelines.run import Run
+from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
+from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, standing_nodes
+from lrt_dist.runtime.tasks import Needs, Node
+from lrt_dist.sites import fold_of
+from lrt_dist.stages.accumulate import (
+    LEFT_OUT,
+    AccumulateTask,
+    accumulate,
+    merge,
+    node_of,
+    node_path,
+    tile_moments,
+)
+from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.ledger import Ledger, UnitRecord
+from lrt_dist.store.moments import MomentFile
+from lrt_dist.tensorfiles import written_whole
+
+Records = dict[int, tuple[UnitRecord, UnitRecord]]
+
+
+@dataclass(frozen=True)
+class RunMoments:
+    """Where the moments of one run lie, and of what they are.
+
+    Attributes:
+        stamp: changes with whatever they depend on.
+        files: one for each tile.
+        rows, documents: of the units, before any row was left out.
+    """
+
+    stamp: str
+    files: tuple[Path, ...]
+    rows: int
+    documents: int
+
+
+def moments(run: Run) -> RunMoments:
+    """Accumulate what is missing.
+
+    Raises:
+        UserError: a fold without documents, or a tile that no node has room for.
+    """
+    records = fitted_units(run.folder)
+    stamp = moments_stamp(run.folder, records)
+    folder = run.folder.moments / stamp
+    index = RowIndex.open(run.folder.rows)
+    tiles = {folder / f"{_name(tile)}.safetensors": tile for tile in run_tiles(run)}
+    missing = {path: tile for path, tile in tiles.items() if not path.exists()}
+    if missing:
+        _sweep(run.folder.moments, folder, tiles)
+        folds_path = folder / "folds.npy"
+        if not folds_path.exists():
+            _assign_folds(run, index, records, folds_path)
+        _accumulate(run, index, records, folds_path, missing)
+    rows = sum(len(index.unit_rows(unit)) for unit in records)
+    return RunMoments(stamp, tuple(tiles), rows, index.documents)
+
+
+def moments_of_others(run: Run) -> list[RunMoments]:
+    """The moments of the runs that `fit.moments_of` names.
+
+    Raises:
+        UserError: a run whose moments cannot be added to this one's, and why.
+    """
+    found = []
+    seen = RowIndex.open(run.folder.rows).document_ids()
+    for out in run.config.fit.moments_of:
+        folder = RunFolder.open(Path(out))
+        _check_addable(run, folder)
+        index = RowIndex.open(folder.rows)
+        twice = seen & index.document_ids()
+        if twice:
+            raise UserError(
+                f"fit.moments_of: {len(twice)} documents of {out} are in this run's corpus or in "
+                f"another one's, {sorted(twice)[0]!r} first: they would count twice"
+            )
+        seen |= index.document_ids()
+        records = fitted_units(folder)
+        stamp = moments_stamp(folder, records)
+        files = tuple(sorted((folder.moments / stamp).glob("*.safetensors")))
+        there = {pair for path in files for pair in MomentFile(path).pairs}
+        absent = [pair for pair in wanted_pairs(run) if pair not in there]
+        if absent:
+            raise UserError(
+                f"fit.moments_of: {out} has no moments of {' and '.join(absent[0])} ({len(absent)} "
+                "such pairs); run `lrt-dist fit` there for the same pairs, with fit.keep_moments"
+            )
+        rows = sum(len(index.unit_rows(unit)) for unit in records)
+        found.append(RunMoments(stamp, files, rows, index.documents))
+    return found
+
+
+def moments_stamp(folder: RunFolder, records: Records) -> str:
+    """Of everything that the moments depend on, beside which of them are wanted."""
+    config = folder.config.fit
+    return fingerprint(
+        {
+            "stores": [Ledger(folder.ledger_url(side)).identity() for side in (0, 1)],
+            "folds": config.folds,
+            "exclude_norm_above": config.exclude_norm_above,
+            "units": sorted(records),
+        }
+    )
+
+
+def run_tiles(run: Run) -> list[Tile]:
+    """The tiles of a run's grid."""
+    config = run.config.fit
+    return plan_tiles(run.pairs, run.widths, config.folds, int(config.tile_bytes), run.together)
+
+
+def wanted_pairs(run: Run) -> list[Pair]:
+    """The second moments that the fits of a run need."""
+    return [pair for tile in run_tiles(run) for pair in tile_moments(tile)]
+
+
+def tile_needs(run: Run, tile: Tile) -> Needs:
+    """What a task of a tile needs."""
+    sources, targets = tile.layers
+    numbers = len(sources) * run.widths[0] + 2 * len(targets) * run.widths[1]
+    config = run.config
+    return Needs(
+        cpus=cores_of_task(max(run.widths), max(run.runtime.node_cpus)),
+        memory=accumulate_bytes(
+            tile.bytes(run.widths, config.fit.folds),
+            numbers,
+            config.extract.rows_per_unit,
+            NUMBER_BYTES[config.extract.store_dtype],
+            config.fit.folds,
+        ),
+    )
+
+
+def fitted_units(folder: RunFolder) -> Records:
+    """Units that are committed for both models, ascending, with both records.
+
+    Raises:
+        LrtError: there is none.
+    """
+    source, target = (Ledger(folder.ledger_url(side)).committed() for side in (0, 1))
+    units = {u: (source[u], target[u]) for u in sorted(source.keys() & target.keys())}
+    if not units:
+        raise LrtError("every unit was set aside: there is nothing to fit; see `lrt-dist status`")
+    return units
+
+
+def median_norms(run: Run, side: int, units: Collection[int]) -> dict[int, float]:
+    """Median norm of the hidden states of each layer of one model, over all rows of some units."""
+    store = ActivationStore.open(run.folder.store_url(side))
+    return {
+        layer: float(
+            np.median(np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units]))
+        )
+        for layer in run.layers[side]
+    }
+
+
+def _accumulate(
+    run: Run, index: RowIndex, records: Records, folds_path: Path, tiles: dict[Path, Tile]
+) -> None:
+    """Every missing tile: leaves, merged as they come."""
+    units = list(records)
+    leaves = plan_leaves(units, index.rows_per_unit)
+    # The null's partner of a unit lies half a corpus away, where other documents are.
+    stranger = {unit: units[(i + len(units) // 2) % len(units)] for i, unit in enumerate(units)}
+
+    def task(tile: Tile, leaf: tuple[int, ...], path: Path) -> AccumulateTask:
+        strangers = tuple(stranger[unit] for unit in leaf)
+        return AccumulateTask(
+            tile=tile,
+            units=leaf,
+            strangers=strangers,
+            corpus=index.content,
+            folds_path=folds_path,
+            stores=(run.folder.store_url(0), run.folder.store_url(1)),
+            crcs={u: (records[u][0].crc, records[u][1].crc) for u in {*leaf, *strangers}},
+            folds=run.config.fit.folds,
+            path=path,
+        )
+
+    trees, done = [], 0
+    for path, tile in tiles.items():
+        folder = path.with_suffix("")
+        present = {node_of(file) for file in folder.glob("*.safetensors")}
+        nodes = standing_nodes(present, len(leaves))
+        for stale in present - set(nodes):  # merged by a task that was killed before it tidied up
+            node_path(folder, *stale).unlink()
+        covered = [leaves[number << level : (number + 1) << level] for level, number in nodes]
+        done += sum(len(c) for node, c in zip(nodes, covered, strict=True) if node in present)
+        trees.append(
+            [
+                Node(level, (task(tile, some[0], node_path(folder, level, number)),))
+                for (level, number), some in zip(nodes, covered, strict=True)
+            ]
+        )
+    needs = max((tile_needs(run, tile) for tile in tiles.values()), key=lambda n: n.memory)
+    with run.reporter.stage("moments", len(leaves) * len(tiles), "leaves") as bar:
+        bar.resume(done)
+        roots = run.runtime.reduce(accumulate, merge, trees, needs, bar.advance)
+        for path, root in zip(tiles, roots, strict=True):
+            root.rename(path)
+            shutil.rmtree(root.parent)
+
+
+def _assign_folds(run: Run, index: RowIndex, records: Records, path: Path) -> None:
+    """Write the fold of every row of the corpus; rows of attention sinks are left out.
+
+    Raises:
+        UserError: a fold without a row.
+    """
+    folds = run.config.fit.folds
+    fold_R = np.full(index.rows, LEFT_OUT, dtype=np.int16)
+    for unit in records:
+        segments = index.unit(unit)
+        numbers = [fold_of(segment.document, folds) for segment in segments]
+        counts = [len(segment.char_ends) for segment in segments]
+        fold_R[index.unit_rows(unit)] = np.repeat(numbers, counts)
+    factor = run.config.fit.exclude_norm_above or np.inf
+    for side in (0, 1):
+        store = ActivationStore.open(run.folder.store_url(side))
+        for layer, median in median_norms(run, side, records).items():
+            for unit in records:
+                rows = store.unit_rows(unit)
+                far = store.norms(layer, rows) > np.float32(factor * median)
+                fold_R[rows][far] = LEFT_OUT
+    empty = sorted(set(range(folds)) - set(fold_R.tolist()))
+    if empty:
+        raise UserError(
+            f"fold {empty[0]} of {folds} got no document ({index.documents} documents are spread "
+            "by a hash of their names); lower fit.folds or use more documents"
+        )
+    with written_whole(path) as partial, partial.open("wb") as stream:
+        np.save(stream, fold_R)
+
+
+def _check_addable(run: Run, other: RunFolder) -> None:
+    """Whether hidden states of another run are of the same two places in the same way."""
+
+    def said(folder: RunFolder) -> dict[str, Any]:
+        config = folder.config.dump()
+        shared = ("weights", "compute_dtype", "store_dtype")
+        facts: dict[str, Any] = {
+            "sites": config["sites"],
+            "fit": {key: config["fit"][key] for key in ("folds", "exclude_norm_above")},
+        }
+        for side, name in enumerate(SIDES):
+            identity = Ledger(folder.ledger_url(side)).identity() or {}
+            facts[name] = {key: identity.get(key) for key in shared}
+        return facts
+
+    differing = differing_keys(said(run.folder), said(other))
+    if differing:
+        raise UserError(
+            f"fit.moments_of: {other.out} cannot be added to this run:\n  " + "\n  ".join(differing)
+        )
+
+
+def _name(tile: Tile) -> str:
+    """A tile's file name: of what it holds, not of its place in a plan."""
+    return fingerprint({"moments": [list(pair) for pair in tile_moments(tile)]})
+
+
+def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:
+    """Delete moments that this run has no use for: of other settings, or of another grid."""
+    keep.mkdir(parents=True, exist_ok=True)
+    wanted = {path.with_suffix("") for path in tiles} | set(tiles) | {keep / "folds.npy"}
+    for path in [*root.iterdir(), *keep.iterdir()]:
+        if path != keep and path not in wanted:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

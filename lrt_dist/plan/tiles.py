@@ -1,0 +1,145 @@
+"""How the moments of a grid of layer pairs are cut: into tiles of pairs, and leaves of units.
+
+A *tile* is a block of the grid whose moments one task can hold. A *leaf* is a run of units that one
+task takes in for one tile; the moments of leaves are merged two by two, in a binary tree over
+their numbers. Both cuts depend on the run alone, never on the number of workers, so neither does
+any result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from lrt_dist.sites import LayerPair
+
+LEAF_ROWS = 131_072
+"""Rows of a leaf: many enough that its products cost far more than merging it."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Moments that are accumulated together.
+
+    Attributes:
+        pairs: layer pairs, each with its null.
+        own: source and target layers whose own moments (S_xx, S_yy) this tile holds; every layer
+            is in exactly one tile.
+        within: pairs of source layers, for maps from several layers together.
+    """
+
+    pairs: tuple[LayerPair, ...]
+    own: tuple[tuple[int, ...], tuple[int, ...]]
+    within: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Source and target layers that are read."""
+        both = {layer for pair in self.within for layer in pair}
+        sources = both | {pair.source for pair in self.pairs} | set(self.own[0])
+        targets = {pair.target for pair in self.pairs} | set(self.own[1])
+        return tuple(sorted(sources)), tuple(sorted(targets))
+
+    def entries(self, widths: tuple[int, int]) -> int:
+        """Numbers in its second moments, of one fold."""
+        d, e = widths
+        squares = (len(self.own[0]) + len(self.within)) * d * d + len(self.own[1]) * e * e
+        return squares + 2 * len(self.pairs) * d * e
+
+    def bytes(self, widths: tuple[int, int], folds: int) -> int:
+        """Of its float64 second moments, of all folds."""
+        return 8 * folds * self.entries(widths)
+
+    def read_bytes(self, widths: tuple[int, int], row_bytes: int) -> int:
+        """Read from the stores for each row; target layers twice, once for the null.
+
+        Args:
+            row_bytes: bytes of one number in the stores.
+        """
+        sources, targets = self.layers
+        return row_bytes * (len(sources) * widths[0] + 2 * len(targets) * widths[1])
+
+
+def plan_tiles(
+    pairs: Sequence[LayerPair],
+    widths: tuple[int, int],
+    folds: int,
+    budget: int,
+    together: Sequence[Sequence[int]] = (),
+) -> list[Tile]:
+    """Cut a grid into the rectangles that read least, each within a budget of bytes.
+
+    A tile is never smaller than one pair, which may exceed the budget.
+
+    Args:
+        pairs: wanted pairs; the grid may have holes.
+        widths: of the source and target model.
+        together: groups of source layers for maps from several layers.
+    """
+    wanted = set(pairs)
+    sources = sorted({pair.source for pair in pairs})
+    targets = sorted({pair.target for pair in pairs})
+    height, width = _shape(len(sources), len(targets), widths, budget // (8 * folds))
+    tiles: list[Tile] = []
+    owned: tuple[set[int], set[int]] = (set(), set())
+    for some in _even_runs(sources, height):
+        for others in _even_runs(targets, width):
+            block = tuple(pair for s in some for t in others if (pair := LayerPair(s, t)) in wanted)
+            if not block:
+                continue
+            own = (
+                tuple(sorted({pair.source for pair in block} - owned[0])),
+                tuple(sorted({pair.target for pair in block} - owned[1])),
+            )
+            owned[0].update(own[0])
+            owned[1].update(own[1])
+            tiles.append(Tile(block, own))
+    within = sorted({(a, b) for group in together for a in group for b in group if a < b})
+    per_tile = max(1, budget // (8 * folds * widths[0] ** 2))
+    tiles += [
+        Tile((), ((), ()), tuple(within[i : i + per_tile])) for i in range(0, len(within), per_tile)
+    ]
+    return tiles
+
+
+def plan_leaves(units: Sequence[int], rows_per_unit: int) -> list[tuple[int, ...]]:
+    """Runs of units of about `LEAF_ROWS` rows each."""
+    size = max(1, LEAF_ROWS // rows_per_unit)
+    return [tuple(units[i : i + size]) for i in range(0, len(units), size)]
+
+
+def standing_nodes(present: Collection[tuple[int, int]], leaves: int) -> list[tuple[int, int]]:
+    """The nodes (level, number) from which a tree goes on: what is there, and leaves where nothing
+    is. Node (k, i) stands for the leaves from i·2^k to (i+1)·2^k - 1, as far as there are."""
+    nodes = []
+    leaf = 0
+    while leaf < leaves:
+        covering = [(level, number) for level, number in present if number << level == leaf]
+        nodes.append(max(covering, default=(0, leaf)))
+        level, number = nodes[-1]
+        leaf = (number + 1) << level
+    return nodes
+
+
+def _shape(sources: int, targets: int, widths: tuple[int, int], entries: int) -> tuple[int, int]:
+    """Source and target layers of a tile: what fits and reads least."""
+    d, e = widths
+    best, least = (1, 1), float("inf")
+    for height in range(1, sources + 1):
+        # Own moments are counted as if every tile held those of all its layers.
+        width = min(targets, (entries - height * d * d) // (e * e + 2 * height * d * e))
+        if width < 1:
+            break
+        tiles = -(-sources // height) * -(-targets // width)
+        read = tiles * (height * d + 2 * width * e)
+        if read < least:
+            best, least = (height, width), read
+    return best
+
+
+def _even_runs(layers: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Consecutive runs of at most `size`, as even as can be."""
+    count = -(-len(layers) // size)
+    edges = [len(layers) * i // count for i in range(count + 1)]
+    return [layers[a:b] for a, b in itertools.pairwise(edges)]

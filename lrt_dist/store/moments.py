@@ -1,0 +1,97 @@
+"""Moments on disk: a safetensors file holds some second moments of all folds.
+
+Tensors are named `fold|variable` for means and `fold|a|b` for second moments, and are read one by
+one, so one pair can be taken out of a file that holds a grid.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lrt_dist.errors import CorruptionError
+from lrt_dist.linear.moments import Moments, Pair, merge_all
+from lrt_dist.tensorfiles import save_tensors
+
+
+class MomentFile:
+    """One file. Attributes: `path`, `folds` (their number), `pairs` (the second moments)."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the header.
+
+        Raises:
+            CorruptionError: the file holds no moments.
+        """
+        self.path = path
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata() or {}
+                keys = [key.split("|") for key in file.keys()]  # noqa: SIM118
+        except SafetensorError as error:
+            raise CorruptionError(f"{path} is not a safetensors file: {error}") from error
+        if meta.get("kind") != "Moments":
+            raise CorruptionError(f"{path} holds {meta.get('kind')!r}, not Moments")
+        self._facts = json.loads(meta["folds"])
+        self.folds = len(self._facts)
+        self.pairs: set[Pair] = {(key[1], key[2]) for key in keys if len(key) == 3}
+
+    @classmethod
+    def write(cls, path: Path, folds: Sequence[Moments]) -> MomentFile:
+        """Write the moments of every fold, whole or not at all."""
+        tensors: dict[str, torch.Tensor] = {}
+        for index, moments in enumerate(folds):
+            tensors |= {f"{index}|{name}": mean for name, mean in moments.mean.items()}
+            tensors |= {f"{index}|{a}|{b}": second for (a, b), second in moments.second.items()}
+        facts = [{"n": moments.n, "parts": sorted(moments.parts)} for moments in folds]
+        save_tensors(path, tensors, {"kind": "Moments", "folds": json.dumps(facts)})
+        return cls(path)
+
+    def fold(self, number: int, pairs: Iterable[Pair] | None = None) -> Moments:
+        """Moments of one fold; all that are there, or some pairs."""
+        fact = self._facts[number]
+        if fact["n"] == 0:
+            return Moments(parts=frozenset(fact["parts"]))
+        wanted = self.pairs if pairs is None else list(pairs)
+        names = {name for pair in wanted for name in pair}
+        with safe_open(self.path, framework="pt") as file:
+            return Moments(
+                fact["n"],
+                frozenset(fact["parts"]),
+                {name: file.get_tensor(f"{number}|{name}") for name in sorted(names)},
+                {(a, b): file.get_tensor(f"{number}|{a}|{b}") for a, b in sorted(wanted)},
+            )
+
+
+class MomentFiles:
+    """Files that hold different moments of the same rows, as one."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Read all headers."""
+        self._home = {pair: file for file in map(MomentFile, paths) for pair in file.pairs}
+
+    def fold(self, number: int, pairs: Iterable[Pair]) -> Moments:
+        """Some moments of one fold, from wherever they lie.
+
+        Raises:
+            ValueError: files are of different rows.
+        """
+        by_file: dict[Path, list[Pair]] = {}
+        for pair in pairs:
+            by_file.setdefault(self._home[pair].path, []).append(pair)
+        found: Moments | None = None
+        for some in by_file.values():
+            part = self._home[some[0]].fold(number, some)
+            found = part if found is None else found.beside(part)
+        return found or Moments()
+
+
+def merge_files(left: Path, right: Path, merged: Path) -> None:
+    """Write the merged moments of two files."""
+    files = (MomentFile(left), MomentFile(right))
+    folds = [merge_all(file.fold(number) for file in files) for number in range(files[0].folds)]
+    MomentFile.write(merged, folds)
