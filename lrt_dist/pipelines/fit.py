@@ -131,6 +131,7 @@ def _lines(
 ) -> list[dict[str, Any]]:
     """A task's reports as lines of the table."""
     widths = run.widths[::-1] if task.back else run.widths
+    side = int(task.back)
     lines = []
     for line in pq.read_table(task.table).to_pylist():
         layers, target = line.pop("layers"), line.pop("target")
@@ -146,6 +147,8 @@ def _lines(
                 "d_source": widths[0] * len(task.layers),
                 "d_target": widths[1],
                 "rows_left_out": sum(some.rows for some in found) - line["n"],
+                "left_out_share_source": max(found[0].left_out[side, s] for s in layers),
+                "left_out_share_target": found[0].left_out[1 - side, target],
                 "folds": task.folds,
                 **line,
                 "seconds": seconds,

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lrt_dist.config import differing_keys, fingerprint
 from lrt_dist.corpus.rows import RowIndex
@@ -34,6 +36,7 @@ from lrt_dist.stages.accumulate import (
     tile_moments,
 )
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.artifacts import save_table
 from lrt_dist.store.ledger import Ledger, UnitRecord
 from lrt_dist.store.moments import MomentFile
 from lrt_dist.tensorfiles import written_whole
@@ -49,12 +52,15 @@ class RunMoments:
         stamp: changes with whatever they depend on.
         files: one for each tile.
         rows, documents: of the units, before any row was left out.
+        left_out: `{(side, layer): share of the sum of squared norms}` in the rows left out: what
+            weight they would have had.
     """
 
     stamp: str
     files: tuple[Path, ...]
     rows: int
     documents: int
+    left_out: dict[tuple[int, int], float]
 
 
 def moments(run: Run) -> RunMoments:
@@ -76,7 +82,7 @@ def moments(run: Run) -> RunMoments:
             _assign_folds(run, index, records, folds_path)
         _accumulate(run, index, records, folds_path, missing)
     rows = sum(len(index.unit_rows(unit)) for unit in records)
-    return RunMoments(stamp, tuple(tiles), rows, index.documents)
+    return RunMoments(stamp, tuple(tiles), rows, index.documents, _read_left_out(folder))
 
 
 def moments_of_others(run: Run) -> list[RunMoments]:
@@ -100,7 +106,8 @@ def moments_of_others(run: Run) -> list[RunMoments]:
         seen |= index.document_ids()
         records = fitted_units(folder)
         stamp = moments_stamp(folder, records)
-        files = tuple(sorted((folder.moments / stamp).glob("*.safetensors")))
+        home = folder.moments / stamp
+        files = tuple(sorted(home.glob("*.safetensors")))
         there = {pair for path in files for pair in MomentFile(path).pairs}
         absent = [pair for pair in wanted_pairs(run) if pair not in there]
         if absent:
@@ -109,7 +116,7 @@ def moments_of_others(run: Run) -> list[RunMoments]:
                 "such pairs); run `lrt-dist fit` there for the same pairs, with fit.keep_moments"
             )
         rows = sum(len(index.unit_rows(unit)) for unit in records)
-        found.append(RunMoments(stamp, files, rows, index.documents))
+        found.append(RunMoments(stamp, files, rows, index.documents, _read_left_out(home)))
     return found
 
 
@@ -252,8 +259,29 @@ def _assign_folds(run: Run, index: RowIndex, records: Records, path: Path) -> No
             f"fold {empty[0]} of {folds} got no document ({index.documents} documents are spread "
             "by a hash of their names); lower fit.folds or use more documents"
         )
+    _write_left_out(run, records, fold_R, path.parent)
     with written_whole(path) as partial, partial.open("wb") as stream:
         np.save(stream, fold_R)
+
+
+def _write_left_out(run: Run, records: Records, fold_R: NDArray[np.int16], folder: Path) -> None:
+    lines = []
+    for side in (0, 1):
+        store = ActivationStore.open(run.folder.store_url(side))
+        for layer in run.layers[side]:
+            whole = gone = 0.0
+            for unit in records:
+                rows = store.unit_rows(unit)
+                squares = store.norms(layer, rows).astype(np.float64) ** 2
+                whole += float(squares.sum())
+                gone += float(squares[fold_R[rows] == LEFT_OUT].sum())
+            lines.append({"side": side, "layer": layer, "share": gone / whole if whole else 0.0})
+    save_table(folder / "left-out.parquet", lines, folder.name)
+
+
+def _read_left_out(folder: Path) -> dict[tuple[int, int], float]:
+    lines = pq.read_table(folder / "left-out.parquet").to_pylist()
+    return {(line["side"], line["layer"]): line["share"] for line in lines}
 
 
 def _check_addable(run: Run, other: RunFolder) -> None:
@@ -286,7 +314,8 @@ def _name(tile: Tile) -> str:
 def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:
     """Delete moments that this run has no use for: of other settings, or of another grid."""
     keep.mkdir(parents=True, exist_ok=True)
-    wanted = {path.with_suffix("") for path in tiles} | set(tiles) | {keep / "folds.npy"}
+    wanted = {path.with_suffix("") for path in tiles} | set(tiles)
+    wanted |= {keep / "folds.npy", keep / "left-out.parquet"}
     for path in [*root.iterdir(), *keep.iterdir()]:
         if path != keep and path not in wanted:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -28,6 +28,7 @@ from lrt_dist.report.grids import (
 )
 from lrt_dist.report.heatmap import HeatMap, heat_map
 from lrt_dist.report.items import item_scores
+from lrt_dist.report.learning import advice, learning_curves
 from lrt_dist.report.samples import Prompt, prompts_of
 from lrt_dist.report.tables import (
     ConceptSummary,
@@ -95,6 +96,9 @@ def render(tables: RunTables, *, warnings: Sequence[str], facts: Mapping[str, st
         cards=[_card(tables, summary, kept_grids.get(summary.concept)) for summary in summaries],
         overview=Markup(retention_figure(summaries)) if summaries else None,
         heat_maps=_heat_maps(tables, kept_grids),
+        learning=(curves := learning_curves(tables.fits)),
+        advice=advice(curves),
+        other_maps=_other_maps(tables),
         fits=_fit_lines(tables.fits),
         fit_count=0 if tables.fits is None else tables.fits.num_rows,
         what_was_run=_what_was_run(tables),
@@ -192,7 +196,9 @@ def _what_was_run(tables: RunTables) -> dict[str, str]:
             "Layers": f"{_layers(fits, 'source_layer')} → {_layers(fits, 'target_layer')}",
             "Dimensions": dimensions,
             "Rows fitted": f"{_range(fits, 'n')} of {_range(fits, 'documents')} documents",
-            "Rows left out": f"{_range(fits, 'rows_left_out')} (norm far above the layer's median)",
+            "Rows left out": f"{_range(fits, 'rows_left_out')}, of norms far above the layer's "
+            f"median; they hold {_percents(fits, 'left_out_share_source')} of the squared norms in "
+            f"the source's layers, {_percents(fits, 'left_out_share_target')} in the target's",
             "Method": ", ".join(sorted(fits["method"].unique().to_pylist())),
             "Ridge λ": f"{_range(fits, 'ridge_relative')} × the median eigenvalue, by "
             f"cross-validation in {_range(fits, 'folds')} folds of whole documents",
@@ -207,6 +213,35 @@ def _what_was_run(tables: RunTables) -> dict[str, str]:
 def _range(table: pa.Table, column: str) -> str:
     low, high = pc.min_max(table[column]).as_py().values()
     return _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+
+
+def _percents(table: pa.Table, column: str) -> str:
+    low, high = pc.min_max(table[column]).as_py().values()
+    return percent(low) if percent(low) == percent(high) else percent_range(low, high)
+
+
+def _other_maps(tables: RunTables) -> list[dict[str, Any]]:
+    """Maps from several layers together and maps back, the best first of each kind, with the best
+    single layer's R² beside those from several."""
+    found = []
+    if tables.fits_together is not None and tables.fits is not None:
+        single = tables.fits.to_pylist()
+        for line in tables.fits_together.sort_by([("r2", "descending")]).to_pylist():
+            rivals = [
+                fit["r2"]
+                for fit in single
+                if fit["target_layer"] == line["target_layer"]
+                and fit["source_layer"] in line["source_layers"]
+            ]
+            layers = " + ".join(map(str, line["source_layers"]))
+            found.append({**line, "from": layers, "kind": "together", "best_single": max(rivals)})
+    if tables.fits_back is not None:
+        lines = tables.fits_back.sort_by([("r2", "descending")]).to_pylist()
+        found += [
+            {**line, "from": line["source_layer"], "kind": "back", "best_single": None}
+            for line in lines[:_MOST_FIT_LINES]
+        ]
+    return found
 
 
 def _layers(table: pa.Table, column: str) -> str:

@@ -32,7 +32,10 @@ from lrt_dist.report.items import ItemScores, item_scores
 _COLUMNS = {
     "fits": "source_model source_layer target_model target_layer method n documents d_source "
     "d_target rows_left_out folds ridge_relative ridge rank condition r2 r2_median r2_q10 r2_q90 "
-    "r2_shuffled cka seconds",
+    "r2_shuffled r2_identity cka cka_unbiased effective_rank map_rank learning "
+    "left_out_share_source left_out_share_target seconds",
+    "fits-back": "source_layer target_layer r2 r2_median r2_shuffled n",
+    "fits-together": "source_layers target_layer r2 r2_median r2_shuffled n",
     "scores": "concept split item source_layer target_layer arm draw strength metric value",
     "vectors": "concept source_layer target_layer cosine cosine_shuffled chosen strength pairs "
     "overlap",
@@ -46,6 +49,8 @@ class RunTables:
 
     config: Mapping[str, Any]
     fits: pa.Table | None = None
+    fits_back: pa.Table | None = None
+    fits_together: pa.Table | None = None
     scores: pa.Table | None = None
     vectors: pa.Table | None = None
     samples: pa.Table | None = None
@@ -100,7 +105,7 @@ class ConceptSummary:
 
 
 def read_tables(out: Path) -> RunTables:
-    """Read what is there of `run.yaml` and the four Parquet files of a run directory."""
+    """Read what is there of `run.yaml` and the Parquet files of a run directory."""
     found = {name: _read(out / f"{name}.parquet", columns) for name, columns in _COLUMNS.items()}
     if found["fits"] is None and found["scores"] is None:
         raise UserError(
@@ -111,7 +116,7 @@ def read_tables(out: Path) -> RunTables:
     config = yaml.safe_load(config_path.read_text("utf-8")) if config_path.exists() else {}
     if not isinstance(config, dict):
         raise CorruptionError(f"{config_path} is not a mapping of settings")
-    return RunTables(config=config, **found)
+    return RunTables(config=config, **{n.replace("-", "_"): t for n, t in found.items()})
 
 
 def _read(path: Path, columns: str) -> pa.Table | None:

@@ -83,7 +83,14 @@ def fit_line(source: int, target: int, r2: float, **given: Any) -> dict[str, Any
         "r2_q10": r2 - 0.21,
         "r2_q90": r2 + 0.06,
         "r2_shuffled": -0.02,
+        "r2_identity": None,
         "cka": 0.8 * r2,
+        "cka_unbiased": 0.75 * r2,
+        "effective_rank": 120.0,
+        "map_rank": 192,
+        "learning": [[1000.0, 0.6 * r2], [2000.0, 0.8 * r2], [4000.0, r2]],
+        "left_out_share_source": 0.4,
+        "left_out_share_target": 0.2,
         "seconds": 1.7,
     } | given
 
