@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError, explain_full
+
+_KEY = "lrt_dist"
 
 
 @contextmanager
@@ -46,10 +49,12 @@ def save_tensors(
     with written_whole(path) as partial:
         # safetensors writes through a memory map, where a full disk kills the process: reserve.
         content = sum(tensor.nbytes for tensor in tensors.values())
-        header = 4096 + 256 * len(tensors) + len(json.dumps(dict(metadata)))
+        # As one string: a dictionary would come out in another order every time.
+        said = json.dumps(dict(metadata), sort_keys=True)
+        header = 4096 + 256 * len(tensors) + 2 * len(said)
         with partial.open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, content + header)
-        save_file({name: _owning(t) for name, t in tensors.items()}, partial, dict(metadata))
+        save_file({name: _owning(t) for name, t in tensors.items()}, partial, {_KEY: said})
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -59,12 +64,20 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[s
         CorruptionError: the file is torn, no safetensors file, or of another kind.
         FileNotFoundError: there is none.
     """
+    with open_tensors(path, kind) as (file, metadata):
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+
+
+@contextmanager
+def open_tensors(path: Path, kind: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """The open file, to read tensors one by one (`keys`, `get_tensor`), and its metadata; raises
+    as `load_tensors` does."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             if metadata.get("kind") != kind:
                 raise CorruptionError(f"{path} holds {metadata.get('kind')!r}, not {kind}")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            yield file, metadata
     except SafetensorError as error:
         raise CorruptionError(f"{path} is not a safetensors file: {error}") from error
 

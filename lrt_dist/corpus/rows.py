@@ -101,6 +101,14 @@ class RowIndex:
         """Ids of all documents that have a site."""
         return set(pq.read_table(self.path, columns=["document"]).column(0).to_pylist())
 
+    def document_digests(self) -> dict[str, str]:
+        """`{digest of its text: id}` of all documents that have a site, whatever their names."""
+        table = pq.read_table(self.path, columns=["document", "text"])
+        digests: dict[str, Any] = {}
+        for document, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            digests.setdefault(document, hashlib.sha256()).update(text.encode())
+        return {digest.hexdigest(): document for document, digest in digests.items()}
+
     def unit_rows(self, number: int) -> range:
         """The rows of one unit."""
         first = number * self.rows_per_unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
+from lrt_dist.pipelines.folder import RunFolder
 from lrt_dist.pipelines.run import Run
 from lrt_dist.sites import Segment, fold_of
 
@@ -76,7 +78,10 @@ def index(run: Run) -> RowIndex:
 
 
 def _check_folds(run: Run, found: RowIndex) -> None:
-    """Every fold must get a document: found out now, not after the extraction."""
+    """Every fold must get a document: found out now, not after the extraction. A run that adds
+    to others need not fill them all."""
+    if run.config.fit.moments_of:
+        return
     folds = run.config.fit.folds
     filled = {fold_of(document, folds) for document in found.document_ids()}
     if len(filled) < folds:
@@ -106,7 +111,10 @@ def check_overlap(run: Run, found: RowIndex) -> dict[str, list[str]]:
         name: [text for item in data.vector for text in item.texts()]
         for name, data in run.concepts.items()
     }
-    overlap = find_overlap(found.all_segments(), texts)
+    others = [RunFolder.open(Path(out)) for out in run.config.fit.moments_of]
+    indexes = [found, *(RowIndex.open(other.rows) for other in others)]
+    segments = itertools.chain.from_iterable(index.all_segments() for index in indexes)
+    overlap = find_overlap(segments, texts)
     if overlap and not run.config.fit.allow_fit_on_concepts:
         name, shown = next(iter(overlap.items()))
         raise UserError(

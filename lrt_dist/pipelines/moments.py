@@ -92,18 +92,19 @@ def moments_of_others(run: Run) -> list[RunMoments]:
         UserError: a run whose moments cannot be added to this one's, and why.
     """
     found = []
-    seen = RowIndex.open(run.folder.rows).document_ids()
+    seen = RowIndex.open(run.folder.rows).document_digests()
     for out in run.config.fit.moments_of:
         folder = RunFolder.open(Path(out))
         _check_addable(run, folder)
         index = RowIndex.open(folder.rows)
-        twice = seen & index.document_ids()
+        added = index.document_digests()
+        twice = [added[digest] for digest in added if digest in seen]
         if twice:
             raise UserError(
                 f"fit.moments_of: {len(twice)} documents of {out} are in this run's corpus or in "
-                f"another one's, {sorted(twice)[0]!r} first: they would count twice"
+                f"another one's too, {min(twice)!r} first: they would count twice"
             )
-        seen |= index.document_ids()
+        seen |= added
         records = fitted_units(folder)
         stamp = moments_stamp(folder, records)
         home = folder.moments / stamp
@@ -254,7 +255,7 @@ def _assign_folds(run: Run, index: RowIndex, records: Records, path: Path) -> No
                 far = store.norms(layer, rows) > np.float32(factor * median)
                 fold_R[rows][far] = LEFT_OUT
     empty = sorted(set(range(folds)) - set(fold_R.tolist()))
-    if empty:
+    if empty and not run.config.fit.moments_of:
         raise UserError(
             f"fold {empty[0]} of {folds} got no document ({index.documents} documents are spread "
             "by a hash of their names); lower fit.folds or use more documents"

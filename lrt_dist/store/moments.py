@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from lrt_dist.errors import CorruptionError
 from lrt_dist.linear.moments import Moments, Pair, merge_all
-from lrt_dist.tensorfiles import save_tensors
+from lrt_dist.tensorfiles import open_tensors, save_tensors
+
+_KIND = "Moments"
 
 
 class MomentFile:
@@ -28,14 +28,8 @@ class MomentFile:
             CorruptionError: the file holds no moments.
         """
         self.path = path
-        try:
-            with safe_open(path, framework="pt") as file:
-                meta = file.metadata() or {}
-                keys = [key.split("|") for key in file.keys()]  # noqa: SIM118
-        except SafetensorError as error:
-            raise CorruptionError(f"{path} is not a safetensors file: {error}") from error
-        if meta.get("kind") != "Moments":
-            raise CorruptionError(f"{path} holds {meta.get('kind')!r}, not Moments")
+        with open_tensors(path, _KIND) as (file, meta):
+            keys = [key.split("|") for key in file.keys()]  # noqa: SIM118
         self._facts = json.loads(meta["folds"])
         self.folds = len(self._facts)
         self.pairs: set[Pair] = {(key[1], key[2]) for key in keys if len(key) == 3}
@@ -48,7 +42,7 @@ class MomentFile:
             tensors |= {f"{index}|{name}": mean for name, mean in moments.mean.items()}
             tensors |= {f"{index}|{a}|{b}": second for (a, b), second in moments.second.items()}
         facts = [{"n": moments.n, "parts": sorted(moments.parts)} for moments in folds]
-        save_tensors(path, tensors, {"kind": "Moments", "folds": json.dumps(facts)})
+        save_tensors(path, tensors, {"kind": _KIND, "folds": json.dumps(facts)})
         return cls(path)
 
     def fold(self, number: int, pairs: Iterable[Pair] | None = None) -> Moments:
@@ -58,7 +52,7 @@ class MomentFile:
             return Moments(parts=frozenset(fact["parts"]))
         wanted = self.pairs if pairs is None else list(pairs)
         names = {name for pair in wanted for name in pair}
-        with safe_open(self.path, framework="pt") as file:
+        with open_tensors(self.path, _KIND) as (file, _):
             return Moments(
                 fact["n"],
                 frozenset(fact["parts"]),

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.card import model_card
 from lrt_dist.linear.vectors import SteeringVector
 from lrt_dist.store.artifacts import save_vector
+from lrt_dist.tensorfiles import save_tensors
 
 A, B, C = ("a/small", 20), ("b", 7), ("/home/me/models/c_large", 0)
 REPORT = {"r2": 0.4567891, "r2_shuffled": -0.02, "n": 12345, "path": [0.5, 2], "why": None}
@@ -93,7 +93,7 @@ def test_what_is_no_map_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(CorruptionError, match="holds 'SteeringVector', not AffineMap"):
         AffineMap.load(vector)
     partial = tmp_path / "map.safetensors"
-    save_file({"weight": torch.zeros(2, 2)}, partial, {"kind": "AffineMap"})
+    save_tensors(partial, {"weight": torch.zeros(2, 2)}, {"kind": "AffineMap"})
     with pytest.raises(CorruptionError, match="is not a whole map: KeyError"):
         AffineMap.load(tmp_path)
 
