@@ -75,6 +75,29 @@ class AffineMap:
         """
         return self._checked(directions) @ self.weight
 
+    def r2(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Share of the variance of y that this map explains: `1 - Σ‖y - ŷ‖² / Σ‖y - ȳ‖²`.
+
+        Computed in float64. It says something only of rows that the map was not fitted on, beside
+        the same of its null.
+
+        Args:
+            x, y: hidden states of the same rows, `[n, d_source]` and `[n, d_target]`.
+
+        Raises:
+            ValueError: the shapes do not go together, or y does not vary.
+        """
+        if y.shape != (len(x), self.weight.shape[1]):
+            raise ValueError(
+                f"y {list(y.shape)} must be [{len(x)}, {self.weight.shape[1]}], as x and the map"
+            )
+        y = y.double()
+        spread = (y - y.mean(0)).square().sum()
+        if spread == 0:
+            raise ValueError(f"y is the same in all {len(y)} rows: there is nothing to explain")
+        found = self._checked(x).double() @ self.weight.double() + self.bias.double()
+        return 1 - float((y - found).square().sum() / spread)
+
     def then(self, other: AffineMap) -> AffineMap:
         """The map that does what this one and then the other does.
 

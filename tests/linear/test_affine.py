@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sklearn.metrics import r2_score
 
 from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.linear.affine import AffineMap
@@ -196,3 +197,16 @@ def test_a_half_precision_map_has_an_inverse() -> None:
     rotation = torch.linalg.qr(states(64, 64))[0]
     affine = AffineMap(rotation.bfloat16(), torch.zeros(64).bfloat16(), A, B)
     torch.testing.assert_close(affine.inverse().weight, rotation.T.bfloat16(), rtol=0, atol=0.02)
+
+
+def test_r2_is_sklearns_weighted_by_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(50, 4, generator=generator), torch.randn(50, 3, generator=generator)
+    affine = AffineMap(torch.randn(4, 3, generator=generator), torch.ones(3), ("a", 0), ("b", 0))
+    expected = r2_score(y, affine.map_points(x), multioutput="variance_weighted")
+    assert affine.r2(x, y) == pytest.approx(expected, rel=1e-5)
+    assert affine.r2(x, affine.map_points(x)) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"y \[49, 3\] must be \[50, 3\]"):
+        affine.r2(x, y[1:])
+    with pytest.raises(ValueError, match="nothing to explain"):
+        affine.r2(x, torch.ones(50, 3))
