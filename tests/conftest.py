@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import transformers
 from tiny_models import byte_level_tokenizer, metaspace_tokenizer, save_model
-from tiny_run import write_tiny_run
+from tiny_run import command_line, write_tiny_run
 
 from lrt_dist.runtime.tasks import Runtime
 
@@ -61,6 +61,23 @@ def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_run(tmp_path: Path, tiny_source: Path, tiny_target: Path) -> Callable[..., Path]:
     """Writes a small, complete RUN.yaml; keyword arguments replace whole sections."""
     return functools.partial(write_tiny_run, tmp_path, tiny_source, tiny_target)
+
+
+@pytest.fixture
+def lrt_dist(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`lrt-dist ARGUMENTS` without the seconds that a new process takes to import torch.
+
+    Returns the exit code and all that was printed, stdout first. `test_cli` holds it against the
+    real script. A terminal may break lines anywhere between words, so blanks are made one.
+    """
+
+    def call(*arguments: str) -> tuple[int, str]:
+        capfd.readouterr()  # what others printed
+        code = command_line(*arguments)
+        printed = capfd.readouterr()
+        return code, " ".join((printed.out + printed.err).split())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 from tiny_models import documentation
@@ -47,3 +50,25 @@ def write_tiny_run(folder: Path, source: Path, target: Path, /, **sections: Any)
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values | sections))
     return path
+
+
+def command_line(*arguments: str) -> int:
+    """The exit code of `lrt-dist ARGUMENTS`, run in this process, which has imported torch already.
+
+    An error that a terminal would show as a traceback is raised.
+    """
+    from lrt_dist.cli import main  # looks at stdout when imported: not before it is captured
+
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch.object(sys, "argv", ["lrt-dist", *arguments]),
+        # else the usage would say `python -m pytest.lrt-dist`
+        mock.patch.object(sys.modules["__main__"], "__package__", None),
+    ):
+        try:
+            main()
+        except SystemExit as leaving:
+            code = leaving.code or 0
+            assert isinstance(code, int), code
+            return code
+    return 0
