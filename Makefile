@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+BENCH  := $(VENV)/.ready-bench
 
-.PHONY: help setup demo check test test-slow clean
+.PHONY: help setup demo check test test-slow bench clean
 
 help:
 	@echo "make demo       two real models, from text to report, in minutes"
 	@echo "make test       style, types, architecture and the test suite"
 	@echo "make test-slow  the tests on real models"
 	@echo "make check      style, types and architecture alone"
+	@echo "make bench      the solver beside libraries, a training loop and bare products"
 
 setup: $(READY)
 
@@ -40,6 +42,13 @@ test: check
 
 test-slow: $(READY)
 	@$(BIN)/pytest -m slow --timeout 1800
+
+$(BENCH): $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+bench: $(BENCH)
+	@$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-run

@@ -1,0 +1,62 @@
+"""`python -m benchmarks`: measures, prints one table, and writes one file a figure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.harness import Result, table, threads
+
+MODULES = {
+    "path": ["path_of_100"],
+    "gemm": ["gemm_float64", "gemm_bfloat16"],
+    "growth": ["rows_linear", "pairs_linear"],
+    "memory": ["memory_constant"],
+    "adamw": ["adamw"],
+    "grid": ["grid_ridgecv", "grid_ridgecv_loo", "grid_himalaya", "grid_dask"],
+}
+"""What each module measures; it is imported when that is wanted, since only one needs the extra."""
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0 if everything could be measured, whether or not a target was missed."""
+    known = [name for measured in MODULES.values() for name in measured]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all, if none is given")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all")
+    parser.add_argument(
+        "--out", type=Path, help=f"default: {RESULTS.parent.name}/{RESULTS.name}; none for --quick"
+    )
+    options = parser.parse_args(arguments)
+    console = Console()
+    if options.list:
+        console.print("\n".join(known))
+        return 0
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    out = options.out or (None if options.quick else RESULTS)
+    results: list[Result] = []
+    for module, measured in MODULES.items():
+        wanted = [name for name in measured if name in (options.names or known)]
+        if not wanted:
+            continue
+        console.print(f"measuring {', '.join(wanted)}", style="dim")
+        with threads():
+            found = import_module(f"benchmarks.{module}").measure(wanted, quick=options.quick)
+        for item in found:
+            if out is not None:
+                item.write(out)
+        results += found
+    console.print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""A map trained with AdamW, as LRT does it, beside the closed form, on the same rows.
+
+The recipe of "The Linear Representation Transferability Hypothesis" (arXiv 2506.00653): `A h + p`
+trained with AdamW for four epochs. The baseline is one training in float32 with the fused
+optimizer; the sweep that finds its learning rate, by the held-out rows themselves, is not counted.
+Ours is `lrt_dist.fit`: five folds, λ, null, learning curve and report. Held-out rows judge both,
+and ours has to be the better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.data import layers
+from benchmarks.harness import Result, alternate, result, versions
+from lrt_dist.linear.arrays import fit
+
+NAMES = ("adamw",)
+EPOCHS, BATCH = 4, 256
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+
+
+def train(x: torch.Tensor, y: torch.Tensor, rate: float) -> torch.nn.Linear:
+    """The map after four epochs."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(x.shape[1], y.shape[1])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x)).split(BATCH):
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return model
+
+
+def measure(_wanted: Sequence[str], *, quick: bool) -> list[Result]:
+    rows, widths = (1000, {"x": 24, "y": 32}) if quick else (20_000, {"x": 576, "y": 640})
+    made = {name: states.float() for name, states in layers(rows + rows // 4, widths).items()}
+    x, y = (made[name][:rows] for name in widths)
+    held_x, held_y = (made[name][rows:] for name in widths)
+
+    def loss(rate: float) -> float:
+        predicted = train(x, y, rate)(held_x).detach()
+        return float((predicted - held_y).double().square().mean())
+
+    trained_loss, rate = min((loss(rate), rate) for rate in LEARNING_RATES)
+    found = fit(x, y).map
+    predicted = held_x.double() @ found.weight + found.bias
+    own_loss = float((predicted - held_y).square().mean())
+    assert own_loss < trained_loss, f"held-out loss {own_loss:g}, AdamW {trained_loss:g}"
+    times = alternate(3, {"AdamW": lambda: train(x, y, rate), "ours": lambda: fit(x, y)})
+    setting = (
+        f"{rows} rows, {widths['x']} → {widths['y']}, {EPOCHS} epochs, batches of {BATCH}, "
+        f"learning rate {rate:g}, the best of {len(LEARNING_RATES)}; {versions('torch')}"
+    )
+    runs = [
+        {
+            "seconds": time,
+            "ratio": time["AdamW"] / time["ours"],
+            "held_out_loss": {"AdamW": trained_loss, "ours": own_loss},
+            "setting": setting,
+        }
+        for time in times
+    ]
+    return [result(NAMES[0], runs, 20, higher_is_better=True)]

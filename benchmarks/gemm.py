@@ -1,0 +1,84 @@
+"""The machine's limit: accumulation beside the bare float64 matrix products it consists of.
+
+One unit of rows, cut into folds, goes into a grid of pairs with its null, as a fit takes it in. The
+limit is `torch.mm` of whole units into buffers that are there already, one product for each second
+moment: no conversion, no shift, no check for what is not finite, no folds. The share is the limit's
+time over ours, from float64 rows and from bfloat16 rows, which is what stores hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.data import layers, names, strangers
+from benchmarks.harness import Result, alternate, result, versions
+from lrt_dist.linear.fit import shuffled, wanted_moments
+from lrt_dist.linear.moments import Accumulator
+
+NAMES = ("gemm_float64", "gemm_bfloat16")
+DTYPES = {"gemm_float64": torch.float64, "gemm_bfloat16": torch.bfloat16}
+FOLDS = 5
+DOCUMENT = 128
+"""Rows that stay together in one fold."""
+
+
+class Folds:
+    """Accumulators of every fold, and the unit that is fed to them."""
+
+    def __init__(self, unit: dict[str, torch.Tensor], pairs: list[tuple[str, str]]) -> None:
+        self._unit = unit
+        self._folds = [Accumulator(wanted_moments(pairs)) for _ in range(FOLDS)]
+        rows = torch.arange(len(next(iter(unit.values()))))
+        fold_N = rows // DOCUMENT % FOLDS
+        self._rows = [(fold_N == fold).nonzero().squeeze(1) for fold in range(FOLDS)]
+        self._added = 0
+
+    def add(self) -> None:
+        for accumulator, rows in zip(self._folds, self._rows, strict=True):
+            part = {name: states[rows] for name, states in self._unit.items()}
+            accumulator.add(part, f"unit {self._added}")
+        self._added += 1
+
+
+def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
+    side, unit_rows, d_x, d_y = (2, 640, 24, 32) if quick else (5, 4096, 576, 640)
+    x_names, y_names = names("x", side), names("y", side)
+    unit = layers(unit_rows, dict.fromkeys(x_names, d_x) | dict.fromkeys(y_names, d_y))
+    unit |= {shuffled(y): strangers(unit[y]) for y in y_names}
+    pairs = [(x, y) for x in x_names for y in y_names]
+    products = {
+        (a, b): torch.empty(unit[a].shape[1], unit[b].shape[1], dtype=torch.float64)
+        for a, b in wanted_moments(pairs)
+    }
+
+    def limit() -> None:
+        for (a, b), product in products.items():
+            torch.mm(unit[a].T, unit[b], out=product)
+
+    ours = {
+        name: Folds({key: rows.to(DTYPES[name]) for key, rows in unit.items()}, pairs).add
+        for name in wanted
+    }
+    times = alternate(3, {"limit": limit, **ours})
+    setting = (
+        f"{side} × {side} pairs, units of {unit_rows} rows in {FOLDS} folds, {d_x} → {d_y}; "
+        f"{versions('torch')}"
+    )
+    return [
+        result(
+            name,
+            [
+                {
+                    "seconds": {"ours": time[name], "limit": time["limit"]},
+                    "ratio": time["limit"] / time[name],
+                    "setting": setting,
+                }
+                for time in times
+            ],
+            0.85,
+            higher_is_better=True,
+        )
+        for name in wanted
+    ]

@@ -1,0 +1,92 @@
+"""Whether memory stays constant: what a fit adds to a process's peak, at eight times the rows.
+
+Each fit is a process of its own, since a peak is never taken back. Its rows are made block by block
+when they are read: those of a memory-mapped file would count as memory wherever the system keeps
+them cached. The least size is one at which a block of rows lies within one fold, since smaller ones
+are read in smaller pieces. `python -m benchmarks.memory ROWS D_X D_Y` is that process.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness import Result, result, threads, versions
+from lrt_dist.linear.arrays import BLOCK_ROWS, fit
+
+NAMES = ("memory_constant",)
+PERIOD = 512
+"""Rows that one seed makes; slices are put together of these."""
+
+
+class Rows:
+    """An array of random rows `[rows, width]`, float32, that are made when they are sliced."""
+
+    def __init__(self, rows: int, width: int, seed: int) -> None:
+        self.shape = (rows, width)
+        self._seed = seed
+
+    def __getitem__(self, wanted: slice) -> np.ndarray:
+        start, stop, _ = wanted.indices(self.shape[0])
+        first = start - start % PERIOD
+        made = np.empty((stop - first + -(stop - first) % PERIOD, self.shape[1]), np.float32)
+        for place in range(0, len(made), PERIOD):
+            rng = np.random.default_rng((self._seed, first + place))
+            rng.standard_normal(dtype=np.float32, out=made[place : place + PERIOD])
+        return made[start - first : stop - first]
+
+
+def measure(_wanted: Sequence[str], *, quick: bool) -> list[Result]:
+    least, widths = 6 * BLOCK_ROWS + 100, (16, 24) if quick else (128, 160)
+    runs = []
+    for _ in range(1 if quick else 3):
+        once, more = (_in_a_process(rows, *widths) for rows in (least, 8 * least))
+        runs.append(
+            {
+                "seconds": {"1": once["seconds"], "8": more["seconds"]},
+                "MiB": {"1": once["MiB"], "8": more["MiB"]},
+                "ratio": more["MiB"] / once["MiB"],
+                "setting": f"{least} rows and 8 times them, {widths[0]} → {widths[1]}; "
+                f"{versions('torch')}",
+            }
+        )
+    return [result(NAMES[0], runs, 1.1, higher_is_better=False)]
+
+
+def _in_a_process(rows: int, d_x: int, d_y: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.memory", *map(str, (rows, d_x, d_y))]
+    found: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    )
+    return found
+
+
+def _fit(rows: int, d_x: int, d_y: int) -> dict[str, float]:
+    """What the fit adds to the peak of a process that has fitted something small before."""
+    fit(Rows(50, 4, 0), Rows(50, 4, 1))
+    before = _peak_mib()
+    start = time.perf_counter()
+    fit(Rows(rows, d_x, 0), Rows(rows, d_y, 1))
+    took = time.perf_counter() - start
+    return {"MiB": _peak_mib() - before, "seconds": took}
+
+
+def _peak_mib() -> float:
+    """The peak of this process. On Linux `getrusage` would hand down that of its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    with threads():
+        print(json.dumps(_fit(*map(int, sys.argv[1:]))))
