@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from lrt_dist.errors import UserError
 from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
 from lrt_dist.linear.moments import Accumulator, NonFiniteError
+from lrt_dist.linear.solutions import METHODS
 
 BLOCK_ROWS = 8192
 """Rows in memory at a time."""
@@ -56,8 +59,10 @@ def fit(
             groups than folds.
     """
     n = _rows(x, y)
-    if ridge != "cv" and not (isinstance(ridge, int | float) and ridge >= 0):
+    if ridge != "cv" and not (isinstance(ridge, Real) and 0 <= ridge < math.inf):
         raise UserError(f"ridge is 'cv' or a number from 0, got {ridge!r}")
+    if method not in METHODS:
+        raise UserError(f"method {method!r} is not one of {', '.join(METHODS)}")
     fold_N = _folds(n, groups, folds)
     moments = [Accumulator(wanted_moments([("x", "y")])) for _ in range(folds)]
     for start, block in _blocks(x, y, n):
@@ -68,15 +73,12 @@ def fit(
             try:
                 moments[number].add(part, f"rows {start} … of fold {number}")
             except NonFiniteError as error:
-                row = start + int(chosen[error.row])
+                name, row = _first_bad(x, y, n)
                 raise UserError(
-                    f"{error.variable} is not finite in row {row}; drop that row from x and y"
+                    f"{name} is not finite in row {row}; drop that row from x and y"
                 ) from error
     frozen = [accumulator.freeze() for accumulator in moments]
-    try:
-        source = SourceFit(frozen, "x", method, ridge=None if ridge == "cv" else float(ridge))
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    source = SourceFit(frozen, "x", method, ridge=None if ridge == "cv" else float(ridge))
     fitted = source.fit(frozen, "y")
     learning = (*source.learning_curve(frozen, "y"), *fitted.report.learning)
     return replace(fitted, report=replace(fitted.report, learning=learning))
@@ -87,6 +89,15 @@ def _rows(x: Any, y: Any) -> int:
         if len(getattr(array, "shape", ())) != 2:
             shape = list(getattr(array, "shape", [])) or type(array).__name__
             raise UserError(f"{name} must be an array [n, d], got {shape}")
+        if array.shape[1] == 0:
+            raise UserError(f"{name} has no columns, got {list(array.shape)}")
+        try:
+            real = not _tensor(array, 0, 1).is_complex()
+        except TypeError:
+            real = False
+        if not real:
+            dtype = getattr(array, "dtype", type(array).__name__)
+            raise UserError(f"{name} must hold real numbers of at most 64 bits, got {dtype}")
     if x.shape[0] != y.shape[0]:
         raise UserError(f"x has {x.shape[0]} rows and y {y.shape[0]}; they must be the same rows")
     return int(x.shape[0])
@@ -136,11 +147,25 @@ def _blocks(x: Any, y: Any, n: int) -> Iterator[tuple[int, dict[str, torch.Tenso
         )
 
 
+def _first_bad(x: Any, y: Any, n: int) -> tuple[str, int]:
+    """Where the first value lies that is not finite. The accumulator cannot tell: the null may
+    have met it before its own row came."""
+    for start in range(0, n, BLOCK_ROWS):
+        for name, array in (("x", x), ("y", y)):
+            bad = ~torch.isfinite(_tensor(array, start, min(start + BLOCK_ROWS, n))).all(1)
+            if bool(bad.any()):
+                return name, start + int(bad.nonzero()[0])
+    raise AssertionError("all values are finite")
+
+
 def _tensor(array: Any, start: int, stop: int) -> torch.Tensor:
     rows = array[start:stop]
     if isinstance(rows, torch.Tensor):
         return rows.detach().cpu()
     rows = np.asarray(rows)
+    # A copy: torch takes no foreign byte order, no negative strides, and warns of what is read-only
+    # (a memory map, say).
+    rows = rows.astype(rows.dtype.newbyteorder("="), order="C")
     if dict(getattr(array, "attrs", {})).get("logical_dtype") == "bfloat16":
         return torch.from_numpy(rows).view(torch.bfloat16)
     return torch.from_numpy(rows)
