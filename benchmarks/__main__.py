@@ -14,6 +14,7 @@ from benchmarks.harness import Result, table, threads
 MODULES = {
     "path": ["path_of_100"],
     "gemm": ["gemm_float64", "gemm_bfloat16"],
+    "store": ["gemm_store"],
     "growth": ["rows_linear", "pairs_linear"],
     "memory": ["memory_constant"],
     "adamw": ["adamw"],

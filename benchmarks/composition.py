@@ -1,9 +1,9 @@
 """`python -m benchmarks.composition OUT`: are maps consistent with each other?
 
-Takes the hidden states of a finished run (`make demo` leaves one in `demo-run`) at a source layer A, a
-target layer B and another source layer C, fits maps on four fifths of the documents, and compares
-on the others: A→B→C with A→C, the fitted way back with the inverse, and A and C together with
-each alone.
+Takes the hidden states of a finished run (`make demo` leaves one in `demo-run`) at a source layer
+A, a target layer B and another source layer C, fits maps on four fifths of the documents, and
+compares on the others: A→B→C with A→C, the fitted way back with the inverse, and A and C together
+with each alone.
 """
 
 from __future__ import annotations

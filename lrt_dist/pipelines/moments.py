@@ -28,6 +28,7 @@ from lrt_dist.runtime.tasks import Needs, Node
 from lrt_dist.sites import fold_of
 from lrt_dist.stages.accumulate import (
     LEFT_OUT,
+    ROWS_PER_PRODUCT,
     AccumulateTask,
     accumulate,
     merge,
@@ -155,7 +156,7 @@ def tile_needs(run: Run, tile: Tile) -> Needs:
         memory=accumulate_bytes(
             tile.bytes(run.widths, config.fit.folds),
             numbers,
-            config.extract.rows_per_unit,
+            max(config.extract.rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
             NUMBER_BYTES[config.extract.store_dtype],
             config.fit.folds,
         ),

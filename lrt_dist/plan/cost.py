@@ -26,20 +26,21 @@ def moments_flops(rows: int, entries: int) -> int:
 
 
 def accumulate_bytes(
-    moments: int, row_numbers: int, rows_per_unit: int, number_bytes: int, folds: int
+    moments: int, row_numbers: int, rows_at_once: int, number_bytes: int, folds: int
 ) -> int:
     """Memory of a task that accumulates or merges.
 
     Args:
         moments: bytes of its moments, of all folds.
-        row_numbers: numbers read for each row. number_bytes: of one of them in the store.
+        row_numbers: numbers read for each row. rows_at_once: rows of a block.
+        number_bytes: bytes of a number in the store.
 
-    The moments and a copy of one fold, two more folds while merging; two units as they are
-    stored, and again while their rows are sorted; one fold of a unit in float64; the process.
+    The moments and a copy of one fold, two more folds while merging; two blocks of rows as they are
+    stored, and one again while it is sorted; one fold of a block in float64; the process.
     """
     held = moments + 3 * moments // folds
-    read = 3 * rows_per_unit * row_numbers * number_bytes
-    shifted = 8 * rows_per_unit * row_numbers * 2 // folds
+    read = 3 * rows_at_once * row_numbers * number_bytes
+    shifted = 8 * rows_at_once * row_numbers * 2 // folds
     return held + read + shifted + PROCESS_BYTES
 
 

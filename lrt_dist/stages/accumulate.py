@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,11 @@ LEFT_OUT = -1
 """In the place of a fold: the row is left out of everything, so that all pairs of layers rest on
 the same rows."""
 
-Block = tuple[NDArray[np.int64], NDArray[np.int16], dict[str, torch.Tensor]]
+ROWS_PER_PRODUCT = 4096
+"""Rows of a fold that are multiplied at once, about: fewer waste time on the sums."""
+
+Rows = NDArray[np.int64]
+Block = tuple[Rows, NDArray[np.int16], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def tile_moments(tile: Tile) -> list[Pair]:
 
 
 def accumulate(task: AccumulateTask) -> Path:
-    """Write the moments of each fold over the rows of a leaf; the next unit is read meanwhile.
+    """Write the moments of each fold over the rows of a leaf; the next rows are read meanwhile.
 
     What is there already is left as it is.
 
@@ -91,18 +95,19 @@ def accumulate(task: AccumulateTask) -> Path:
         return task.path
     moments = tile_moments(task.tile)
     accumulators = [Accumulator(moments) for _ in range(task.folds)]
-    for unit, (rows, folds, variables) in _read_ahead(task):
+    for units, (rows, folds, variables) in _read_ahead(task):
         # Rows come sorted by fold, so each fold is a slice.
         edges = np.searchsorted(folds, np.arange(task.folds + 1))
         for number, accumulator in enumerate(accumulators):
             chosen = slice(edges[number], edges[number + 1])
             part = {name: states[chosen] for name, states in variables.items()}
             try:
-                accumulator.add(part, f"{task.corpus}/{unit}/{number}")
+                accumulator.add(part, *(f"{task.corpus}/{unit}/{number}" for unit in units))
             except NonFiniteError as error:
                 raise LrtError(
-                    f"{error.variable} is not finite in row {rows[chosen][error.row]} (unit "
-                    f"{unit}); `lrt-dist verify --repair` and `lrt-dist extract` redo it"
+                    f"{error.variable} is not finite in row {rows[chosen][error.row]} (units "
+                    f"{units[0]} … {units[-1]}); `lrt-dist verify --repair` and `lrt-dist extract` "
+                    "redo what is damaged"
                 ) from error
     frozen = []
     while accumulators:  # one by one: memory holds the moments once, not twice
@@ -133,18 +138,19 @@ def merge(left: Path, right: Path) -> Path:
     return merged
 
 
-def _read_ahead(task: AccumulateTask) -> Iterator[tuple[int, Block]]:
-    """Unit by unit, each read while the one before is worked on."""
+def _read_ahead(task: AccumulateTask) -> Iterator[tuple[tuple[int, ...], Block]]:
+    """Some units at a time, each block read while the one before is worked on."""
     reader = _Reader(task)
+    size = max(1, task.folds * ROWS_PER_PRODUCT // reader.rows_per_unit)
+    places = list(zip(task.units, task.strangers, strict=True))
+    blocks = [places[i : i + size] for i in range(0, len(places), size)]
     with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(reader.block, task.units[0], task.strangers[0])
-        for unit, *following in itertools.zip_longest(
-            task.units, task.units[1:], task.strangers[1:]
-        ):
-            block = coming.result()
-            if following[0] is not None:
-                coming = ahead.submit(reader.block, *following)
-            yield unit, block
+        coming = ahead.submit(reader.block, blocks[0])
+        for block, following in itertools.zip_longest(blocks, blocks[1:]):
+            found = coming.result()
+            if following is not None:
+                coming = ahead.submit(reader.block, following)
+            yield tuple(unit for unit, _ in block), found
 
 
 class _Reader:
@@ -154,37 +160,61 @@ class _Reader:
         self._task = task
         self._folds = np.load(task.folds_path, mmap_mode="r")
         self._stores = tuple(ActivationStore.open(url) for url in task.stores)
+        self.rows_per_unit = self._stores[0].rows_per_unit
 
-    def block(self, unit: int, stranger: int) -> Block:
-        """Kept rows of a unit sorted by fold: their numbers, folds, and the tile's variables.
+    def block(self, places: Sequence[tuple[int, int]]) -> Block:
+        """Kept rows of some units sorted by fold: their numbers, folds, and the tile's variables.
 
         The null pairs source rows with target rows of a stranger. Shuffling within a unit would
         not do: where a unit is one long document, rows of the same document would still be
         paired, and what they share would look like a map.
+
+        Args:
+            places: units, each with its stranger.
         """
-        folds = self._folds[self._stores[0].unit_rows(unit)]
-        rows = np.argsort(folds, kind="stable")
-        rows = rows[folds[rows] != LEFT_OUT]
-        strange = self._folds[self._stores[1].unit_rows(stranger)] != LEFT_OUT
-        partners = _cycle(np.flatnonzero(strange), len(folds), unit)
-        if len(partners) == 0:
-            rows = rows[:0]  # nothing to pair with: the unit cannot count
+        parts = [self._rows(unit, stranger) for unit, stranger in places]
+        units, strangers = zip(*places, strict=True)
+        own, far = ([part[which] for part in parts] for which in (0, 1))
+        starts = [self._stores[0].unit_rows(unit).start for unit in units]
+        rows = np.concatenate([start + some for start, some in zip(starts, own, strict=True)])
+        order = np.argsort(self._folds[rows], kind="stable")
+        rows = rows[order]
         sources, targets = self._task.tile.layers
         variables = {
-            source_variable(layer): self._states(0, layer, unit, rows) for layer in sources
+            source_variable(layer): self._states(0, layer, units, own, order) for layer in sources
         }
         for layer in targets:
             name = target_variable(layer)
-            variables[name] = self._states(1, layer, unit, rows)
-            variables[shuffled(name)] = self._states(1, layer, stranger, partners[rows])
-        return rows + self._stores[0].unit_rows(unit).start, folds[rows], variables
+            variables[name] = self._states(1, layer, units, own, order)
+            variables[shuffled(name)] = self._states(1, layer, strangers, far, order)
+        return rows, self._folds[rows], variables
 
-    def _states(self, side: int, layer: int, unit: int, rows: NDArray[np.int64]) -> torch.Tensor:
-        crc = self._task.crcs[unit][side][f"layers/{layer}"]
-        return self._stores[side].states(layer, unit, crc)[torch.from_numpy(rows)]
+    def _rows(self, unit: int, stranger: int) -> tuple[Rows, Rows]:
+        """Kept rows of a unit, and the stranger's rows that are paired with them."""
+        kept, far = (
+            np.flatnonzero(self._folds[self._stores[0].unit_rows(u)] != LEFT_OUT)
+            for u in (unit, stranger)
+        )
+        if len(far) == 0:
+            kept = kept[:0]  # nothing to pair with: the unit cannot count
+        return kept, _cycle(far, len(kept), unit)
+
+    def _states(
+        self, side: int, layer: int, units: Sequence[int], rows: Sequence[Rows], order: Rows
+    ) -> torch.Tensor:
+        """States of some rows of some units, in a wanted order."""
+        name = f"layers/{layer}"
+        found = [
+            self._stores[side].states(layer, unit, self._task.crcs[unit][side][name])
+            for unit in units
+        ]
+        lengths = [len(states) for states in found]
+        starts = np.cumsum([0, *lengths[:-1]])
+        places = np.concatenate([start + some for start, some in zip(starts, rows, strict=True)])
+        return torch.cat(found)[torch.from_numpy(places[order])]
 
 
-def _cycle(rows: NDArray[np.int64], count: int, unit: int) -> NDArray[np.int64]:
+def _cycle(rows: Rows, count: int, unit: int) -> Rows:
     """`count` of some rows in random order, each as often as any other; seeded by the unit."""
     digest = hashlib.sha256(f"unit {unit}".encode()).digest()
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))

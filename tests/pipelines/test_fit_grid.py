@@ -293,7 +293,7 @@ def test_a_state_that_is_not_finite_is_named(
         return found
 
     monkeypatch.setattr(ActivationStore, "states", spoilt)
-    with pytest.raises(LrtError, match=r"source/2 is not finite in row 197 \(unit 3\)"):
+    with pytest.raises(LrtError, match=r"source/2 is not finite in row 197 \(units 0 … 3\)"):
         fitted(extracted, out)
 
 
