@@ -15,7 +15,7 @@ import torch
 from lrt_dist.errors import UserError
 from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
 from lrt_dist.linear.moments import Accumulator, NonFiniteError
-from lrt_dist.linear.solutions import METHODS
+from lrt_dist.linear.solutions import METHODS, PENALISED
 
 BLOCK_ROWS = 8192
 """Rows in memory at a time."""
@@ -59,10 +59,14 @@ def fit(
             groups than folds.
     """
     n = _rows(x, y)
-    if ridge != "cv" and not (isinstance(ridge, Real) and 0 <= ridge < math.inf):
-        raise UserError(f"ridge is 'cv' or a number from 0, got {ridge!r}")
     if method not in METHODS:
         raise UserError(f"method {method!r} is not one of {', '.join(METHODS)}")
+    if ridge != "cv" and (
+        not isinstance(ridge, Real) or isinstance(ridge, bool) or not 0 <= ridge < math.inf
+    ):
+        raise UserError(f"ridge is 'cv' or a number from 0, got {ridge!r}")
+    if ridge != "cv" and method not in PENALISED:
+        raise UserError(f"method {method!r} has no penalty; leave ridge out, or use 'affine'")
     fold_N = _folds(n, groups, folds)
     moments = [Accumulator(wanted_moments([("x", "y")])) for _ in range(folds)]
     for start, block in _blocks(x, y, n):
