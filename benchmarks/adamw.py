@@ -19,7 +19,7 @@ from lrt_dist.linear.arrays import fit
 
 NAMES = ("adamw",)
 EPOCHS, BATCH = 4, 256
-LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 def train(x: torch.Tensor, y: torch.Tensor, rate: float) -> torch.nn.Linear:

@@ -20,7 +20,7 @@ def layers(rows: int, widths: dict[str, int], seed: int = 0) -> dict[str, torch.
     """One layer for each name, float64 `[rows, width]`, all of the same tokens.
 
     Each is a random mixture of the shared directions, beside directions of its own, on an offset,
-    with two massive channels. Condition numbers of S_xx are about 10⁷.
+    with two massive channels. The condition number of S_xx is above 10⁵.
     """
     generator = torch.Generator().manual_seed(seed)
 

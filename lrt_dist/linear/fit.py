@@ -12,7 +12,7 @@ bootstrap samples. It needs no further fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ import torch
 from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.moments import Moments, Pair, merge_all
 from lrt_dist.linear.ridge import Spectrum, Split, SplitTarget
-from lrt_dist.linear.similarity import cka, cka_between_folds
+from lrt_dist.linear.similarity import between_folds, cka, cka_between_folds
 from lrt_dist.linear.solutions import METHODS, PENALISED, Candidates, Choice, scale, solution
 
 RIDGE_RATIOS = torch.logspace(-4, 6, 21, dtype=torch.float64)
@@ -129,8 +129,12 @@ class SourceFit:
         self._folds = range(len(folds))
         self._own = [fold.only([(source, source)]) for fold in folds]
         self._centred = method != "linear"  # L-Cross: T = (XᵀX)†XᵀY
-        self._splits = [self._split(fold) for fold in self._folds]
+        self._splits = [
+            self._split(train, held)
+            for train, held in zip(_leave_one_out(self._own), self._own, strict=True)
+        ]
         self._total = merge_all(self._own)
+        self._spread = between_folds(self._own, (source, source))
         self._spectrum = Spectrum.of(self._total, source, centred=self._centred)
 
     def fit(self, folds: Sequence[Moments], target: str, null: Pair | None = None) -> Fit:
@@ -145,8 +149,8 @@ class SourceFit:
         null = null or (self.source, shuffled(target))
         crossed = [fold.only([pair, null]) for fold in folds]
         splits = [
-            split.target(_but(crossed, fold), folds[fold], pair, null)
-            for fold, split in enumerate(self._splits)
+            split.target(train, held, pair, null)
+            for split, train, held in zip(self._splits, _leave_one_out(crossed), folds, strict=True)
         ]
         candidates = Candidates(splits, self._method, self._ratios)
         error, null_error, squares = [], [], []
@@ -172,7 +176,7 @@ class SourceFit:
             r2_shuffled=_r2(null_error, squares),
             r2_identity=_identity_r2(whole, pair, squares),
             cka=cka(total, *pair),
-            cka_unbiased=cka_between_folds(whole, *pair),
+            cka_unbiased=cka_between_folds(folds, *pair, self._spread),
             learning=((total.n - folds[0].n, _r2(error[:1], squares[:1])),),
         )
         return Fit(
@@ -207,10 +211,9 @@ class SourceFit:
             size *= 2
         return points
 
-    def _split(self, held: int) -> Split:
-        train = _but(self._own, held)
+    def _split(self, train: Moments, held: Moments) -> Split:
         spectrum = Spectrum.of(train, self.source, centred=self._centred)
-        return Split.of(spectrum, train, self._own[held])
+        return Split.of(spectrum, train, held)
 
     def _best(self, candidates: Candidates, folds: Sequence[int]) -> Choice:
         if self._method not in PENALISED:
@@ -238,9 +241,10 @@ class SourceFit:
         )
 
 
-def _but(folds: Sequence[Moments], held: int) -> Moments:
-    """The training rows of a fold. Merged, since subtraction from the whole would cancel."""
-    return merge_all(fold for index, fold in enumerate(folds) if index != held)
+def _leave_one_out(folds: Sequence[Moments]) -> Iterator[Moments]:
+    """The training rows of each fold. Merged, since subtraction from the whole would cancel."""
+    for held in range(len(folds)):
+        yield merge_all(fold for index, fold in enumerate(folds) if index != held)
 
 
 def _r2(errors: Sequence[torch.Tensor], squares: Sequence[torch.Tensor]) -> float:

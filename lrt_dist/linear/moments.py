@@ -13,6 +13,7 @@ identity of `merge`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -112,16 +113,20 @@ class Moments:
 
 
 class Accumulator:
-    """Moments in the making: rows go in, in any number of pieces and in constant memory."""
+    """Moments in the making: rows go in, in any number of pieces and in constant memory.
+
+    Variables lie side by side in one matrix, so that a grid of pairs is a few wide products, not
+    many small ones.
+    """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
         """`pairs`: which second moments are wanted."""
-        self._pairs = tuple(pairs)
+        self._pairs = tuple(dict.fromkeys(pairs))
         self._parts: set[str] = set()
         self._n = 0
-        self._shift: dict[str, torch.Tensor] = {}
-        self._sum: dict[str, torch.Tensor] = {}
-        self._second: dict[Pair, torch.Tensor] = {}
+        self._columns: dict[str, slice] = {}
+        self._shift = self._sum = torch.zeros(0, dtype=torch.float64)
+        self._products: list[tuple[_Block, torch.Tensor]] = []
 
     def add(self, variables: Mapping[str, torch.Tensor], *parts: str) -> None:
         """Take in some parts of the data at once: products of a few thousand rows are the fastest.
@@ -146,43 +151,120 @@ class Accumulator:
         self._parts.update(parts)
 
     def _add_rows(self, variables: Mapping[str, torch.Tensor], n: int) -> None:
-        shift = self._shift or {
-            name: rows.to(torch.float64).mean(0) for name, rows in variables.items()
-        }
-        shifted = {
-            name: rows.to(torch.float64, copy=True).sub_(shift[name])
-            for name, rows in variables.items()
-        }
-        sums = {name: rows.sum(0) for name, rows in shifted.items()}
-        for name, total in sums.items():
-            if not bool(torch.isfinite(total).all()):
-                bad = (~torch.isfinite(variables[name])).any(1).nonzero()
-                if len(bad):
-                    raise NonFiniteError(name, int(bad[0]))
-                raise ValueError(f"{name} is too large: {n} rows of it overflow a float64")
-        self._shift, self._n = shift, self._n + n
-        for name, total in sums.items():
-            self._sum[name] = self._sum[name].add_(total) if name in self._sum else total
-        for a, b in self._pairs:
-            if (a, b) in self._second:
-                self._second[a, b].addmm_(shifted[a].T, shifted[b])
-            else:
-                self._second[a, b] = shifted[a].T @ shifted[b]
+        columns = self._columns or _side_by_side(self._pairs, variables)
+        width = max(place.stop for place in columns.values())
+        rows_ND = torch.empty(n, width, dtype=torch.float64)
+        for name, place in columns.items():
+            rows_ND[:, place] = variables[name]
+        shift = self._shift if self._columns else rows_ND.mean(0)
+        rows_ND -= shift
+        total = rows_ND.sum(0)
+        if not bool(torch.isfinite(total).all()):
+            raise _not_finite(variables, n)
+        if not self._columns:
+            self._columns, self._shift, self._sum = columns, shift, torch.zeros_like(total)
+            self._products = [
+                (block, torch.zeros(block.height, block.width, dtype=torch.float64))
+                for block in _blocks(self._pairs, columns)
+            ]
+        self._n += n
+        self._sum += total
+        for block, product in self._products:
+            product.addmm_(rows_ND[:, block.left].T, rows_ND[:, block.right])
 
     def freeze(self) -> Moments:
         """What was found so far, as copies."""
         if self._n == 0:
             return Moments(parts=frozenset(self._parts))
-        rest = {name: total / self._n for name, total in self._sum.items()}
+        rest = self._sum / self._n
+        second = {}
+        for block, product in self._products:
+            for a, b in block.pairs:
+                left, right = self._columns[a], self._columns[b]
+                piece = product[_within(left, block.left), _within(right, block.right)]
+                second[a, b] = torch.addr(piece, rest[left] * -self._n, rest[right]).contiguous()
+        mean = self._shift + rest
         return Moments(
             self._n,
             frozenset(self._parts),
-            {name: self._shift[name] + rest[name] for name in rest},
-            {
-                (a, b): torch.addr(second, rest[a] * -self._n, rest[b])
-                for (a, b), second in self._second.items()
-            },
+            {name: mean[place].clone() for name, place in self._columns.items()},
+            {pair: second[pair] for pair in self._pairs},
         )
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Pairs whose second moments are one product: columns `left` with columns `right`."""
+
+    pairs: tuple[Pair, ...]
+    left: slice
+    right: slice
+
+    @property
+    def height(self) -> int:
+        return int(self.left.stop - self.left.start)
+
+    @property
+    def width(self) -> int:
+        return int(self.right.stop - self.right.start)
+
+
+def _side_by_side(pairs: Sequence[Pair], variables: Mapping[str, torch.Tensor]) -> dict[str, slice]:
+    """Columns of each variable: left ones of pairs first, then the others as pairs name them."""
+    crossed = [(a, b) for a, b in pairs if a != b]
+    order = dict.fromkeys([*(a for a, _ in crossed), *(b for _, b in crossed), *variables])
+    places, start = {}, 0
+    for name in order:
+        places[name] = slice(start, start + variables[name].shape[1])
+        start = places[name].stop
+    return places
+
+
+def _blocks(pairs: Sequence[Pair], columns: Mapping[str, slice]) -> list[_Block]:
+    """The pairs in as few blocks as their places allow."""
+    rights: dict[str, list[str]] = {}
+    for a, b in pairs:
+        if a != b:
+            rights.setdefault(a, []).append(b)
+    blocks = [_Block(((a, b),), columns[a], columns[b]) for a, b in pairs if a == b]
+    lefts = sorted(rights, key=lambda name: columns[name].start)
+    for some, shared in itertools.groupby(lefts, key=lambda name: frozenset(rights[name])):
+        # A group's left variables are neighbours, since all left variables come first.
+        group = list(shared)
+        for run in _runs(sorted(some, key=lambda name: columns[name].start), columns):
+            blocks.append(
+                _Block(
+                    tuple((a, b) for a in group for b in run),
+                    slice(columns[group[0]].start, columns[group[-1]].stop),
+                    slice(columns[run[0]].start, columns[run[-1]].stop),
+                )
+            )
+    return blocks
+
+
+def _runs(names: Sequence[str], columns: Mapping[str, slice]) -> list[list[str]]:
+    """Names whose columns are neighbours, together."""
+    runs: list[list[str]] = []
+    for name in names:
+        if runs and columns[runs[-1][-1]].stop == columns[name].start:
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    return runs
+
+
+def _within(inner: slice, outer: slice) -> slice:
+    return slice(inner.start - outer.start, inner.stop - outer.start)
+
+
+def _not_finite(variables: Mapping[str, torch.Tensor], n: int) -> ValueError:
+    for name, rows in variables.items():
+        bad = (~torch.isfinite(rows)).any(1).nonzero()
+        if len(bad):
+            return NonFiniteError(name, int(bad[0]))
+    return ValueError(
+        f"values are too large: {n} rows of {', '.join(variables)} overflow a float64"
+    )
 
 
 def merge_all(moments: Iterable[Moments]) -> Moments:

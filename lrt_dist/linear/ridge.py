@@ -137,7 +137,7 @@ class SplitTarget:
 
     def errors(self, z: torch.Tensor) -> torch.Tensor:
         """Sum of squared held-out errors of each target dimension, for any Z `[r, d_y]`."""
-        return self.squares + (z * (self.gram @ z - 2 * self.held)).sum(0)
+        return self.squares + (z * torch.addmm(self.held, self.gram, z, beta=-2)).sum(0)
 
 
 def squared_errors(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lrt_dist.linear.moments import Moments
+from lrt_dist.linear.moments import Moments, Pair
 
 
 def cka(moments: Moments, x: str, y: str) -> float:
@@ -24,18 +24,26 @@ def cka(moments: Moments, x: str, y: str) -> float:
     return float(moments.second[x, y].square().sum() / norms) if norms else 0.0
 
 
-def cka_between_folds(folds: Sequence[Moments], x: str, y: str) -> float:
-    """Unbiased linear CKA from at least two folds; NaN where a denominator is not positive."""
-    own_x, own_y = (_between(folds, (name, name)) for name in (x, y))
-    if own_x <= 0 or own_y <= 0:
+def cka_between_folds(folds: Sequence[Moments], x: str, y: str, spread_x: float) -> float:
+    """Unbiased linear CKA from at least two folds; NaN where a denominator is not positive.
+
+    Args:
+        spread_x: `between_folds` of (x, x), which many y share.
+    """
+    spread_y = between_folds(folds, (y, y))
+    if not (spread_x > 0 and spread_y > 0):
         return math.nan
-    return _between(folds, (x, y)) / math.sqrt(own_x * own_y)
+    return between_folds(folds, (x, y)) / math.sqrt(spread_x * spread_y)
 
 
-def _between(folds: Sequence[Moments], pair: tuple[str, str]) -> float:
-    """`Σ_{k≠l} ⟨C_k, C_l⟩` of the folds' covariances: `‖ΣC‖² - Σ‖C_k‖²`."""
-    covariances = [fold.second[pair] / (fold.n - 1) for fold in folds if fold.n > 1]
-    if len(covariances) < 2:
+def between_folds(folds: Sequence[Moments], pair: Pair) -> float:
+    """`Σ_{k≠l} ⟨C_k, C_l⟩` of the folds' covariances: `‖ΣC‖² - Σ‖C_k‖²`; NaN for fewer than two."""
+    several = [fold for fold in folds if fold.n > 1]
+    if len(several) < 2:
         return math.nan
-    total = torch.stack(covariances).sum(0)
-    return float(total.square().sum()) - sum(float(c.square().sum()) for c in covariances)
+    total = torch.zeros_like(several[0].second[pair])
+    own = 0.0
+    for fold in several:
+        total.add_(fold.second[pair], alpha=1 / (fold.n - 1))
+        own += float(fold.second[pair].norm() / (fold.n - 1)) ** 2
+    return float(total.norm()) ** 2 - own
