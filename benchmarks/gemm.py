@@ -1,14 +1,15 @@
 """The machine's limit: accumulation beside the bare float64 matrix products it consists of.
 
 One unit of rows, cut into folds, goes into a grid of pairs with its null, as a fit takes it in. The
-limit is `torch.mm` of whole units into buffers that are there already, one product for each second
-moment: no conversion, no shift, no check for what is not finite, no folds. The share is the limit's
+limit is `torch.mm` of whole units into buffers that are there already, all sources side by side
+with all targets and nulls in one wide product: no conversion, no shift, no check for what is not
+finite, no folds. The share is the limit's
 time over ours, from float64 rows and from bfloat16 rows, which is what stores hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -42,20 +43,29 @@ class Folds:
         self._added += 1
 
 
+def bare_products(
+    rows: dict[str, torch.Tensor], x_names: list[str], y_names: list[str]
+) -> Callable[[], None]:
+    """The products of a full grid and its null, float64, as few and as wide as can be."""
+    left = torch.cat([rows[x] for x in x_names], 1).double()
+    right = torch.cat([rows[name] for y in y_names for name in (y, shuffled(y))], 1).double()
+    factors = [(left, right), *((rows[name].double(),) * 2 for name in (*x_names, *y_names))]
+    work = [(a.T, b, torch.empty(a.shape[1], b.shape[1], dtype=torch.float64)) for a, b in factors]
+
+    def action() -> None:
+        for a, b, product in work:
+            torch.mm(a, b, out=product)
+
+    return action
+
+
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     side, unit_rows, d_x, d_y = (2, 640, 24, 32) if quick else (5, 4096, 576, 640)
     x_names, y_names = names("x", side), names("y", side)
     unit = layers(unit_rows, dict.fromkeys(x_names, d_x) | dict.fromkeys(y_names, d_y))
     unit |= {shuffled(y): strangers(unit[y]) for y in y_names}
     pairs = [(x, y) for x in x_names for y in y_names]
-    products = {
-        (a, b): torch.empty(unit[a].shape[1], unit[b].shape[1], dtype=torch.float64)
-        for a, b in wanted_moments(pairs)
-    }
-
-    def limit() -> None:
-        for (a, b), product in products.items():
-            torch.mm(unit[a].T, unit[b], out=product)
+    limit = bare_products(unit, x_names, y_names)
 
     ours = {
         name: Folds({key: rows.to(DTYPES[name]) for key, rows in unit.items()}, pairs).add

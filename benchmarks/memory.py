@@ -44,7 +44,7 @@ class Rows:
 
 
 def measure(_wanted: Sequence[str], *, quick: bool) -> list[Result]:
-    least, widths = 6 * BLOCK_ROWS + 100, (16, 24) if quick else (128, 160)
+    least, widths = 24 * BLOCK_ROWS + 100, (16, 24) if quick else (128, 160)
     runs = []
     for _ in range(1 if quick else 3):
         once, more = (_in_a_process(rows, *widths) for rows in (least, 8 * least))

@@ -3,7 +3,7 @@
 Two activation stores on the local disk, read once before so that they are warm, hold a grid of
 layers. Ours is the task that a fit sends to its workers: it opens the stores, reads every chunk and
 checks its checksum while it works on the rows before, converts, shifts, sorts by fold, and writes
-the moments. The limit is `torch.mm` of the same shapes, in blocks of rows that lie in memory in
+the moments. The limit is that of `gemm`: wide products of blocks of rows that lie in memory in
 float64 already.
 """
 
@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.gemm import bare_products
 from benchmarks.harness import Result, alternate, result, versions
+from lrt_dist.linear.fit import shuffled
 from lrt_dist.plan.tiles import Tile, plan_tiles
 from lrt_dist.sites import LayerPair
-from lrt_dist.stages.accumulate import ROWS_PER_PRODUCT, AccumulateTask, accumulate, tile_moments
+from lrt_dist.stages.accumulate import ROWS_PER_PRODUCT, AccumulateTask, accumulate
 from lrt_dist.store.activations import ActivationStore
 
 FOLDS = 5
@@ -28,7 +30,7 @@ DOCUMENT = 128
 
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
-    side, units, unit_rows, widths = (2, 3, 256, (24, 32)) if quick else (5, 4, 4096, (576, 640))
+    side, units, unit_rows, widths = (2, 3, 256, (24, 32)) if quick else (5, 8, 4096, (576, 640))
     pairs = [LayerPair(s, t) for s in range(side) for t in range(side)]
     (tile,) = plan_tiles(pairs, widths, FOLDS, 2**40)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,18 +94,19 @@ def _task(
 
 
 def _products(tile: Tile, rows: int, widths: tuple[int, int]) -> Callable[[], None]:
-    """The bare products, as an action."""
+    """The bare products of so many rows, block by block."""
     block = min(rows, ROWS_PER_PRODUCT)
-    left, right = (torch.randn(block, width, dtype=torch.float64) for width in widths)
-    operands = {"source": left, "target": right}
-    work = []
-    for a, b in tile_moments(tile):
-        x, y = operands[a.split("/")[0]], operands[b.split("/")[0]]
-        work.append((x.T, y, torch.empty(x.shape[1], y.shape[1], dtype=torch.float64)))
+    names = [[f"{side}{layer}" for layer in tile.layers[which]] for which, side in enumerate("xy")]
+    made = {
+        name: torch.randn(block, width)
+        for some, width in zip(names, widths, strict=True)
+        for name in some
+    }
+    made |= {shuffled(y): made[y] for y in names[1]}
+    products = bare_products(made, *names)
 
     def action() -> None:
         for _ in range(rows // block):
-            for x, y, product in work:
-                torch.mm(x, y, out=product)
+            products()
 
     return action

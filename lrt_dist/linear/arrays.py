@@ -17,7 +17,7 @@ from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
 from lrt_dist.linear.moments import Accumulator, NonFiniteError
 from lrt_dist.linear.solutions import METHODS, PENALISED
 
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 4096
 """Rows in memory at a time."""
 FAR = (3 - 5**0.5) / 2
 """How far away, as a share of all rows, the rows lie that the null pairs. The golden section, since
