@@ -38,7 +38,7 @@ norm.
 ## Use
 
 ```python
-from lrt_dist.linear.affine import AffineMap
+from lrt_dist import AffineMap
 
 affine = AffineMap.load("FOLDER")  # this one, as huggingface_hub.snapshot_download leaves it
 steering = affine.map_directions(v)  # [..., {d_source}] -> [..., {d_target}]
