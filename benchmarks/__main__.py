@@ -17,7 +17,7 @@ MODULES = {
     "store": ["gemm_store"],
     "growth": ["rows_linear", "pairs_linear"],
     "memory": ["memory_constant"],
-    "adamw": ["adamw"],
+    "adamw": ["adamw_given", "adamw_chosen"],
     "grid": ["grid_ridgecv", "grid_ridgecv_loo", "grid_himalaya", "grid_dask"],
 }
 """What each module measures; it is imported when that is wanted, since only one needs the extra."""

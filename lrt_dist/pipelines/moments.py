@@ -81,7 +81,7 @@ def moments(run: Run) -> RunMoments:
         folds_path = folder / "folds.npy"
         if not folds_path.exists():
             _assign_folds(run, index, records, folds_path)
-        _accumulate(run, index, records, folds_path, missing)
+        _accumulate(run, index, records, folds_path, missing, len(tiles) - len(missing))
     rows = sum(len(index.unit_rows(unit)) for unit in records)
     return RunMoments(stamp, tuple(tiles), rows, index.documents, _read_left_out(folder))
 
@@ -188,9 +188,14 @@ def median_norms(run: Run, side: int, units: Collection[int]) -> dict[int, float
 
 
 def _accumulate(
-    run: Run, index: RowIndex, records: Records, folds_path: Path, tiles: dict[Path, Tile]
+    run: Run,
+    index: RowIndex,
+    records: Records,
+    folds_path: Path,
+    tiles: dict[Path, Tile],
+    finished: int,
 ) -> None:
-    """Every missing tile: leaves, merged as they come."""
+    """Every missing tile: leaves, merged as they come; some tiles were finished before."""
     units = list(records)
     leaves = plan_leaves(units, index.rows_per_unit)
     # The null's partner of a unit lies half a corpus away, where other documents are.
@@ -210,7 +215,7 @@ def _accumulate(
             path=path,
         )
 
-    trees, done = [], 0
+    trees, done = [], finished * len(leaves)
     for path, tile in tiles.items():
         folder = path.with_suffix("")
         present = {node_of(file) for file in folder.glob("*.safetensors")}
@@ -226,7 +231,7 @@ def _accumulate(
             ]
         )
     needs = max((tile_needs(run, tile) for tile in tiles.values()), key=lambda n: n.memory)
-    with run.reporter.stage("moments", len(leaves) * len(tiles), "leaves") as bar:
+    with run.reporter.stage("moments", len(leaves) * (finished + len(tiles)), "leaves") as bar:
         bar.resume(done)
         roots = run.runtime.reduce(accumulate, merge, trees, needs, bar.advance)
         for path, root in zip(tiles, roots, strict=True):
