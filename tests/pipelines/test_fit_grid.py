@@ -50,9 +50,14 @@ def extracted(
 
 
 @pytest.fixture(autouse=True)
-def many_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four units a leaf: with the corpus of these tests, a tree of eight leaves."""
+def many_leaves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Four units a leaf: with the corpus of these tests, a tree of eight leaves. And one thread,
+    as a worker has: what a BLAS makes of several is its own affair."""
     monkeypatch.setattr(tiles, "LEAF_ROWS", 256)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def fitted(extracted: Path, out: Path, *overrides: str) -> verbs.RunFolder:
@@ -82,8 +87,7 @@ def test_any_number_of_workers_gives_the_same_bits(
     workers: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """So many tasks at a time. One thread each, as Ray has them: so has the reference."""
-    torch.set_num_threads(1)
+    """So many tasks at a time."""
     serial = fitted(extracted, tmp_path / "serial")
     monkeypatch.setattr(RayRuntime, "_window", workers)
     parallel = fitted(extracted, tmp_path / "ray", "cluster.address=auto")
@@ -189,7 +193,6 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "fits.parquet").exists()
-    torch.set_num_threads(1)
     whole = made(fitted(extracted, tmp_path / "whole", "fit.tile_bytes=1"))
     assert made(fitted(extracted, out, "fit.tile_bytes=1")) == whole
 
