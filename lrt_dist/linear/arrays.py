@@ -15,7 +15,7 @@ import torch
 from lrt_dist.errors import UserError
 from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
 from lrt_dist.linear.moments import Accumulator, NonFiniteError
-from lrt_dist.linear.solutions import METHODS, PENALISED
+from lrt_dist.linear.solutions import METHODS
 
 BLOCK_ROWS = 4096
 """Rows in memory at a time."""
@@ -65,8 +65,8 @@ def fit(
         not isinstance(ridge, Real) or isinstance(ridge, bool) or not 0 <= ridge < math.inf
     ):
         raise UserError(f"ridge is 'cv' or a number from 0, got {ridge!r}")
-    if ridge != "cv" and method not in PENALISED:
-        raise UserError(f"method {method!r} has no penalty; leave ridge out, or use 'affine'")
+    if ridge != "cv" and method != "affine":
+        raise UserError(f"method {method!r} takes no penalty; leave ridge out, or use 'affine'")
     fold_N = _folds(n, groups, folds)
     moments = [Accumulator(wanted_moments([("x", "y")])) for _ in range(folds)]
     for start, block in _blocks(x, y, n):

@@ -111,7 +111,7 @@ class SourceFit:
             folds: moments of each fold, at least two, with (source, source).
             method: see `solutions.solution`.
             ridge: λ as it is added to the eigenvalues of S_xx (scikit-learn's `alpha`); None to
-                choose it by cross-validation. Only `affine` and `low_rank` have one.
+                choose it by cross-validation. For `affine` alone.
             ratios: the λ to choose from, over the median eigenvalue.
 
         Raises:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -59,10 +60,14 @@ class Candidates:
         self._splits = splits
         self._method = method
         self._ratios = ratios
-        self._paths = torch.stack(
-            [split.path(ratios * scale(split.values)) for split in splits]
-        )  # [folds, λ]
         self._ranks: dict[tuple[int, float], torch.Tensor] = {}
+
+    @cached_property
+    def _paths(self) -> torch.Tensor:
+        """float64 `[folds, λ]`; only made where there is something to choose."""
+        return torch.stack(
+            [split.path(self._ratios * scale(split.values)) for split in self._splits]
+        )
 
     def best(self, folds: Sequence[int]) -> Choice:
         """The λ, and for `low_rank` the rank at that λ, with the least error over some folds."""

@@ -269,6 +269,8 @@ X, Y = linked(40)
         ({"ridge": float("nan")}, r"ridge is 'cv' or a number from 0, got nan"),
         ({"ridge": float("inf")}, r"ridge is 'cv' or a number from 0, got inf"),
         ({"ridge": "auto"}, r"ridge is 'cv' or a number from 0, got 'auto'"),
+        ({"ridge": True}, r"ridge is 'cv' or a number from 0, got True"),
+        ({"ridge": 1.0, "method": "linear"}, r"method 'linear' takes no penalty"),
     ],
 )
 def test_refusals_name_the_numbers(arguments: dict[str, Any], message: str) -> None:
