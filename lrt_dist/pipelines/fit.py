@@ -35,14 +35,13 @@ def fit(run: Run) -> str:
         UserError: too few documents for the folds; see also `moments_of_others`.
     """
     incomplete_units(run)
+    records = fitted_units(run.folder)
+    own = moments_stamp(run.folder, records)
     others = moments_of_others(run)
     config = run.config.fit
     stamp = fingerprint(
         {
-            "moments": [
-                moments_stamp(run.folder, fitted_units(run.folder)),
-                *(other.stamp for other in others),
-            ],
+            "moments": [own, *(other.stamp for other in others)],
             "pairs": [str(pair) for pair in run.pairs],
             "method": config.method,
             "reverse": config.reverse,
@@ -52,7 +51,7 @@ def fit(run: Run) -> str:
     if is_current(run.folder.fits, stamp):
         return stamp
     began = time.monotonic()
-    found = [moments(run), *others]
+    found = [moments(run, records, own), *others]
     # Maps are about to change: what was made from the old ones must not look current.
     for stale in (*run.folder.fit_tables, *run.folder.evaluation):
         stale.unlink(missing_ok=True)

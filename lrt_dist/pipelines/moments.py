@@ -7,7 +7,7 @@ making is a folder with the nodes of its tree of merges: a killed fit goes on fr
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,15 @@ class RunMoments:
     left_out: dict[tuple[int, int], float]
 
 
-def moments(run: Run) -> RunMoments:
+def moments(run: Run, records: Records, stamp: str) -> RunMoments:
     """Accumulate what is missing.
+
+    Args:
+        records: of the run's `fitted_units`. stamp: their `moments_stamp`.
 
     Raises:
         UserError: a fold without documents, or a tile that no node has room for.
     """
-    records = fitted_units(run.folder)
-    stamp = moments_stamp(run.folder, records)
     folder = run.folder.moments / stamp
     index = RowIndex.open(run.folder.rows)
     tiles = {folder / f"{_name(tile)}.safetensors": tile for tile in run_tiles(run)}
@@ -92,7 +93,10 @@ def moments_of_others(run: Run) -> list[RunMoments]:
     Raises:
         UserError: a run whose moments cannot be added to this one's, and why.
     """
+    if not run.config.fit.moments_of:
+        return []  # digests of a corpus mean reading all of it
     found = []
+    wanted = wanted_pairs(run)
     seen = RowIndex.open(run.folder.rows).document_digests()
     for out in run.config.fit.moments_of:
         folder = RunFolder.open(Path(out))
@@ -111,7 +115,7 @@ def moments_of_others(run: Run) -> list[RunMoments]:
         home = folder.moments / stamp
         files = tuple(sorted(home.glob("*.safetensors")))
         there = {pair for path in files for pair in MomentFile(path).pairs}
-        absent = [pair for pair in wanted_pairs(run) if pair not in there]
+        absent = [pair for pair in wanted if pair not in there]
         if absent:
             raise UserError(
                 f"fit.moments_of: {out} has no moments of {' and '.join(absent[0])} ({len(absent)} "
@@ -178,13 +182,16 @@ def fitted_units(folder: RunFolder) -> Records:
 
 def median_norms(run: Run, side: int, units: Collection[int]) -> dict[int, float]:
     """Median norm of the hidden states of each layer of one model, over all rows of some units."""
+    return {layer: float(np.median(norms)) for layer, norms in _norms(run, side, units)}
+
+
+def _norms(
+    run: Run, side: int, units: Collection[int]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Norms of the rows of some units, one after the other, layer by layer."""
     store = ActivationStore.open(run.folder.store_url(side))
-    return {
-        layer: float(
-            np.median(np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units]))
-        )
-        for layer in run.layers[side]
-    }
+    for layer in run.layers[side]:
+        yield layer, np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units])
 
 
 def _accumulate(
@@ -253,35 +260,30 @@ def _assign_folds(run: Run, index: RowIndex, records: Records, path: Path) -> No
         counts = [len(segment.char_ends) for segment in segments]
         fold_R[index.unit_rows(unit)] = np.repeat(numbers, counts)
     factor = run.config.fit.exclude_norm_above or np.inf
+    rows = np.concatenate([np.asarray(index.unit_rows(unit)) for unit in records])
     for side in (0, 1):
-        store = ActivationStore.open(run.folder.store_url(side))
-        for layer, median in median_norms(run, side, records).items():
-            for unit in records:
-                rows = store.unit_rows(unit)
-                far = store.norms(layer, rows) > np.float32(factor * median)
-                fold_R[rows][far] = LEFT_OUT
+        for _, norms in _norms(run, side, records):
+            far = norms > np.float32(factor * float(np.median(norms)))
+            fold_R[rows[far]] = LEFT_OUT
     empty = sorted(set(range(folds)) - set(fold_R.tolist()))
     if empty and not run.config.fit.moments_of:
         raise UserError(
             f"fold {empty[0]} of {folds} got no document ({index.documents} documents are spread "
             "by a hash of their names); lower fit.folds or use more documents"
         )
-    _write_left_out(run, records, fold_R, path.parent)
+    _write_left_out(run, records, fold_R[rows] == LEFT_OUT, path.parent)
     with written_whole(path) as partial, partial.open("wb") as stream:
         np.save(stream, fold_R)
 
 
-def _write_left_out(run: Run, records: Records, fold_R: NDArray[np.int16], folder: Path) -> None:
+def _write_left_out(run: Run, records: Records, left_out: NDArray[np.bool_], folder: Path) -> None:
+    """`left_out`: bool, for the rows of all units one after the other."""
     lines = []
     for side in (0, 1):
-        store = ActivationStore.open(run.folder.store_url(side))
-        for layer in run.layers[side]:
-            whole = gone = 0.0
-            for unit in records:
-                rows = store.unit_rows(unit)
-                squares = store.norms(layer, rows).astype(np.float64) ** 2
-                whole += float(squares.sum())
-                gone += float(squares[fold_R[rows] == LEFT_OUT].sum())
+        for layer, norms in _norms(run, side, records):
+            squares = norms.astype(np.float64) ** 2
+            whole = float(squares.sum())
+            gone = float(squares[left_out].sum())
             lines.append({"side": side, "layer": layer, "share": gone / whole if whole else 0.0})
     save_table(folder / "left-out.parquet", lines, folder.name)
 

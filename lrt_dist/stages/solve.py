@@ -56,7 +56,7 @@ def solve(task: SolveTask) -> Path:
                 affine,
                 source=(task.models[0], task.layers if len(task.layers) > 1 else task.layers[0]),
                 target=(task.models[1], target),
-                report=card_numbers(fitted.report) if path is map_path else {},
+                report=_json_numbers(fitted.report) if path is map_path else {},
             )
             placed.save(path)
         lines.append({"layers": list(task.layers), "target": target, **asdict(fitted.report)})
@@ -69,7 +69,7 @@ def solve(task: SolveTask) -> Path:
     return task.table
 
 
-def card_numbers(report: FitReport) -> dict[str, Any]:
+def _json_numbers(report: FitReport) -> dict[str, Any]:
     """A report as JSON has it: no NaN."""
     numbers = asdict(report)
     return {
