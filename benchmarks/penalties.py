@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lrt_dist.linear.fit import RIDGE_RATIOS, SourceFit, pair_moments, shuffled
+from lrt_dist.linear.fit import RIDGE_RATIOS, SourceFit, pair_moments
 from lrt_dist.linear.moments import Moments, merge_all
 from lrt_dist.linear.ridge import Spectrum, Split
 from lrt_dist.linear.solutions import Choice, scale, solution
@@ -29,7 +29,7 @@ def by_dimension(folds: list[Moments], x: str, y: str) -> float:
         train = merge_all(fold for index, fold in enumerate(folds) if index != held)
         spectrum = Spectrum.of(train, x, centred=True)
         split = Split.of(spectrum, train, folds[held])
-        target = split.target(train, folds[held], (x, y), (x, shuffled(y)))
+        target = split.target(train, folds[held], (x, y))
         ridges = (RIDGE_RATIOS * scale(spectrum.values)).tolist()
         solved = (
             solution("affine", target.values, target.trained, Choice(ridge, relative=False))

@@ -19,7 +19,7 @@ import torch
 
 from lrt_dist.linear.affine import AffineMap
 from lrt_dist.linear.moments import Moments, Pair, merge_all
-from lrt_dist.linear.ridge import Spectrum, Split, SplitTarget
+from lrt_dist.linear.ridge import Spectrum, Split
 from lrt_dist.linear.similarity import between_folds, cka, cka_between_folds
 from lrt_dist.linear.solutions import METHODS, PENALISED, Candidates, Choice, scale, solution
 
@@ -38,7 +38,7 @@ class FitReport:
         map_rank: rank of the weights.
         r2: 1 - held-out error / error of the training mean, summed over folds and dimensions.
         r2_median, r2_q10, r2_q90: quantiles over the target's dimensions.
-        r2_shuffled: the same total for the map fitted to shuffled pairs, tested on true ones.
+        r2_shuffled: the total of the null on all true pairs, none of which it was fitted to.
         r2_identity: the same total for `y = x`; NaN where the widths differ.
         cka: linear centred kernel alignment; cka_unbiased: the same between different folds; see
             `similarity`.
@@ -147,53 +147,57 @@ class SourceFit:
         """
         pair = (self.source, target)
         null = null or (self.source, shuffled(target))
-        crossed = [fold.only([pair, null]) for fold in folds]
+        crossed = [fold.only([pair]) for fold in folds]
         splits = [
-            split.target(train, held, pair, null)
+            split.target(train, held, pair)
             for split, train, held in zip(self._splits, _leave_one_out(crossed), folds, strict=True)
         ]
         candidates = Candidates(splits, self._method, self._ratios)
-        error, null_error, squares = [], [], []
+        error, squares = [], []
         for fold, split in enumerate(splits):
             choice = self._best(candidates, [f for f in self._folds if f != fold])
-            error.append(split.errors(self._solve(split, split.trained, choice)))
-            null_error.append(split.errors(self._solve(split, split.shuffled, choice)))
+            error.append(split.errors(solution(self._method, split.values, split.trained, choice)))
             squares.append(split.baseline)
         final = self._best(candidates, self._folds)
         own = (target, target)
         total = merge_all(fold.only([pair, null, own]) for fold in folds).beside(self._total)
         whole = [fold.beside(mine) for fold, mine in zip(folds, self._own, strict=True)]
+        spectrum = self._spectrum
+        trained = spectrum.project(total, pair)
+        z = solution(self._method, spectrum.values, trained, final)
+        null_z = solution(self._method, spectrum.values, spectrum.project(total, null), final)
+        null_error = spectrum.errors(null_z, trained, total, target)
         report = FitReport(
             n=total.n,
-            rank=self._spectrum.rank,
-            condition=self._spectrum.condition,
-            effective_rank=self._spectrum.effective_rank,
-            ridge_relative=final.ridge(self._spectrum.values) / scale(self._spectrum.values),
-            ridge=final.ridge(self._spectrum.values),
-            map_rank=final.rank or min(self._spectrum.rank, len(total.mean[target])),
+            rank=spectrum.rank,
+            condition=spectrum.condition,
+            effective_rank=spectrum.effective_rank,
+            ridge_relative=final.ridge(spectrum.values) / scale(spectrum.values),
+            ridge=final.ridge(spectrum.values),
+            map_rank=final.rank or min(spectrum.rank, len(total.mean[target])),
             r2=_r2(error, squares),
             **_quantiles(error, squares),
-            r2_shuffled=_r2(null_error, squares),
+            r2_shuffled=_r2([null_error], [total.second[own].diagonal()]),
             r2_identity=_identity_r2(whole, pair, squares),
             cka=cka(total, *pair),
             cka_unbiased=cka_between_folds(folds, *pair, self._spread),
             learning=((total.n - folds[0].n, _r2(error[:1], squares[:1])),),
         )
         return Fit(
-            self._map(total, pair, target, final), self._map(total, null, target, final), report
+            self._map(z, total, target, final), self._map(null_z, total, target, final), report
         )
 
-    def learning_curve(
-        self, folds: Sequence[Moments], target: str, null: Pair | None = None
-    ) -> list[tuple[int, float]]:
+    def learning_curve(self, folds: Sequence[Moments], target: str) -> list[tuple[int, float]]:
         """`(rows, R²)` on the first fold after training on 1, 2, 4, … of the others, but not all.
 
-        λ is chosen on a fold that is neither trained on nor tested on. The arguments are those of
-        `fit`, whose report has the last point, all other folds.
+        λ is chosen on a fold that is neither trained on nor tested on. The report of `fit` has the
+        last point, all other folds.
+
+        Args:
+            folds: moments of the same folds, with (source, target) and (target, target).
         """
         pair = (self.source, target)
-        null = null or (self.source, shuffled(target))
-        crossed = [fold.only([pair, null]) for fold in folds]
+        crossed = [fold.only([pair]) for fold in folds]
         points = []
         size = 1
         while size < len(folds) - 1:
@@ -202,11 +206,11 @@ class SourceFit:
             own = merge_all(self._own[fold] for fold in used)
             spectrum = Spectrum.of(own, self.source, centred=self._centred)
             tested, judging = (
-                Split.of(spectrum, own, self._own[fold]).target(train, folds[fold], pair, null)
+                Split.of(spectrum, own, self._own[fold]).target(train, folds[fold], pair)
                 for fold in (0, 1 + size)
             )
             choice = self._best(Candidates([judging], self._method, self._ratios), [0])
-            error = tested.errors(self._solve(tested, tested.trained, choice))
+            error = tested.errors(solution(self._method, tested.values, tested.trained, choice))
             points.append((train.n, _r2([error], [tested.baseline])))
             size *= 2
         return points
@@ -222,12 +226,8 @@ class SourceFit:
             return Choice(self._ridge, relative=False)
         return candidates.best(folds)
 
-    def _solve(self, split: SplitTarget, trained: torch.Tensor, choice: Choice) -> torch.Tensor:
-        return solution(self._method, split.values, trained, choice)
-
-    def _map(self, total: Moments, pair: Pair, target: str, choice: Choice) -> AffineMap:
+    def _map(self, z: torch.Tensor, total: Moments, target: str, choice: Choice) -> AffineMap:
         spectrum = self._spectrum
-        z = solution(self._method, spectrum.values, spectrum.project(total, pair), choice)
         weight = spectrum.vectors @ z
         mean_y = total.mean[target]
         bias = mean_y - total.mean[self.source] @ weight

@@ -67,6 +67,18 @@ class Spectrum:
         """B = VᵀS_xy of the rows that were decomposed, `[r, d_y]`, for (x, y) or its null."""
         return self.vectors.T @ _about(train, pair, _origin(train, self.centred))
 
+    def errors(
+        self, z: torch.Tensor, trained: torch.Tensor, train: Moments, target: str
+    ) -> torch.Tensor:
+        """Sum of squared errors of weights V·Z over the rows that were decomposed, `[d_y]`.
+
+        Args:
+            z: any `[r, d_y]`, whatever it was fitted to.
+            trained: B of the target. train: the same rows, with (target, target).
+        """
+        squares = _squares_about(train, target, _origin(train, self.centred))
+        return squares + (z * (self.values.unsqueeze(1) * z - 2 * trained)).sum(0)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -87,14 +99,11 @@ class Split:
         v = spectrum.vectors
         return cls(spectrum, v.T @ _about(held, pair, _origin(train, spectrum.centred)) @ v)
 
-    def target(
-        self, train: Moments, held: Moments, pair: tuple[str, str], null: tuple[str, str]
-    ) -> SplitTarget:
+    def target(self, train: Moments, held: Moments, pair: tuple[str, str]) -> SplitTarget:
         """The same with a target.
 
         Args:
-            train, held: with `pair`, which is (source, target); `train` also with `null`, the
-                same of rows that do not belong together; `held` also with (target, target).
+            train, held: with `pair`, which is (source, target); `held` also with (target, target).
         """
         target = pair[1]
         origin = _origin(train, self.spectrum.centred)
@@ -102,7 +111,6 @@ class Split:
             self.spectrum.values,
             self.gram,
             self.spectrum.project(train, pair),
-            self.spectrum.project(train, null),
             self.spectrum.vectors.T @ _about(held, pair, origin),
             _squares_about(held, target, origin),
             _squares_about(held, target, train),
@@ -114,15 +122,14 @@ class SplitTarget:
     """What weights V·Z cost on held-out rows.
 
     Attributes:
-        values: w, `[r]`. gram: G, `[r, r]`. trained: B, `[r, d_y]`; shuffled: B of the null.
-        held: C, `[r, d_y]`. squares: the diagonal of S'_yy, `[d_y]`.
+        values: w, `[r]`. gram: G, `[r, r]`. trained: B, `[r, d_y]`. held: C, `[r, d_y]`.
+        squares: the diagonal of S'_yy, `[d_y]`.
         baseline: the squared errors of the training mean, `[d_y]`.
     """
 
     values: torch.Tensor
     gram: torch.Tensor
     trained: torch.Tensor
-    shuffled: torch.Tensor
     held: torch.Tensor
     squares: torch.Tensor
     baseline: torch.Tensor

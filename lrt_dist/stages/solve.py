@@ -61,9 +61,7 @@ def solve(task: SolveTask) -> Path:
             placed.save(path)
         lines.append({"layers": list(task.layers), "target": target, **asdict(fitted.report)})
     best = max(lines, key=lambda line: line["r2"])
-    curve = source.learning_curve(
-        moments.to(best["target"]), moments.name(best["target"]), moments.null(best["target"])
-    )
+    curve = source.learning_curve(moments.to(best["target"]), moments.name(best["target"]))
     best["learning"] = [*curve, *best["learning"]]
     save_table(task.table, lines, task.stamp)
     return task.table

@@ -51,7 +51,7 @@ def split_of(folds: list[Moments], held: int) -> SplitTarget:
     train = merge_all(f for i, f in enumerate(folds) if i != held)
     spectrum = Spectrum.of(train, "x", centred=True)
     split = Split.of(spectrum, train, folds[held])
-    return split.target(train, folds[held], ("x", "y"), ("x", shuffled("y")))
+    return split.target(train, folds[held], ("x", "y"))
 
 
 def median_eigenvalue(x: np.ndarray) -> float:
@@ -122,13 +122,22 @@ def test_the_whole_path_of_penalties_at_once() -> None:
 
 
 @pytest.mark.parametrize("method", ["affine", "linear", "orthogonal", "low_rank"])
+def test_the_null_of_the_report_is_that_of_the_null_map_on_true_pairs(method: str) -> None:
+    x, y, fold = rows(noise=4.0)
+    result = fitted(x, y, fold, method)
+    assert result.report.r2_shuffled < 0.1
+    expected = result.null.r2(torch.from_numpy(x), torch.from_numpy(y))
+    assert result.report.r2_shuffled == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["affine", "linear", "orthogonal", "low_rank"])
 def test_errors_in_the_eigenbasis_are_those_of_the_map_itself(method: str) -> None:
     x, y, fold = rows(noise=4.0)
     folds = moments(x, y, fold)
     train, held = merge_all(folds[1:]), folds[0]
     centred = method != "linear"
     spectrum = Spectrum.of(train, "x", centred=centred)
-    split = Split.of(spectrum, train, held).target(train, held, ("x", "y"), ("x", shuffled("y")))
+    split = Split.of(spectrum, train, held).target(train, held, ("x", "y"))
     z = solution(method, spectrum.values, split.trained, Choice(0.1, rank=2))
     weight = spectrum.vectors @ z
     bias = train.mean["y"] - train.mean["x"] @ weight if centred else torch.zeros(4).double()
