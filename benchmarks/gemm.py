@@ -16,7 +16,7 @@ import torch
 from benchmarks.data import layers, names, strangers
 from benchmarks.harness import Result, alternate, result, versions
 from lrt_dist.linear.fit import shuffled, wanted_moments
-from lrt_dist.linear.moments import Accumulator
+from lrt_dist.linear.moments import Accumulator, Workspace
 
 NAMES = ("gemm_float64", "gemm_bfloat16")
 DTYPES = {"gemm_float64": torch.float64, "gemm_bfloat16": torch.bfloat16}
@@ -30,7 +30,8 @@ class Folds:
 
     def __init__(self, unit: dict[str, torch.Tensor], pairs: list[tuple[str, str]]) -> None:
         self._unit = unit
-        self._folds = [Accumulator(wanted_moments(pairs)) for _ in range(FOLDS)]
+        workspace = Workspace()
+        self._folds = [Accumulator(wanted_moments(pairs), workspace) for _ in range(FOLDS)]
         rows = torch.arange(len(next(iter(unit.values()))))
         fold_N = rows // DOCUMENT % FOLDS
         self._rows = [(fold_N == fold).nonzero().squeeze(1) for fold in range(FOLDS)]

@@ -27,7 +27,7 @@ from sklearn.model_selection import KFold
 from benchmarks.data import layers, names, strangers
 from benchmarks.harness import THREADS, Result, result, seconds, threads, versions
 from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
-from lrt_dist.linear.moments import Moments
+from lrt_dist.linear.moments import Accumulator, Moments, Workspace
 from lrt_dist.linear.ridge import Spectrum
 from lrt_dist.linear.solutions import scale
 
@@ -68,12 +68,12 @@ Weights = dict[tuple[str, str], tuple[float, np.ndarray]]
 def ours(grid: Grid) -> dict[tuple[str, str], Fit]:
     """All pairs, from rows to reports."""
     variables = grid.states | {shuffled(y): strangers(grid.states[y]) for y in grid.y}
-    wanted = wanted_moments(grid.pairs)
-    pieces = zip(*(rows.chunk(FOLDS) for rows in variables.values()), strict=True)
-    folds = [
-        Moments.of(dict(zip(variables, piece, strict=True)), wanted, f"fold {number}")
-        for number, piece in enumerate(pieces)
-    ]
+    wanted, workspace = wanted_moments(grid.pairs), Workspace()
+    folds = []
+    for number, piece in enumerate(zip(*(r.chunk(FOLDS) for r in variables.values()), strict=True)):
+        accumulator = Accumulator(wanted, workspace)
+        accumulator.add(dict(zip(variables, piece, strict=True)), f"fold {number}")
+        folds.append(accumulator.freeze())
     fits = {}
     for x in grid.x:
         source = SourceFit(folds, x, ratios=RATIOS)

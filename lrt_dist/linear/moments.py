@@ -21,6 +21,9 @@ import torch
 
 Pair = tuple[str, str]
 
+SHIFT_ROWS = 256
+"""Rows whose mean is the shift."""
+
 
 class NonFiniteError(ValueError):
     """A row that no moment can hold; `variable` and `row` (within what was added) say which."""
@@ -112,6 +115,22 @@ class Moments:
         return self.second[a, b] if (a, b) in self.second else self.second[b, a].T
 
 
+class Workspace:
+    """Memory for float64 rows, which accumulators that take turns may share.
+
+    Fresh memory costs more time than what is written to it.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = torch.empty(0, dtype=torch.float64)
+
+    def rows(self, n: int, width: int) -> torch.Tensor:
+        """Float64 `[n, width]` with anything in it; what was asked for before is gone."""
+        if len(self._numbers) < n * width:
+            self._numbers = torch.empty(n * width, dtype=torch.float64)
+        return self._numbers[: n * width].view(n, width)
+
+
 class Accumulator:
     """Moments in the making: rows go in, in any number of pieces and in constant memory.
 
@@ -119,9 +138,10 @@ class Accumulator:
     many small ones.
     """
 
-    def __init__(self, pairs: Iterable[Pair]) -> None:
-        """`pairs`: which second moments are wanted."""
+    def __init__(self, pairs: Iterable[Pair], workspace: Workspace | None = None) -> None:
+        """`pairs`: which second moments are wanted. `workspace`: None for one of its own."""
         self._pairs = tuple(dict.fromkeys(pairs))
+        self._workspace = workspace or Workspace()
         self._parts: set[str] = set()
         self._n = 0
         self._columns: dict[str, slice] = {}
@@ -153,10 +173,10 @@ class Accumulator:
     def _add_rows(self, variables: Mapping[str, torch.Tensor], n: int) -> None:
         columns = self._columns or _side_by_side(self._pairs, variables)
         width = max(place.stop for place in columns.values())
-        rows_ND = torch.empty(n, width, dtype=torch.float64)
+        rows_ND = self._workspace.rows(n, width)
         for name, place in columns.items():
             rows_ND[:, place] = variables[name]
-        shift = self._shift if self._columns else rows_ND.mean(0)
+        shift = self._shift if self._columns else rows_ND[:SHIFT_ROWS].mean(0)
         rows_ND -= shift
         total = rows_ND.sum(0)
         if not bool(torch.isfinite(total).all()):
@@ -164,13 +184,17 @@ class Accumulator:
         if not self._columns:
             self._columns, self._shift, self._sum = columns, shift, torch.zeros_like(total)
             self._products = [
-                (block, torch.zeros(block.height, block.width, dtype=torch.float64))
+                (block, torch.empty(block.height, block.width, dtype=torch.float64))
                 for block in _blocks(self._pairs, columns)
             ]
+        for block, product in self._products:
+            left, right = rows_ND[:, block.left].T, rows_ND[:, block.right]
+            if self._n:
+                product.addmm_(left, right)
+            else:
+                torch.mm(left, right, out=product)
         self._n += n
         self._sum += total
-        for block, product in self._products:
-            product.addmm_(rows_ND[:, block.left].T, rows_ND[:, block.right])
 
     def freeze(self) -> Moments:
         """What was found so far, as copies."""

@@ -203,7 +203,7 @@ class ActivationStore:
 
 
 def _crc(data: np.ndarray[Any, Any]) -> str:
-    return f"{zlib.crc32(np.ascontiguousarray(data).tobytes()):08x}"
+    return f"{zlib.crc32(np.ascontiguousarray(data).data):08x}"
 
 
 def _zarr_store(url: str) -> ObjectStore[Any]:
