@@ -17,8 +17,15 @@ MODULES = {
     "store": ["gemm_store"],
     "growth": ["rows_linear", "pairs_linear"],
     "memory": ["memory_constant"],
-    "adamw": ["adamw_given", "adamw_chosen"],
-    "grid": ["grid_ridgecv", "grid_ridgecv_loo", "grid_himalaya", "grid_dask"],
+    "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
+    "grid": [
+        "grid_ridgecv",
+        "grid_ridgecv_no_null",
+        "grid_ridgecv_loo",
+        "grid_himalaya",
+        "grid_himalaya_no_null",
+        "grid_dask",
+    ],
 }
 """What each module measures; it is imported when that is wanted, since only one needs the extra."""
 RESULTS = Path(__file__).parent / "results"

@@ -1,9 +1,9 @@
 """The machine's limit, from the store: a fit's own task beside bare float64 matrix products.
 
 Two activation stores on the local disk, read once before so that they are warm, hold a grid of
-layers. Ours is the task that a fit sends to its workers: it opens the stores, reads every chunk and
-checks its checksum while it works on the rows before, converts, shifts, sorts by fold, and writes
-the moments. The limit is that of `gemm`: wide products of blocks of rows that lie in memory in
+layers. Ours is the task that a fit sends to its workers, one leaf of units: it opens the stores,
+reads every chunk and checks its checksum while it works on the rows before, converts, shifts, sorts
+by fold, and writes the moments. The limit is that of `gemm`: wide products of blocks of rows that lie in memory in
 float64 already.
 """
 
@@ -19,7 +19,7 @@ import torch
 from benchmarks.gemm import bare_products
 from benchmarks.harness import Result, alternate, result, versions
 from lrt_dist.linear.fit import shuffled
-from lrt_dist.plan.tiles import Tile, plan_tiles
+from lrt_dist.plan.tiles import LEAF_ROWS, Tile, plan_tiles
 from lrt_dist.sites import LayerPair
 from lrt_dist.stages.accumulate import ROWS_PER_PRODUCT, AccumulateTask, accumulate
 from lrt_dist.store.activations import ActivationStore
@@ -30,7 +30,9 @@ DOCUMENT = 128
 
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
-    side, units, unit_rows, widths = (2, 3, 256, (24, 32)) if quick else (5, 8, 4096, (576, 640))
+    side, units, unit_rows, widths = (
+        (2, 3, 256, (24, 32)) if quick else (5, LEAF_ROWS // 4096, 4096, (576, 640))
+    )
     pairs = [LayerPair(s, t) for s in range(side) for t in range(side)]
     (tile,) = plan_tiles(pairs, widths, FOLDS, 2**40)
     with tempfile.TemporaryDirectory() as folder:
