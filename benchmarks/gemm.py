@@ -3,8 +3,8 @@
 One unit of rows, cut into folds, goes into a grid of pairs with its null, as a fit takes it in. The
 limit is `torch.mm` of whole units into buffers that are there already, all sources side by side
 with all targets and nulls in one wide product: no conversion, no shift, no check for what is not
-finite, no folds. The share is the limit's
-time over ours, from float64 rows and from bfloat16 rows, which is what stores hold.
+finite, no folds. The share is the limit's time over ours, from float64 rows and from bfloat16 rows,
+which is what stores hold.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Two activation stores on the local disk, read once before so that they are warm, hold a grid of
 layers. Ours is the task that a fit sends to its workers, one leaf of units: it opens the stores,
 reads every chunk and checks its checksum while it works on the rows before, converts, shifts, sorts
-by fold, and writes the moments. The limit is that of `gemm`: wide products of blocks of rows that lie in memory in
-float64 already.
+by fold, and writes the moments. The limit is that of `gemm`: wide products of blocks of rows that
+lie in memory in float64 already.
 """
 
 from __future__ import annotations
