@@ -38,7 +38,8 @@ class FitReport:
         map_rank: rank of the weights.
         r2: 1 - held-out error / error of the training mean, summed over folds and dimensions.
         r2_median, r2_q10, r2_q90: quantiles over the target's dimensions.
-        r2_shuffled: the total of the null on all true pairs, none of which it was fitted to.
+        r2_shuffled: the same total for a map fitted to shuffled pairs, tested on true ones, of the
+            first fold alone.
         r2_identity: the same total for `y = x`; NaN where the widths differ.
         cka: linear centred kernel alignment; cka_unbiased: the same between different folds; see
             `similarity`.
@@ -153,20 +154,25 @@ class SourceFit:
             for split, train, held in zip(self._splits, _leave_one_out(crossed), folds, strict=True)
         ]
         candidates = Candidates(splits, self._method, self._ratios)
-        error, squares = [], []
-        for fold, split in enumerate(splits):
-            choice = self._best(candidates, [f for f in self._folds if f != fold])
-            error.append(split.errors(solution(self._method, split.values, split.trained, choice)))
-            squares.append(split.baseline)
+        choices = [
+            self._best(candidates, [other for other in self._folds if other != fold])
+            for fold in self._folds
+        ]
+        error = [
+            split.errors(self._solve(split.values, split.trained, choice))
+            for split, choice in zip(splits, choices, strict=True)
+        ]
+        squares = [split.baseline for split in splits]
+        null_z = self._solve(
+            splits[0].values,
+            self._splits[0].spectrum.project(merge_all(f.only([null]) for f in folds[1:]), null),
+            choices[0],
+        )
         final = self._best(candidates, self._folds)
         own = (target, target)
         total = merge_all(fold.only([pair, null, own]) for fold in folds).beside(self._total)
         whole = [fold.beside(mine) for fold, mine in zip(folds, self._own, strict=True)]
         spectrum = self._spectrum
-        trained = spectrum.project(total, pair)
-        z = solution(self._method, spectrum.values, trained, final)
-        null_z = solution(self._method, spectrum.values, spectrum.project(total, null), final)
-        null_error = spectrum.errors(null_z, trained, total, target)
         report = FitReport(
             n=total.n,
             rank=spectrum.rank,
@@ -177,14 +183,14 @@ class SourceFit:
             map_rank=final.rank or min(spectrum.rank, len(total.mean[target])),
             r2=_r2(error, squares),
             **_quantiles(error, squares),
-            r2_shuffled=_r2([null_error], [total.second[own].diagonal()]),
+            r2_shuffled=_r2([splits[0].errors(null_z)], squares[:1]),
             r2_identity=_identity_r2(whole, pair, squares),
             cka=cka(total, *pair),
             cka_unbiased=cka_between_folds(folds, *pair, self._spread),
             learning=((total.n - folds[0].n, _r2(error[:1], squares[:1])),),
         )
         return Fit(
-            self._map(z, total, target, final), self._map(null_z, total, target, final), report
+            self._map(total, pair, target, final), self._map(total, null, target, final), report
         )
 
     def learning_curve(self, folds: Sequence[Moments], target: str) -> list[tuple[int, float]]:
@@ -210,7 +216,7 @@ class SourceFit:
                 for fold in (0, 1 + size)
             )
             choice = self._best(Candidates([judging], self._method, self._ratios), [0])
-            error = tested.errors(solution(self._method, tested.values, tested.trained, choice))
+            error = tested.errors(self._solve(tested.values, tested.trained, choice))
             points.append((train.n, _r2([error], [tested.baseline])))
             size *= 2
         return points
@@ -226,8 +232,12 @@ class SourceFit:
             return Choice(self._ridge, relative=False)
         return candidates.best(folds)
 
-    def _map(self, z: torch.Tensor, total: Moments, target: str, choice: Choice) -> AffineMap:
+    def _solve(self, values: torch.Tensor, trained: torch.Tensor, choice: Choice) -> torch.Tensor:
+        return solution(self._method, values, trained, choice)
+
+    def _map(self, total: Moments, pair: Pair, target: str, choice: Choice) -> AffineMap:
         spectrum = self._spectrum
+        z = self._solve(spectrum.values, spectrum.project(total, pair), choice)
         weight = spectrum.vectors @ z
         mean_y = total.mean[target]
         bias = mean_y - total.mean[self.source] @ weight

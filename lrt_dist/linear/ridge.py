@@ -67,18 +67,6 @@ class Spectrum:
         """B = VᵀS_xy of the rows that were decomposed, `[r, d_y]`, for (x, y) or its null."""
         return self.vectors.T @ _about(train, pair, _origin(train, self.centred))
 
-    def errors(
-        self, z: torch.Tensor, trained: torch.Tensor, train: Moments, target: str
-    ) -> torch.Tensor:
-        """Sum of squared errors of weights V·Z over the rows that were decomposed, `[d_y]`.
-
-        Args:
-            z: any `[r, d_y]`, whatever it was fitted to.
-            trained: B of the target. train: the same rows, with (target, target).
-        """
-        squares = _squares_about(train, target, _origin(train, self.centred))
-        return squares + (z * (self.values.unsqueeze(1) * z - 2 * trained)).sum(0)
-
 
 @dataclass(frozen=True)
 class Split:
