@@ -1,7 +1,7 @@
 """The machine's limit: accumulation beside the bare float64 matrix products it consists of.
 
-One unit of rows, cut into folds, goes into a grid of pairs with its null, as a fit takes it in. The
-limit is `torch.mm` of whole units into buffers that are there already, all sources side by side
+A block of rows, sorted by fold, goes into a grid of pairs with its null, as a fit takes it in. The
+limit is `torch.mm` of whole blocks into buffers that are there already, all sources side by side
 with all targets and nulls in one wide product: no conversion, no shift, no check for what is not
 finite, no folds. The share is the limit's time over ours, from float64 rows and from bfloat16 rows,
 which is what stores hold.
@@ -17,30 +17,26 @@ from benchmarks.data import layers, names, strangers
 from benchmarks.harness import Result, alternate, result, versions
 from lrt_dist.linear.fit import shuffled, wanted_moments
 from lrt_dist.linear.moments import Accumulator, Workspace
+from lrt_dist.stages.accumulate import ROWS_PER_PRODUCT
 
 NAMES = ("gemm_float64", "gemm_bfloat16")
 DTYPES = {"gemm_float64": torch.float64, "gemm_bfloat16": torch.bfloat16}
 FOLDS = 5
-DOCUMENT = 128
-"""Rows that stay together in one fold."""
 
 
 class Folds:
-    """Accumulators of every fold, and the unit that is fed to them."""
+    """Accumulators of every fold, and the block that is fed to them."""
 
-    def __init__(self, unit: dict[str, torch.Tensor], pairs: list[tuple[str, str]]) -> None:
-        self._unit = unit
+    def __init__(self, block: dict[str, torch.Tensor], pairs: list[tuple[str, str]]) -> None:
+        self._block = block
         workspace = Workspace()
         self._folds = [Accumulator(wanted_moments(pairs), workspace) for _ in range(FOLDS)]
-        rows = torch.arange(len(next(iter(unit.values()))))
-        fold_N = rows // DOCUMENT % FOLDS
-        self._rows = [(fold_N == fold).nonzero().squeeze(1) for fold in range(FOLDS)]
         self._added = 0
 
     def add(self) -> None:
-        for accumulator, rows in zip(self._folds, self._rows, strict=True):
-            part = {name: states[rows] for name, states in self._unit.items()}
-            accumulator.add(part, f"unit {self._added}")
+        pieces = zip(*(states.chunk(FOLDS) for states in self._block.values()), strict=True)
+        for accumulator, piece in zip(self._folds, pieces, strict=True):
+            accumulator.add(dict(zip(self._block, piece, strict=True)), f"block {self._added}")
         self._added += 1
 
 
@@ -61,20 +57,20 @@ def bare_products(
 
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
-    side, unit_rows, d_x, d_y = (2, 640, 24, 32) if quick else (5, 4096, 576, 640)
+    side, rows, d_x, d_y = (2, 640, 24, 32) if quick else (5, FOLDS * ROWS_PER_PRODUCT, 576, 640)
     x_names, y_names = names("x", side), names("y", side)
-    unit = layers(unit_rows, dict.fromkeys(x_names, d_x) | dict.fromkeys(y_names, d_y))
-    unit |= {shuffled(y): strangers(unit[y]) for y in y_names}
+    block = layers(rows, dict.fromkeys(x_names, d_x) | dict.fromkeys(y_names, d_y))
+    block |= {shuffled(y): strangers(block[y]) for y in y_names}
     pairs = [(x, y) for x in x_names for y in y_names]
-    limit = bare_products(unit, x_names, y_names)
+    limit = bare_products(block, x_names, y_names)
 
     ours = {
-        name: Folds({key: rows.to(DTYPES[name]) for key, rows in unit.items()}, pairs).add
+        name: Folds({key: states.to(DTYPES[name]) for key, states in block.items()}, pairs).add
         for name in wanted
     }
-    times = alternate(3, {"limit": limit, **ours})
+    times = alternate(5, {"limit": limit, **ours})
     setting = (
-        f"{side} × {side} pairs, units of {unit_rows} rows in {FOLDS} folds, {d_x} → {d_y}; "
+        f"{side} × {side} pairs, blocks of {rows} rows in {FOLDS} folds, {d_x} → {d_y}; "
         f"{versions('torch')}"
     )
     return [

@@ -2,13 +2,15 @@
 
 Each fit is a process of its own, since a peak is never taken back. Its rows are made block by block
 when they are read: those of a memory-mapped file would count as memory wherever the system keeps
-them cached. The least size is one at which a block of rows lies within one fold, since smaller ones
-are read in smaller pieces. `python -m benchmarks.memory ROWS D_X D_Y` is that process.
+them cached. The allocator gives back what is freed, so that the peak is what the fit holds and not
+what the allocator kept. The least size is one at which a block of rows lies within one fold, since
+smaller ones are read in smaller pieces. `python -m benchmarks.memory ROWS D_X D_Y` is that process.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -62,9 +64,9 @@ def measure(_wanted: Sequence[str], *, quick: bool) -> list[Result]:
 
 def _in_a_process(rows: int, d_x: int, d_y: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.memory", *map(str, (rows, d_x, d_y))]
-    found: dict[str, float] = json.loads(
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    )
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    found: dict[str, float] = json.loads(done.stdout)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and tensors in them, as safetensors with a kind."""
+"""Tensors in a file, as safetensors with a kind: whole or not at all, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -13,26 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lrt_dist.errors import CorruptionError, explain_full
+from lrt_dist.errors import CorruptionError
+from lrt_dist.files import written_whole
 
 _KEY = "lrt_dist"
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what shall lie at `path`: it is moved there if all goes well, else deleted.
-
-    Raises:
-        DiskFullError: there is no space left.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with explain_full(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield partial
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_tensors(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError, DiskFullError, explain_full
-from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
+from lrt_dist.tensorfiles import load_tensors, save_tensors
 
 
 def test_tensors_come_back_as_they_went(tmp_path: Path) -> None:
@@ -47,21 +47,6 @@ def test_what_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
         load_tensors(path, "Thing")
     with pytest.raises(FileNotFoundError):
         load_tensors(tmp_path / "none.safetensors", "Thing")
-
-
-def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail() -> None:
-        with written_whole(path) as partial:
-            partial.write_text("half of the n")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lrt_dist.errors import UserError
+from lrt_dist.files import written_whole
 from lrt_dist.plan.units import fill_units
 from lrt_dist.sites import Segment
 
@@ -171,12 +171,14 @@ def write_index(
 def _with_metadata(bare: Path, path: Path, summary: Mapping[str, Any]) -> None:
     """Copy row group by row group: the schema's metadata is only known at the end."""
     schema = SCHEMA.with_metadata({_META: json.dumps(summary).encode()})
-    partial = path.with_name(f".{path.name}.partial")
-    with pq.ParquetFile(bare) as file, pq.ParquetWriter(partial, schema, compression="zstd") as out:
+    with (
+        written_whole(path) as partial,
+        pq.ParquetFile(bare) as file,
+        pq.ParquetWriter(partial, schema, compression="zstd") as out,
+    ):
         for number in range(file.num_row_groups):
             group = file.read_row_group(number).replace_schema_metadata(schema.metadata)
             out.write_table(group, row_group_size=group.num_rows)
-    os.replace(partial, path)
 
 
 def _line(segment: Segment) -> dict[str, Any]:

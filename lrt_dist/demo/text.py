@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 SHORTEST = 400
@@ -19,7 +21,7 @@ def python_documentation(limit: int) -> dict[str, str]:
     """
     documents: dict[str, str] = {}
     size = 0
-    for name, text in (*_topics().items(), *_docstrings()):
+    for name, text in itertools.chain(_topics().items(), _docstrings()):
         if size >= limit:
             break
         kept = text[: limit - size]
@@ -34,9 +36,8 @@ def _topics() -> dict[str, str]:
     return {f"topic {name}": text for name, text in sorted(topics.topics.items())}
 
 
-def _docstrings() -> list[tuple[str, str]]:
+def _docstrings() -> Iterator[tuple[str, str]]:
     library = Path(sysconfig.get_paths()["stdlib"])
-    found = []
     for name in sorted(sys.stdlib_module_names):
         path = next(
             (p for p in (library / f"{name}.py", library / name / "__init__.py") if p.is_file()),
@@ -52,5 +53,4 @@ def _docstrings() -> list[tuple[str, str]]:
         texts = [doc for node in nodes if (doc := ast.get_docstring(node))]
         text = "\n\n".join(texts)
         if len(text) >= SHORTEST:
-            found.append((f"module {name}", text))
-    return found
+            yield f"module {name}", text

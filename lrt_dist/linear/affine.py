@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from lrt_dist.errors import CorruptionError, UserError
+from lrt_dist.files import written_whole
 from lrt_dist.linear.card import model_card
 from lrt_dist.sites import Layers, layers_text
-from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
+from lrt_dist.tensorfiles import load_tensors, save_tensors
 
 _KIND = "AffineMap"
 _WEIGHTS = "map.safetensors"
@@ -206,7 +207,7 @@ class AffineMap:
                 (meta["target_model"], _layers(meta["target_layer"])),
                 meta["method"],
                 float(meta["ridge"]),
-                json.loads(meta.get("report", "{}")),  # older maps have none
+                json.loads(meta["report"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptionError(f"{file} is not a whole map: {error!r}") from error

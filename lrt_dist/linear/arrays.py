@@ -109,15 +109,16 @@ def _rows(x: Any, y: Any) -> int:
 
 
 def _folds(n: int, groups: Sequence[Any] | None, folds: int) -> np.ndarray[Any, Any]:
-    """The fold of each row, int64 `[n]`: whole groups, each to the fold with the fewest rows."""
+    """The fold of each row, `[n]`: whole groups, each to the fold with the fewest rows."""
     if folds < 2:
         raise UserError(f"cross-validation needs two folds, got {folds}")
+    dtype = np.min_scalar_type(folds)  # the only thing that grows with n
     if groups is None:
         if n < folds:
             raise UserError(f"{n} rows cannot be spread over {folds} folds")
         sizes = np.full(folds, n // folds)
         sizes[: n % folds] += 1
-        return np.repeat(np.arange(folds), sizes)
+        return np.repeat(np.arange(folds, dtype=dtype), sizes)
     keys = [key.item() if hasattr(key, "item") else key for key in groups]
     if len(keys) != n:
         raise UserError(f"groups names {len(keys)} rows, x has {n}")
@@ -129,7 +130,7 @@ def _folds(n: int, groups: Sequence[Any] | None, folds: int) -> np.ndarray[Any, 
     for key, count in counts.most_common():
         chosen[key] = filled.index(min(filled))
         filled[chosen[key]] += count
-    return np.array([chosen[key] for key in keys])
+    return np.array([chosen[key] for key in keys], dtype=dtype)
 
 
 def _blocks(x: Any, y: Any, n: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:

@@ -16,6 +16,7 @@ import yaml
 
 from lrt_dist.config import ModelConfig, RunConfig, differing_keys
 from lrt_dist.errors import UserError
+from lrt_dist.files import written_whole
 from lrt_dist.sites import layers_text
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import child
@@ -122,9 +123,8 @@ class RunFolder:
                     f"{out} belongs to another run:\n  " + "\n  ".join(differing) + "\n"
                     "use another --out, or undo these changes"
                 )
-        partial = out / ".run.yaml.partial"
-        partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         return cls(out, config)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lrt_dist.config import differing_keys, fingerprint
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
+from lrt_dist.files import written_whole
 from lrt_dist.linear.moments import Pair
 from lrt_dist.pipelines.folder import SIDES, RunFolder
 from lrt_dist.pipelines.run import Run
@@ -40,7 +41,6 @@ from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.artifacts import save_table
 from lrt_dist.store.ledger import Ledger, UnitRecord
 from lrt_dist.store.moments import MomentFile
-from lrt_dist.tensorfiles import written_whole
 
 Records = dict[int, tuple[UnitRecord, UnitRecord]]
 

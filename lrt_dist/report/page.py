@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lrt_dist.files import written_whole
 from lrt_dist.report.answer import Verdict, answer, data_warnings, verdict
 from lrt_dist.report.curves import strength_curves
 from lrt_dist.report.figures import ARM_COLOURS, retention_figure, strength_figure
@@ -63,12 +63,8 @@ def write_report(out: Path, *, warnings: Sequence[str], facts: Mapping[str, str]
     """
     html = render(read_tables(out), warnings=warnings, facts=facts)
     path = out / "report.html"
-    temporary = out / f".report.html.{os.getpid()}"
-    try:
-        temporary.write_text(html, "utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(path) as partial:
+        partial.write_text(html, "utf-8")
     return path
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lrt_dist.files import written_whole
 from lrt_dist.linear.vectors import SteeringVector
-from lrt_dist.tensorfiles import load_tensors, save_tensors, written_whole
+from lrt_dist.tensorfiles import load_tensors, save_tensors
 
 _FINGERPRINT = b"lrt_dist_fingerprint"
 
