@@ -54,7 +54,7 @@ def closed_form(x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor:
 
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
-    rows, widths = (1000, {"x": 24, "y": 32}) if quick else (20_000, {"x": 576, "y": 640})
+    rows, widths = (1000, {"x": 24, "y": 32}) if quick else (50_000, {"x": 576, "y": 640})
     made = {name: states.float() for name, states in layers(rows + rows // 4, widths).items()}
     x, y = (made[name][:rows] for name in widths)
     held_x, held_y = (made[name][rows:] for name in widths)
