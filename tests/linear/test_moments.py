@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt_dist.linear.moments import Moments, merge_all
+from lrt_dist.linear.moments import Accumulator, Moments, Workspace, merge_all
 
 PAIRS = [("x", "x"), ("x", "y"), ("y", "y")]
 
@@ -57,6 +57,18 @@ def test_they_are_numpys_covariances() -> None:
     np.testing.assert_allclose(moments.second["x", "x"], both[:5, :5])
     np.testing.assert_allclose(moments.second["x", "y"], both[:5, 5:])
     np.testing.assert_allclose(moments.mean["y"], whole["y"].numpy().mean(0))
+
+
+def test_accumulators_that_share_memory_keep_to_themselves() -> None:
+    whole, other = data(30), data(50, seed=1)
+    workspace = Workspace()
+    shared = [Accumulator(PAIRS, workspace) for _ in range(2)]
+    for accumulator, rows in zip(shared, (whole, other), strict=True):
+        accumulator.add({name: values[:20] for name, values in rows.items()}, "first")
+    for accumulator, rows in zip(shared, (whole, other), strict=True):
+        accumulator.add({name: values[20:] for name, values in rows.items()}, "rest")
+    assert_same(shared[0].freeze(), Moments.of(whole, PAIRS, "all"))
+    assert_same(shared[1].freeze(), Moments.of(other, PAIRS, "all"))
 
 
 def test_large_offsets_do_no_harm() -> None:
