@@ -47,8 +47,8 @@ def accumulate_bytes(
 def solve_bytes(d: int, e: int, folds: int) -> int:
     """Memory of a task that solves all maps from width d to width e, one after the other.
 
-    For each fold the own moments of the source, the eigenvectors and G; the pair, its null, B, C and
-    room to work; S_yy; and the moments of all rows with what is made of them.
+    For each fold the own moments of the source, the eigenvectors and G; the pair, its null, B, C
+    and room to work; S_yy; and the moments of all rows with what is made of them.
     """
     return 8 * ((3 * folds + 4) * d * d + (5 * folds + 8) * d * e + folds * e * e) + PROCESS_BYTES
 
