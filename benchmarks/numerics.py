@@ -1,15 +1,14 @@
-"""How exact must second moments be? Ways to accumulate them, compared by what they do to a map.
+"""`python -m benchmarks.numerics [OUT]`: how exact must second moments be?
 
-    python -m benchmarks.numerics            # constructed data
-    python -m benchmarks.numerics demo-run   # and the activations of a run (`make demo` makes one)
-
-Every way accumulates the same rows; everything after that is the package's own float64 solver.
-Prints the tables of docs/numerics.md.
+Ways to accumulate them, compared by what they do to a map, on constructed data and, if one is
+given, on the hidden states of a finished run (`make demo` leaves one in `demo-run`). Every way
+accumulates the same rows; everything after that is the package's own float64 solver. Prints the
+tables of docs/numerics.md.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -396,10 +395,13 @@ def stability(data: Data) -> None:
         print(f"| {name} | {same} | {off(mine, theirs):.0e} | {wrong:.0e} |")
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """See the module."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.numerics", description=__doc__)
+    parser.add_argument("out", type=Path, nargs="?", help="output directory of a run")
+    out = parser.parse_args().out
     torch.set_num_threads(1)
-    sets = [*constructed(), *(of_run(Path(arguments[0])) if arguments else ())]
+    sets = [*constructed(), *(of_run(out) if out else ())]
     print(f"torch {torch.__version__}; errors are relative to float64 unless they are of R²")
     results = {data.name: compare(data) for data in sets}
 
@@ -430,4 +432,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
