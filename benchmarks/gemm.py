@@ -16,7 +16,7 @@ import torch
 from benchmarks.data import layers, names, strangers
 from benchmarks.harness import Result, alternate, result, versions
 from lrt_dist.linear.fit import shuffled, wanted_moments
-from lrt_dist.linear.moments import Accumulator, Workspace
+from lrt_dist.linear.moments import Accumulator
 from lrt_dist.stages.accumulate import ROWS_PER_PRODUCT
 
 NAMES = ("gemm_float64", "gemm_bfloat16")
@@ -29,8 +29,7 @@ class Folds:
 
     def __init__(self, block: dict[str, torch.Tensor], pairs: list[tuple[str, str]]) -> None:
         self._block = block
-        workspace = Workspace()
-        self._folds = [Accumulator(wanted_moments(pairs), workspace) for _ in range(FOLDS)]
+        self._folds = Accumulator.for_folds(wanted_moments(pairs), FOLDS)
         self._added = 0
 
     def add(self) -> None:

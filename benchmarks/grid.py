@@ -29,7 +29,7 @@ from sklearn.model_selection import KFold
 from benchmarks.data import layers, names, strangers
 from benchmarks.harness import THREADS, Result, result, seconds, threads, versions
 from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
-from lrt_dist.linear.moments import Accumulator, Moments, Workspace
+from lrt_dist.linear.moments import Accumulator, Moments
 from lrt_dist.linear.ridge import Spectrum
 from lrt_dist.linear.solutions import scale
 
@@ -73,10 +73,10 @@ def ours(grid: Grid, *, null: bool = True) -> dict[tuple[str, str], Fit]:
     far = {shuffled(y): strangers(grid.states[y]) for y in grid.y} if null else {}
     variables = grid.states | far
     wanted = [pair for pair in wanted_moments(grid.pairs) if set(pair) <= variables.keys()]
-    workspace = Workspace()
     folds = []
-    for number, piece in enumerate(zip(*(r.chunk(FOLDS) for r in variables.values()), strict=True)):
-        accumulator = Accumulator(wanted, workspace)
+    pieces = zip(*(rows.chunk(FOLDS) for rows in variables.values()), strict=True)
+    accumulators = Accumulator.for_folds(wanted, FOLDS)
+    for number, (accumulator, piece) in enumerate(zip(accumulators, pieces, strict=True)):
         accumulator.add(dict(zip(variables, piece, strict=True)), f"fold {number}")
         folds.append(accumulator.freeze())
     fits = {}

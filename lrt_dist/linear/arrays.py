@@ -14,7 +14,7 @@ import torch
 
 from lrt_dist.errors import UserError
 from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
-from lrt_dist.linear.moments import Accumulator, NonFiniteError, Workspace
+from lrt_dist.linear.moments import Accumulator, NonFiniteError
 from lrt_dist.linear.solutions import METHODS
 
 BLOCK_ROWS = 4096
@@ -68,8 +68,7 @@ def fit(
     if ridge != "cv" and method != "affine":
         raise UserError(f"method {method!r} takes no penalty; leave ridge out, or use 'affine'")
     fold_N = _folds(n, groups, folds)
-    workspace = Workspace()
-    moments = [Accumulator(wanted_moments([("x", "y")]), workspace) for _ in range(folds)]
+    moments = Accumulator.for_folds(wanted_moments([("x", "y")]), folds)
     for start, block in _blocks(x, y, n):
         fold = fold_N[start : start + BLOCK_ROWS]
         for number in np.unique(fold):

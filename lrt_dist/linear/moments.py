@@ -148,6 +148,12 @@ class Accumulator:
         self._shift = self._sum = torch.zeros(0, dtype=torch.float64)
         self._products: list[tuple[_Block, torch.Tensor]] = []
 
+    @classmethod
+    def for_folds(cls, pairs: Iterable[Pair], folds: int) -> list[Accumulator]:
+        """One for each fold; they take turns, in one workspace."""
+        wanted, workspace = tuple(pairs), Workspace()
+        return [cls(wanted, workspace) for _ in range(folds)]
+
     def add(self, variables: Mapping[str, torch.Tensor], *parts: str) -> None:
         """Take in some parts of the data at once: products of a few thousand rows are the fastest.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lrt_dist.errors import LrtError
 from lrt_dist.linear.fit import pair_moments, shuffled
-from lrt_dist.linear.moments import Accumulator, NonFiniteError, Pair, Workspace
+from lrt_dist.linear.moments import Accumulator, NonFiniteError, Pair
 from lrt_dist.plan.tiles import Tile
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.moments import MomentFile, merge_files
@@ -93,9 +93,7 @@ def accumulate(task: AccumulateTask) -> Path:
     """
     if task.path.exists():
         return task.path
-    moments = tile_moments(task.tile)
-    workspace = Workspace()
-    accumulators = [Accumulator(moments, workspace) for _ in range(task.folds)]
+    accumulators = Accumulator.for_folds(tile_moments(task.tile), task.folds)
     for units, (rows, folds, variables) in _read_ahead(task):
         # Rows come sorted by fold, so each fold is a slice.
         edges = np.searchsorted(folds, np.arange(task.folds + 1))
