@@ -5,8 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 BENCH  := $(VENV)/.ready-bench
+DOCS   := $(VENV)/.ready-docs
 
-.PHONY: help setup demo check test test-slow bench clean
+.PHONY: help setup demo check test test-slow bench docs clean
 
 help:
 	@echo "make demo       two real models, from text to report, in minutes"
@@ -14,6 +15,7 @@ help:
 	@echo "make test-slow  the tests on real models"
 	@echo "make check      style, types and architecture alone"
 	@echo "make bench      the solver beside libraries, a training loop and bare products"
+	@echo "make docs       generated pages, and the documentation as a site in site/"
 
 setup: $(READY)
 
@@ -50,5 +52,14 @@ $(BENCH): $(READY)
 bench: $(BENCH)
 	@$(BIN)/python -m benchmarks
 
+$(DOCS): $(READY)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS)
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-run
+	rm -rf $(VENV) build dist *.egg-info demo-run site

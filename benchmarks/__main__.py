@@ -57,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         console.print(f"measuring {', '.join(wanted)}", style="dim")
         with threads():
-            found = import_module(f"benchmarks.{module}").measure(wanted, quick=options.quick)
-        for item in found:
+            latest = import_module(f"benchmarks.{module}").measure(wanted, quick=options.quick)
+        for item in latest:
             if out is not None:
                 item.write(out)
-        results += found
+        results += latest
     console.print(table(results))
     return 0
 

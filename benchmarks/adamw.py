@@ -8,7 +8,7 @@ trained with AdamW for four epochs, in float32 with the fused optimizer. Three t
 - `adamw_loss`: the same training beside the closed form on a tenth of its rows, which is enough for
   a lower loss: what it costs to get as good.
 - `adamw_chosen`: the sweep that finds the learning rate, beside `lrt_dist.fit`, which chooses λ and
-  also makes the null, the learning curve and the report.
+  also makes the control, the learning curve and the metrics.
 
 Held-out rows judge all, and ours has to be the better.
 """
@@ -19,12 +19,11 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.data import layers
+from benchmarks.data import layers, moments_of
 from benchmarks.harness import Result, alternate, result, versions
-from lrt_dist.linear.arrays import fit
-from lrt_dist.linear.moments import Moments
+from lrt_dist.linear.methods import AFFINE, Choice, solution
 from lrt_dist.linear.ridge import Spectrum
-from lrt_dist.linear.solutions import Choice, solution
+from lrt_dist.maps.arrays import fit
 
 NAMES = ("adamw_given", "adamw_loss", "adamw_chosen")
 EPOCHS, BATCH = 4, 256
@@ -37,20 +36,19 @@ def train(x: torch.Tensor, y: torch.Tensor, rate: float) -> torch.nn.Linear:
     model = torch.nn.Linear(x.shape[1], y.shape[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, fused=True)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
             optimizer.zero_grad()
-            torch.nn.functional.mse_loss(model(x[rows]), y[rows]).backward()
+            torch.nn.functional.mse_loss(model(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return model
 
 
 def closed_form(x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor:
     """The weight alone, from moments: what one training gives."""
-    moments = Moments.of({"x": x, "y": y}, [("x", "x"), ("x", "y")], "all")
+    moments = moments_of({"x": x, "y": y}, [("x", "x"), ("x", "y")])
     spectrum = Spectrum.of(moments, "x", centred=True)
-    trained = spectrum.project(moments, ("x", "y"))
-    choice = Choice(ridge, relative=False)
-    return spectrum.vectors @ solution("affine", spectrum.values, trained, choice)
+    B = spectrum.project(moments, ("x", "y"))
+    return spectrum.V @ solution(AFFINE, spectrum.w, B, Choice(ridge, relative=False))
 
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
@@ -67,9 +65,9 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     few = rows // 10
     ridges, own_loss = {}, {}
     for count in (rows, few):
-        found = fit(x[:count], y[:count]).map
-        predicted = held_x.double() @ found.weight + found.bias
-        ridges[count] = found.ridge
+        affine = fit(x[:count], y[:count]).map
+        predicted = affine.map_points(held_x)
+        ridges[count] = affine.ridge
         own_loss[count] = float((predicted - held_y).square().mean())
         assert own_loss[count] < trained_loss, f"{own_loss[count]:g}, AdamW {trained_loss:g}"
     actions = {

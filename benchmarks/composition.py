@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,32 +20,32 @@ from rich.table import Table
 
 import lrt_dist
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.pipelines.folder import RunFolder
-from lrt_dist.sites import fold_of
+from lrt_dist.sites import Side, fold_of
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.workspace.folder import RunFolder
 
 FOLDS = 5
 FAR = 10.0
 """Rows whose norm exceeds so many layer medians are attention sinks, and left out."""
 
 
-def read(
-    out: Path, places: dict[str, tuple[int, int]]
-) -> tuple[dict[str, torch.Tensor], list[str]]:
+def read(out: Path, ends: dict[str, tuple[Side, int]]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """States at some (side, layer), `{name: float64 [n, d]}`, and the document of each row."""
     folder = RunFolder.open(out)
     index = RowIndex.open(folder.rows)
     documents = [s.document for s in index.all_segments() for _ in s.char_ends]
     kept = np.ones(index.rows, dtype=bool)
-    found = {}
-    for name, (side, layer) in places.items():
+    states = {}
+    for name, (side, layer) in ends.items():
         store = ActivationStore.open(folder.store_url(side))
         norms = store.norms(layer)
         kept &= norms <= FAR * np.median(norms)
-        found[name] = torch.cat([store.states(layer, unit) for unit in range(store.units)]).double()
+        states[name] = torch.cat(
+            [store.states(layer, unit) for unit in range(store.units)]
+        ).double()
     chosen = torch.from_numpy(kept)
     return (
-        {name: rows[chosen] for name, rows in found.items()},
+        {name: rows[chosen] for name, rows in states.items()},
         [document for document, keep in zip(documents, kept, strict=True) if keep],
     )
 
@@ -55,34 +56,40 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs=3, metavar=("A", "B", "C"), default=(15, 9, 21))
     options = parser.parse_args()
     a, b, c = options.layers
-    states, documents = read(options.out, {"A": (0, a), "B": (1, b), "C": (0, c)})
+    states, documents = read(
+        options.out, {"A": (Side.SOURCE, a), "B": (Side.TARGET, b), "C": (Side.SOURCE, c)}
+    )
     held = torch.tensor([fold_of(document, FOLDS) == 0 for document in documents])
     groups = [document for document, test in zip(documents, held.tolist(), strict=True) if not test]
     train = {name: rows[~held] for name, rows in states.items()}
     test = {name: rows[held] for name, rows in states.items()}
 
     def fit(x: str, y: str) -> lrt_dist.Fit:
-        found = lrt_dist.fit(train[x], train[y], groups=groups)
-        places = {"source": (x, 0), "target": (y, 0)}
-        return replace(found, map=replace(found.map, **places), null=replace(found.null, **places))
+        fitted = lrt_dist.fit(train[x], train[y], groups=groups)
+        ends: dict[str, Any] = {"source": (x, 0), "target": (y, 0)}
+        return replace(
+            fitted,
+            map=replace(fitted.map, **ends),
+            mismatched=replace(fitted.mismatched, **ends),
+        )
 
-    for side in (train, test):
-        side["A + C"] = torch.cat([side["A"], side["C"]], 1)
+    for rows in (train, test):
+        rows["A + C"] = torch.cat([rows["A"], rows["C"]], 1)
     fits = {f"{x}→{y}": fit(x, y) for x, y in ("AB", "BA", "AC", "BC", "CB")}
     fits["A + C→B"] = fit("A + C", "B")
-    maps = {name: found.map for name, found in fits.items()}
+    maps = {name: fitted.map for name, fitted in fits.items()}
     maps["A→B→C"] = maps["A→B"].then(maps["B→C"])
     maps["A→B→A"] = maps["A→B"].then(maps["B→A"])
     maps["B→A by the inverse of A→B"] = maps["A→B"].inverse()
     maps["A→B→A by the inverse of A→B"] = maps["A→B"].then(maps["A→B"].inverse())
     table = Table(title=f"A = source layer {a}, B = target layer {b}, C = source layer {c}")
     table.add_column("map")
-    for column in ("held-out R²", "of the null"):
+    for column in ("held-out R²", "of mismatched rows"):
         table.add_column(column, justify="right")
-    for name, found in maps.items():
-        rows = test[found.source[0]], test[found.target[0]]
-        null = f"{fits[name].null.r2(*rows):.3f}" if name in fits else ""
-        table.add_row(name, f"{found.r2(*rows):.3f}", null)
+    for name, affine in maps.items():
+        x, y = test[affine.source[0]], test[affine.target[0]]
+        control = f"{fits[name].mismatched.r2(x, y):.3f}" if name in fits else ""
+        table.add_row(name, f"{affine.r2(x, y):.3f}", control)
     console = Console()
     console.print(table)
     console.print(f"{int((~held).sum()):,} rows to fit on, {int(held.sum()):,} of other documents")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 
-from lrt_dist.linear.arrays import FAR
+from lrt_dist.linear.moments import Accumulator, Moments, Pair
+from lrt_dist.maps.arrays import MISMATCH_SHIFT
 
 SHARED = 512
 """Dimensions of what all layers see of one token."""
@@ -40,9 +43,18 @@ def layers(rows: int, widths: dict[str, int], seed: int = 0) -> dict[str, torch.
     return made
 
 
-def strangers(rows: torch.Tensor) -> torch.Tensor:
-    """The rows that the null pairs with the rows at the same places."""
-    return rows.roll(-round(FAR * len(rows)), 0)
+def mismatched_rows(rows: torch.Tensor) -> torch.Tensor:
+    """The rows that the control pairs with the rows at the same places."""
+    return rows.roll(-round(MISMATCH_SHIFT * len(rows)), 0)
+
+
+def moments_of(
+    variables: Mapping[str, torch.Tensor], pairs: Iterable[Pair], part: str = "all"
+) -> Moments:
+    """The moments of some rows that are taken in at once."""
+    accumulator = Accumulator(pairs)
+    accumulator.add(variables, part)
+    return accumulator.freeze()
 
 
 def names(side: str, count: int) -> list[str]:

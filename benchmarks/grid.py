@@ -1,12 +1,12 @@
 """A grid of layers, every pair cross-validated: ours beside what one would use instead.
 
-Ours is what a user of `lrt_dist` gets: moments per fold from rows, then a map, its null and the
-whole report for every pair. The others get the same float64 rows in memory, the same λ and the same
-folds, and only have to find the λ and the weights; they are not asked for a null. Names that end in
-`_no_null` are the same work for both sides: ours gets no rows that do not belong together, and its
-null is fitted to the true ones. The others' loop over pairs is measured on one pair a round,
-another one each time, and multiplied; `dask`, which shares its factorizations among targets as a
-good engineer would, on one source a round.
+Ours is what a user of `lrt_dist` gets: moments per fold from rows, then a map, its control and all
+metrics for every pair. The others get the same float64 rows in memory, the same λ and the same
+folds, and only have to find the λ and the weights; they are not asked for a control. Names that end
+in `_no_null` are the same work for both sides: ours gets no mismatched rows, and its control is
+fitted to the true ones. The others' loop over pairs is measured on one pair a round, another one
+each time, and multiplied; `dask`, which shares its factorizations among targets as a good engineer
+would, on one source a round.
 
 That all solve the same problem is asserted: the same λ, and weights equal to 1e-8.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dask
 import dask.array as da
@@ -26,12 +27,12 @@ import torch
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 
-from benchmarks.data import layers, names, strangers
+from benchmarks.data import layers, mismatched_rows, moments_of, names
 from benchmarks.harness import THREADS, Result, result, seconds, threads, versions
-from lrt_dist.linear.fit import Fit, SourceFit, shuffled, wanted_moments
-from lrt_dist.linear.moments import Accumulator, Moments
+from lrt_dist.linear.fit import PairFit, SourceFit, mismatched, wanted_moments
+from lrt_dist.linear.methods import scale
+from lrt_dist.linear.moments import Accumulator
 from lrt_dist.linear.ridge import Spectrum
-from lrt_dist.linear.solutions import scale
 
 FOLDS = 5
 RATIOS = torch.logspace(-4, 5, 10, dtype=torch.float64)
@@ -59,19 +60,19 @@ class Grid:
 
     def alphas(self, x: str) -> np.ndarray:
         """The λ as libraries take them."""
-        moments = Moments.of({x: self.states[x]}, [(x, x)], "all")
-        return RATIOS.numpy() * scale(Spectrum.of(moments, x, centred=True).values)
+        moments = moments_of({x: self.states[x]}, [(x, x)])
+        return RATIOS.numpy() * scale(Spectrum.of(moments, x, centred=True).w)
 
 
 Weights = dict[tuple[str, str], tuple[float, np.ndarray]]
-"""What was found for pairs: λ and the weights `[d_x, d_y]`."""
+"""Of pairs: λ and the weights `[d_x, d_y]`."""
 Solve = Callable[[Grid, str, str, np.ndarray], Weights]
 
 
-def ours(grid: Grid, *, null: bool = True) -> dict[tuple[str, str], Fit]:
-    """All pairs, from rows to reports."""
-    far = {shuffled(y): strangers(grid.states[y]) for y in grid.y} if null else {}
-    variables = grid.states | far
+def ours(grid: Grid, *, control: bool = True) -> dict[tuple[str, str], PairFit]:
+    """All pairs, from rows to metrics."""
+    others = {mismatched(y): mismatched_rows(grid.states[y]) for y in grid.y} if control else {}
+    variables = grid.states | others
     wanted = [pair for pair in wanted_moments(grid.pairs) if set(pair) <= variables.keys()]
     folds = []
     pieces = zip(*(rows.chunk(FOLDS) for rows in variables.values()), strict=True)
@@ -79,10 +80,10 @@ def ours(grid: Grid, *, null: bool = True) -> dict[tuple[str, str], Fit]:
     for number, (accumulator, piece) in enumerate(zip(accumulators, pieces, strict=True)):
         accumulator.add(dict(zip(variables, piece, strict=True)), f"fold {number}")
         folds.append(accumulator.freeze())
-    fits = {}
+    fits: dict[tuple[str, str], PairFit] = {}
     for x in grid.x:
         source = SourceFit(folds, x, ratios=RATIOS)
-        fits |= {(x, y): source.fit(folds, y, None if null else (x, y)) for y in grid.y}
+        fits |= {(x, y): source.fit(folds, y, None if control else (x, y)) for y in grid.y}
     return fits
 
 
@@ -137,14 +138,14 @@ def dask_normal_equations(grid: Grid, x: str, _y: str, alphas: np.ndarray) -> We
         best = errors_FLT.sum(0).argmin(0)
         chosen = sorted(set(best))
         solved = dask.compute([dask.delayed(_solve)(total, alphas[index]) for index in chosen])[0]
-    weights = {i: np.split(found, ends, 1) for i, (found, _) in zip(chosen, solved, strict=True)}
+    weights = {i: np.split(each, ends, 1) for i, (each, _) in zip(chosen, solved, strict=True)}
     return {
-        (x, y): (alphas[index], weights[index][place])
-        for place, (y, index) in enumerate(zip(grid.y, best, strict=True))
+        (x, y): (alphas[index], weights[index][number])
+        for number, (y, index) in enumerate(zip(grid.y, best, strict=True))
     }
 
 
-def _solve(sums: Sequence, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+def _solve(sums: Sequence[Any], alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Weights and intercepts from `n, Σx, Σy, XᵀX, XᵀY`."""
     n, x, y, xx, xy = sums
     gram = xx - np.outer(x / n, x)
@@ -154,7 +155,7 @@ def _solve(sums: Sequence, alpha: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _held_out(
-    sums: Sequence, x: np.ndarray, y: np.ndarray, alpha: float, ends: np.ndarray
+    sums: Sequence[Any], x: np.ndarray, y: np.ndarray, alpha: float, ends: np.ndarray
 ) -> list[float]:
     weights, intercepts = _solve(sums, alpha)
     predicted = x @ weights
@@ -167,22 +168,22 @@ def _held_out(
 @dataclass(frozen=True)
 class Baseline:
     """solve: of one pair or more. by: what is measured at a time. packages: for the record.
-    same_choice: whether its cross-validation is ours. null: whether ours makes one."""
+    same_choice: whether its cross-validation is ours. control: whether ours makes one."""
 
     solve: Solve
     target: float
     packages: tuple[str, ...]
     by: str = "pair"
     same_choice: bool = True
-    null: bool = True
+    control: bool = True
 
 
 BASELINES = {
     "grid_ridgecv": Baseline(ridgecv, 40, ("scikit-learn", "numpy")),
-    "grid_ridgecv_no_null": Baseline(ridgecv, 40, ("scikit-learn", "numpy"), null=False),
+    "grid_ridgecv_no_null": Baseline(ridgecv, 40, ("scikit-learn", "numpy"), control=False),
     "grid_ridgecv_loo": Baseline(ridgecv_loo, 5, ("scikit-learn", "numpy"), same_choice=False),
     "grid_himalaya": Baseline(himalaya_ridgecv, 100, ("himalaya",)),
-    "grid_himalaya_no_null": Baseline(himalaya_ridgecv, 100, ("himalaya",), null=False),
+    "grid_himalaya_no_null": Baseline(himalaya_ridgecv, 100, ("himalaya",), control=False),
     "grid_dask": Baseline(dask_normal_equations, 5, ("dask", "numpy"), by="source"),
 }
 
@@ -194,36 +195,36 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     for name in wanted:
         BASELINES[name].solve(warm, "x0", "y0", warm.alphas("x0"))
     grid = Grid.of(side, rows, widths)
-    runs: dict[str, list[dict]] = {name: [] for name in wanted}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in wanted}
     for turn in range(1 if quick else 3):
         x, y = grid.x[turn % side], grid.y[-1 - turn % side]
         alphas = grid.alphas(x)
-        fits: dict[tuple[str, str], Fit] = {}
+        fits: dict[tuple[str, str], PairFit] = {}
         own = {
-            null: seconds(lambda: fits.update(ours(grid, null=null)))  # noqa: B023
-            for null in sorted({BASELINES[name].null for name in wanted})
+            control: seconds(lambda: fits.update(ours(grid, control=control)))  # noqa: B023
+            for control in sorted({BASELINES[name].control for name in wanted})
         }
         measured: dict[Solve, tuple[float, Weights]] = {}
         for name in wanted:
             baseline = BASELINES[name]
             if baseline.solve not in measured:
-                found: Weights = {}
+                solved: Weights = {}
                 time = seconds(
-                    lambda: found.update(baseline.solve(grid, x, y, alphas))  # noqa: B023
+                    lambda: solved.update(baseline.solve(grid, x, y, alphas))  # noqa: B023
                 )
-                measured[baseline.solve] = (time, found)
-            time, found = measured[baseline.solve]
+                measured[baseline.solve] = (time, solved)
+            time, solved = measured[baseline.solve]
             times = side * side if baseline.by == "pair" else side
-            difference = _difference(grid, fits, found, baseline, alphas)
+            difference = _difference(grid, fits, solved, baseline, alphas)
             runs[name].append(
                 {
                     "seconds": {
-                        "ours": own[baseline.null],
+                        "ours": own[baseline.control],
                         f"one {baseline.by}": time,
                         "all": time * times,
                     },
-                    "ratio": time * times / own[baseline.null],
-                    "measured": f"{', '.join(f'{a} → {b}' for a, b in found)}, × {times}",
+                    "ratio": time * times / own[baseline.control],
+                    "measured": f"{', '.join(f'{a} → {b}' for a, b in solved)}, × {times}",
                     "weights_differ_by": difference,
                     "setting": f"{side} × {side} layers, {rows} rows, {widths[0]} → {widths[1]}, "
                     f"{len(RATIOS)} λ, {FOLDS} folds; {versions('torch', *baseline.packages)}",
@@ -235,15 +236,19 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
 
 
 def _difference(
-    grid: Grid, fits: dict[tuple[str, str], Fit], found: Weights, baseline: Baseline, alphas
+    grid: Grid,
+    fits: dict[tuple[str, str], PairFit],
+    solved: Weights,
+    baseline: Baseline,
+    alphas: np.ndarray,
 ) -> float:
     """Of the weights, relative, the largest over pairs; asserts that all is the same."""
     worst = 0.0
-    for pair, (alpha, weights) in found.items():
+    for pair, (alpha, weights) in solved.items():
         fit = fits[pair]
         index = int(np.abs(np.log(alphas / alpha)).argmin())
         if baseline.same_choice:
-            chosen = int(np.abs(np.log(alphas / fit.report.ridge)).argmin())
+            chosen = int(np.abs(np.log(alphas / fit.metrics.ridge)).argmin())
             assert index == chosen, f"{pair}: λ number {index}, ours {chosen}"
             expected = fit.map.weight
         else:
@@ -257,10 +262,10 @@ def _difference(
 def _at(grid: Grid, pair: tuple[str, str], alpha: float) -> torch.Tensor:
     """Our weights at a λ that our cross-validation might not have chosen."""
     x, y = pair
-    variables = {x: grid.states[x], y: grid.states[y], shuffled(y): grid.states[y]}
+    variables = {x: grid.states[x], y: grid.states[y], mismatched(y): grid.states[y]}
     pieces = zip(*(rows.chunk(2) for rows in variables.values()), strict=True)
     halves = [
-        Moments.of(dict(zip(variables, piece, strict=True)), wanted_moments([pair]), f"{half}")
+        moments_of(dict(zip(variables, piece, strict=True)), wanted_moments([pair]), f"{half}")
         for half, piece in enumerate(pieces)
     ]
     return SourceFit(halves, x, ridge=alpha).fit(halves, y).map.weight

@@ -8,13 +8,14 @@ the grid, so this should be below 1. The middle size is in the record, to tell a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 
-from benchmarks.data import layers, names, strangers
+from benchmarks.data import layers, mismatched_rows, moments_of, names
 from benchmarks.harness import Result, alternate, result, versions
-from lrt_dist.linear.fit import SourceFit, shuffled, wanted_moments
-from lrt_dist.linear.moments import Accumulator, Moments
+from lrt_dist.linear.fit import SourceFit, mismatched, wanted_moments
+from lrt_dist.linear.moments import Accumulator
 
 NAMES = ("rows_linear", "pairs_linear")
 FOLDS = 5
@@ -38,7 +39,7 @@ def _rows(quick: bool) -> Result:
         accumulator.freeze()
 
     setting = f"{side} × {side} pairs, {widths[0]} → {widths[1]}, {least} rows and 2, 4 times them"
-    return _growth(NAMES[0], {n: lambda n=n: accumulate(n * least) for n in (1, 2, 4)}, setting)
+    return _growth(NAMES[0], {n: partial(accumulate, n * least) for n in (1, 2, 4)}, setting)
 
 
 def _pairs(quick: bool) -> Result:
@@ -49,7 +50,7 @@ def _pairs(quick: bool) -> Result:
         variables, pairs = grids[count]
         pieces = zip(*(states.chunk(FOLDS) for states in variables.values()), strict=True)
         folds = [
-            Moments.of(dict(zip(variables, piece, strict=True)), wanted_moments(pairs), f"{i}")
+            moments_of(dict(zip(variables, piece, strict=True)), wanted_moments(pairs), f"{i}")
             for i, piece in enumerate(pieces)
         ]
         for x in dict.fromkeys(x for x, _ in pairs):
@@ -58,7 +59,7 @@ def _pairs(quick: bool) -> Result:
                 source.fit(folds, y)
 
     setting = f"1, 4 and 16 pairs, {widths[0]} → {widths[1]}, {rows} rows in {FOLDS} folds"
-    return _growth(NAMES[1], {n: lambda n=n: fit(n) for n in grids}, setting)
+    return _growth(NAMES[1], {n: partial(fit, n) for n in grids}, setting)
 
 
 def _grid(
@@ -66,7 +67,7 @@ def _grid(
 ) -> tuple[dict[str, torch.Tensor], list[tuple[str, str]]]:
     x_names, y_names = names("x", side), names("y", side)
     variables = layers(rows, dict.fromkeys(x_names, widths[0]) | dict.fromkeys(y_names, widths[1]))
-    variables |= {shuffled(y): strangers(variables[y]) for y in y_names}
+    variables |= {mismatched(y): mismatched_rows(variables[y]) for y in y_names}
     return variables, [(x, y) for x in x_names for y in y_names]
 
 

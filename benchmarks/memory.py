@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Result, result, threads, versions
-from lrt_dist.linear.arrays import BLOCK_ROWS, fit
+from lrt_dist.maps.arrays import BLOCK_ROWS, fit
 
 NAMES = ("memory_constant",)
 PERIOD = 512
@@ -39,9 +39,9 @@ class Rows:
         start, stop, _ = wanted.indices(self.shape[0])
         first = start - start % PERIOD
         made = np.empty((stop - first + -(stop - first) % PERIOD, self.shape[1]), np.float32)
-        for place in range(0, len(made), PERIOD):
-            rng = np.random.default_rng((self._seed, first + place))
-            rng.standard_normal(dtype=np.float32, out=made[place : place + PERIOD])
+        for begin in range(0, len(made), PERIOD):
+            rng = np.random.default_rng((self._seed, first + begin))
+            rng.standard_normal(dtype=np.float32, out=made[begin : begin + PERIOD])
         return made[start - first : stop - first]
 
 
@@ -66,8 +66,8 @@ def _in_a_process(rows: int, d_x: int, d_y: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.memory", *map(str, (rows, d_x, d_y))]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**16)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
 
 
 def _fit(rows: int, d_x: int, d_y: int) -> dict[str, float]:

@@ -12,22 +12,24 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
+from benchmarks.data import moments_of
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.linear.fit import RIDGE_RATIOS, SourceFit, shuffled, wanted_moments
+from lrt_dist.linear.fit import RIDGE_RATIOS, SourceFit, mismatched, wanted_moments
+from lrt_dist.linear.methods import AFFINE, Choice, solution
 from lrt_dist.linear.moments import Accumulator, Moments, merge_all
 from lrt_dist.linear.ridge import Spectrum
-from lrt_dist.linear.solutions import Choice, solution
-from lrt_dist.pipelines.folder import RunFolder
-from lrt_dist.sites import fold_of
+from lrt_dist.sites import Side, fold_of
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.workspace.folder import RunFolder
 
-NULL = shuffled("y")
+CONTROL = mismatched("y")
 PAIRS = wanted_moments([("x", "y")])
 FOLDS = 5
 ROUNDS = 3
@@ -52,9 +54,9 @@ class Data:
     real: bool = False
 
     def folds(self) -> list[Rows]:
-        """The variables of each fold; the null pairs rows that lie half of all rows apart."""
-        null = self.y.roll(len(self.y) // 2, 0)
-        rows = {"x": self.x, "y": self.y, NULL: null}
+        """The variables of each fold; the control pairs rows that lie half of all rows apart."""
+        others = self.y.roll(len(self.y) // 2, 0)
+        rows = {"x": self.x, "y": self.y, CONTROL: others}
         return [{name: v[self.fold == k] for name, v in rows.items()} for k in range(FOLDS)]
 
     def where(self, kept: torch.Tensor, name: str) -> Data:
@@ -160,7 +162,7 @@ class Outcome:
     Attributes:
         second: S_xx over all rows.
         weight: at the λ of the reference; chosen: at its own λ; bare: without one.
-        place: of its own λ in the grid. floor: least over largest eigenvalue of S_xx.
+        number: of its own λ in the grid. floor: least over largest eigenvalue of S_xx.
     """
 
     second: torch.Tensor
@@ -168,7 +170,7 @@ class Outcome:
     chosen: torch.Tensor
     bare: torch.Tensor
     ridge: float
-    place: int
+    number: int
     r2: float
     rank: int
     floor: float
@@ -178,17 +180,17 @@ class Outcome:
         """`ridge`: that of the reference; None for the reference itself."""
         fit = SourceFit(folds, "x").fit(folds, "y")
         total = merge_all(folds)
-        ratio = torch.tensor(fit.report.ridge_relative, dtype=F64)
+        ratio = torch.tensor(fit.metrics.ridge_relative, dtype=F64)
         values = torch.linalg.eigvalsh(total.second["x", "x"])
         return cls(
             total.second["x", "x"],
-            weight_at(total, fit.report.ridge if ridge is None else ridge),
+            weight_at(total, fit.metrics.ridge if ridge is None else ridge),
             fit.map.weight,
             weight_at(total, 0.0),
-            fit.report.ridge,
+            fit.metrics.ridge,
             int((RIDGE_RATIOS / ratio).log().abs().argmin()),
-            fit.report.r2,
-            fit.report.rank,
+            fit.metrics.r2,
+            fit.metrics.rank,
             float(values[0] / values[-1]),
         )
 
@@ -196,10 +198,8 @@ class Outcome:
 def weight_at(total: Moments, ridge: float) -> torch.Tensor:
     """The ridge weights of some moments."""
     spectrum = Spectrum.of(total, "x", centred=True)
-    projected = spectrum.project(total, ("x", "y"))
-    return spectrum.vectors @ solution(
-        "affine", spectrum.values, projected, Choice(ridge, relative=False)
-    )
+    B = spectrum.project(total, ("x", "y"))
+    return spectrum.V @ solution(AFFINE, spectrum.w, B, Choice(ridge, relative=False))
 
 
 def off(value: torch.Tensor, truth: torch.Tensor) -> float:
@@ -243,7 +243,7 @@ def of_run(out: Path) -> Iterator[Data]:
     """The stored activations of a run between its two deepest pairs of layers, without the
     attention sinks of any wanted layer, as a fit drops them; for one pair also with them."""
     folder = RunFolder.open(out)
-    stores = [ActivationStore.open(folder.store_url(side)) for side in (0, 1)]
+    stores = [ActivationStore.open(folder.store_url(side)) for side in Side]
     index = RowIndex.open(folder.rows)
     fold = torch.zeros(index.rows, dtype=torch.int64)
     for segment in index.all_segments():
@@ -277,16 +277,20 @@ def seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
+def _all_moments(way: Way | Reference, folds: list[Rows]) -> list[Moments]:
+    return [way.moments(rows) for rows in folds]
+
+
 def relative_times(data: Data) -> dict[str, float]:
     """Of each way over the reference in the same round, the median of several; one thread."""
     folds = data.folds()
     ratios: dict[str, list[float]] = {way.name: [] for way in WAYS}
     for _ in range(ROUNDS):
-        base = seconds(lambda: [REFERENCE.moments(rows) for rows in folds])
+        base = seconds(partial(_all_moments, REFERENCE, folds))
         for way in WAYS:
-            spent = seconds(lambda way=way: [way.moments(rows) for rows in folds])
+            spent = seconds(partial(_all_moments, way, folds))
             ratios[way.name].append(spent / base)
-    return {name: median(found) for name, found in ratios.items()}
+    return {name: median(measured) for name, measured in ratios.items()}
 
 
 def compare(data: Data) -> dict[str, tuple[float, float]]:
@@ -298,23 +302,25 @@ def compare(data: Data) -> dict[str, tuple[float, float]]:
     print(
         f"{len(data.x)} rows, {data.x.shape[1]} → {data.y.shape[1]}, stored as "
         f"{str(data.x.dtype).removeprefix('torch.')}; rank {truth.rank}, least over largest "
-        f"eigenvalue {truth.floor:.0e}, λ = {truth.ridge:.3g} (number {truth.place} of the grid), "
+        f"eigenvalue {truth.floor:.0e}, λ = {truth.ridge:.3g} (number {truth.number} of the grid), "
         f"R² {truth.r2:.4f}\n"
     )
     print("| products | S_xx | W, same λ | W, own λ | W, λ = 0 | λ | R² | least | time |")
     print("|---|---|---|---|---|---|---|---|---|")
-    found = {}
+    outcomes = {}
     for way in WAYS:
-        got = Outcome.of([way.moments(rows) for rows in folds], truth.ridge)
-        wrong = off(got.weight, truth.weight)
-        found[way.name] = wrong, times[way.name]
-        place = "same" if got.place == truth.place else f"{got.place - truth.place:+d}"
+        outcome = Outcome.of([way.moments(rows) for rows in folds], truth.ridge)
+        wrong = off(outcome.weight, truth.weight)
+        outcomes[way.name] = wrong, times[way.name]
+        shift = outcome.number - truth.number
+        moved = f"{shift:+d}" if shift else "same"
         print(
-            f"| {way.name} | {off(got.second, truth.second):.0e} | {wrong:.0e} "
-            f"| {off(got.chosen, truth.chosen):.0e} | {off(got.bare, truth.bare):.0e} | {place} "
-            f"| {abs(got.r2 - truth.r2):.0e} | {got.floor:.0e} | {times[way.name]:.2f} |"
+            f"| {way.name} | {off(outcome.second, truth.second):.0e} | {wrong:.0e} "
+            f"| {off(outcome.chosen, truth.chosen):.0e} | {off(outcome.bare, truth.bare):.0e} "
+            f"| {moved} | {abs(outcome.r2 - truth.r2):.0e} | {outcome.floor:.0e} "
+            f"| {times[way.name]:.2f} |"
         )
-    return found
+    return outcomes
 
 
 def exact(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -333,7 +339,7 @@ def against_exact(data: Data, columns: int = 8) -> None:
     """Our S against whole numbers, on some columns of all rows, those of most variance among
     them."""
     x, y = (_some(values, columns) for values in (data.x, data.y))
-    rows = {"x": x, "y": y, NULL: y}
+    rows = {"x": x, "y": y, CONTROL: y}
     total = ours(rows, UNIT)
     for pair, (a, b) in {("x", "x"): (x, x), ("x", "y"): (x, y)}.items():
         true = exact(a, b)
@@ -352,12 +358,12 @@ def stability(data: Data) -> None:
     folds = data.folds()
     whole = [ours(rows, UNIT) for rows in folds]
     base = merge_all(whole)
-    ridge = SourceFit(whole, "x").fit(whole, "y").report.ridge
+    ridge = SourceFit(whole, "x").fit(whole, "y").metrics.ridge
     weight = weight_at(base, ridge)
 
     def units(block: int) -> list[Moments]:
         return [
-            Moments.of({k: v[a : a + block] for k, v in rows.items()}, PAIRS, f"{fold}/{a}")
+            moments_of({k: v[a : a + block] for k, v in rows.items()}, PAIRS, f"{fold}/{a}")
             for fold, rows in enumerate(folds)
             for a in range(0, len(rows["x"]), block)
         ]
@@ -388,10 +394,10 @@ def stability(data: Data) -> None:
     print(f"\n### What float64 leaves open ({data.name})\n")
     print("| change | same bits of S_xx | S_xx | W |\n|---|---|---|---|")
     for name, run in cases.items():
-        got = run()
-        mine, theirs = got.second["x", "x"], base.second["x", "x"]
+        total = run()
+        mine, theirs = total.second["x", "x"], base.second["x", "x"]
         same = "yes" if torch.equal(mine, theirs) else "no"
-        wrong = off(weight_at(got, ridge), weight)
+        wrong = off(weight_at(total, ridge), weight)
         print(f"| {name} | {same} | {off(mine, theirs):.0e} | {wrong:.0e} |")
 
 
@@ -420,10 +426,10 @@ def main() -> None:
     print("| products | worst W | worst W, constructed | time (least to most) | |")
     print("|---|---|---|---|---|")
     for way in WAYS:
-        found = {data.name: results[data.name][way.name] for data in sets}
-        wrong = max(found[name][0] for name in deciding)
-        other = max(found[data.name][0] for data in sets if not data.real)
-        times = [found[name][1] for name in deciding]
+        by_data = {data.name: results[data.name][way.name] for data in sets}
+        wrong = max(by_data[name][0] for name in deciding)
+        other = max(by_data[data.name][0] for data in sets if not data.real)
+        times = [by_data[name][1] for name in deciding]
         passed = wrong < WANTED_ERROR and max(times) < 1
         print(
             f"| {way.name} | {wrong:.0e} | {other:.0e} | {median(times):.2f} ({min(times):.2f} to "

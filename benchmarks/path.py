@@ -1,7 +1,7 @@
 """What a longer ridge path costs: a fit with 100 λ over one with 10, from the same moments.
 
 Whoever solves anew for each λ pays ten times as much. Here a λ costs d² once the decomposition is
-there, so the two should take the same time. Both fit the same pair, null and reports included.
+there, so the two should take the same time. Both fit the same pair, control and metrics included.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.data import layers, strangers
+from benchmarks.data import layers, mismatched_rows, moments_of
 from benchmarks.harness import Result, alternate, result, versions
-from lrt_dist.linear.fit import SourceFit, shuffled, wanted_moments
-from lrt_dist.linear.moments import Moments
+from lrt_dist.linear.fit import SourceFit, mismatched, wanted_moments
 
 NAMES = ("path_of_100",)
 FOLDS = 5
@@ -22,10 +21,10 @@ FOLDS = 5
 def measure(_wanted: Sequence[str], *, quick: bool) -> list[Result]:
     rows, widths = (400, {"x": 24, "y": 32}) if quick else (4000, {"x": 576, "y": 640})
     variables = layers(rows, widths)
-    variables[shuffled("y")] = strangers(variables["y"])
+    variables[mismatched("y")] = mismatched_rows(variables["y"])
     pieces = zip(*(rows.chunk(FOLDS) for rows in variables.values()), strict=True)
     folds = [
-        Moments.of(dict(zip(variables, piece, strict=True)), wanted_moments([("x", "y")]), f"{i}")
+        moments_of(dict(zip(variables, piece, strict=True)), wanted_moments([("x", "y")]), f"{i}")
         for i, piece in enumerate(pieces)
     ]
 

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lrt_dist.linear.fit import RIDGE_RATIOS, SourceFit, pair_moments
+from lrt_dist.linear.methods import AFFINE, FIT_METHODS, Choice, scale, solution
 from lrt_dist.linear.moments import Moments, merge_all
 from lrt_dist.linear.ridge import Spectrum, Split
-from lrt_dist.linear.solutions import Choice, scale, solution
-from lrt_dist.pipelines.folder import RunFolder
 from lrt_dist.store.moments import MomentFile, MomentFiles
+from lrt_dist.workspace.folder import RunFolder
 
 
 def by_dimension(folds: list[Moments], x: str, y: str) -> float:
@@ -30,20 +30,19 @@ def by_dimension(folds: list[Moments], x: str, y: str) -> float:
         spectrum = Spectrum.of(train, x, centred=True)
         split = Split.of(spectrum, train, folds[held])
         target = split.target(train, folds[held], (x, y))
-        ridges = (RIDGE_RATIOS * scale(spectrum.values)).tolist()
+        ridges = (RIDGE_RATIOS * scale(spectrum.w)).tolist()
         solved = (
-            solution("affine", target.values, target.trained, Choice(ridge, relative=False))
-            for ridge in ridges
+            solution(AFFINE, target.w, target.B, Choice(ridge, relative=False)) for ridge in ridges
         )
-        errors.append(torch.stack([target.errors(z) for z in solved]))  # [λ, d_y]
+        errors.append(torch.stack([target.errors(Z) for Z in solved]))  # [λ, d_y]
         squares.append(target.baseline)
     errors_FLD = torch.stack(errors)
-    found = 0.0
+    error = 0.0
     for held in range(len(folds)):
         others = [fold for fold in range(len(folds)) if fold != held]
         best_D = errors_FLD[others].sum(0).argmin(0)
-        found += float(errors_FLD[held].gather(0, best_D.unsqueeze(0)).sum())
-    return 1 - found / float(torch.stack(squares).sum())
+        error += float(errors_FLD[held].gather(0, best_D.unsqueeze(0)).sum())
+    return 1 - error / float(torch.stack(squares).sum())
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def main() -> None:
         (x, y)
         for path in paths
         for x, y in MomentFile(path).pairs
-        if x.startswith("source/") and y.startswith("target/") and not y.endswith("shuffled")
+        if x.startswith("source/") and y.startswith("target/") and not y.endswith("mismatched")
     )
     table = Table("layers", title="Held-out R²")
     for column in ("one λ a map", "one λ a dimension", "low rank", "rank"):
@@ -64,8 +63,8 @@ def main() -> None:
     for x, y in pairs:
         wanted = [(x, x), (y, y), *pair_moments(x, y)]
         folds = [files.fold(number, wanted) for number in range(MomentFile(paths[0]).folds)]
-        plain = SourceFit(folds, x).fit(folds, y).report
-        low = SourceFit(folds, x, "low_rank").fit(folds, y).report
+        plain = SourceFit(folds, x).fit(folds, y).metrics
+        low = SourceFit(folds, x, FIT_METHODS.find("low_rank")).fit(folds, y).metrics
         layers = f"{x.split('/')[1]} → {y.split('/')[1]}"
         cells = (f"{r2:.4f}" for r2 in (plain.r2, by_dimension(folds, x, y), low.r2))
         table.add_row(layers, *cells, str(low.map_rank))

@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.gemm import bare_products
 from benchmarks.harness import Result, alternate, result, versions
-from lrt_dist.linear.fit import shuffled
+from lrt_dist.linear.fit import mismatched
 from lrt_dist.plan.tiles import LEAF_ROWS, Tile, plan_tiles
-from lrt_dist.sites import LayerPair
-from lrt_dist.stages.accumulate import ROWS_PER_PRODUCT, AccumulateTask, accumulate
+from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT, AccumulateTask, accumulate
 
 FOLDS = 5
 DOCUMENT = 128
@@ -30,10 +30,10 @@ DOCUMENT = 128
 
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
-    side, units, unit_rows, widths = (
-        (2, 3, 256, (24, 32)) if quick else (5, LEAF_ROWS // 4096, 4096, (576, 640))
+    count, units, unit_rows, widths = (
+        (2, 3, 256, Sided(24, 32)) if quick else (5, LEAF_ROWS // 4096, 4096, Sided(576, 640))
     )
-    pairs = [LayerPair(s, t) for s in range(side) for t in range(side)]
+    pairs = [LayerPair(s, t) for s in range(count) for t in range(count)]
     (tile,) = plan_tiles(pairs, widths, FOLDS, 2**40)
     with tempfile.TemporaryDirectory() as folder:
         task = _task(Path(folder), tile, units, unit_rows, widths)
@@ -43,8 +43,8 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
 
         times = alternate(3, {"limit": _products(tile, units * unit_rows, widths), "ours": ours})
     setting = (
-        f"{side} × {side} pairs, {units} units of {unit_rows} rows in {FOLDS} folds, "
-        f"{widths[0]} → {widths[1]}, bfloat16; {versions('torch', 'zarr')}"
+        f"{count} × {count} pairs, {units} units of {unit_rows} rows in {FOLDS} folds, "
+        f"{widths.source} → {widths.target}, bfloat16; {versions('torch', 'zarr')}"
     )
     return [
         result(
@@ -60,16 +60,17 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
 
 
 def _task(
-    folder: Path, tile: Tile, units: int, unit_rows: int, widths: tuple[int, int]
+    folder: Path, tile: Tile, units: int, unit_rows: int, widths: Sided[int]
 ) -> AccumulateTask:
     """Both stores, written, and the task that reads them."""
     generator = torch.Generator().manual_seed(0)
-    crcs: dict[int, tuple[dict[str, str], dict[str, str]]] = {u: ({}, {}) for u in range(units)}
-    urls = (str(folder / "source.zarr"), str(folder / "target.zarr"))
-    for which, (url, layers) in enumerate(zip(urls, tile.layers, strict=True)):
+    checksums: dict[int, Sided[dict[str, str]]] = {u: Sided({}, {}) for u in range(units)}
+    urls = Sided.of(lambda side: str(folder / f"{side}.zarr"))
+    for side in Side:
+        layers = tile.layers[side]
         store = ActivationStore.create(
-            url,
-            layers=dict.fromkeys(layers, widths[which]),
+            urls[side],
+            layers=dict.fromkeys(layers, widths[side]),
             rows=units * unit_rows,
             rows_per_unit=unit_rows,
             logical_dtype="bfloat16",
@@ -78,34 +79,31 @@ def _task(
         )
         for unit in range(units):
             for layer in layers:
-                states = torch.randn(unit_rows, widths[which], generator=generator)
-                crcs[unit][which].update(store.write(unit, layer, states))
+                states = torch.randn(unit_rows, widths[side], generator=generator)
+                written = store.write(unit, layer, states)
+                checksums[unit][side].update(written.checksums)
     folds_path = folder / "folds.npy"
     np.save(folds_path, (np.arange(units * unit_rows) // DOCUMENT % FOLDS).astype(np.int16))
     return AccumulateTask(
         tile=tile,
         units=tuple(range(units)),
-        strangers=tuple((unit + units // 2) % units for unit in range(units)),
-        corpus="benchmark",
+        mismatched_units=tuple((unit + units // 2) % units for unit in range(units)),
+        index_digest="benchmark",
         folds_path=folds_path,
         stores=urls,
-        crcs=crcs,
+        checksums=checksums,
         folds=FOLDS,
         path=folder / "0.safetensors",
     )
 
 
-def _products(tile: Tile, rows: int, widths: tuple[int, int]) -> Callable[[], None]:
+def _products(tile: Tile, rows: int, widths: Sided[int]) -> Callable[[], None]:
     """The bare products of so many rows, block by block."""
     block = min(rows, ROWS_PER_PRODUCT)
-    names = [[f"{side}{layer}" for layer in tile.layers[which]] for which, side in enumerate("xy")]
-    made = {
-        name: torch.randn(block, width)
-        for some, width in zip(names, widths, strict=True)
-        for name in some
-    }
-    made |= {shuffled(y): made[y] for y in names[1]}
-    products = bare_products(made, *names)
+    names = Sided.of(lambda side: [f"{side}{layer}" for layer in tile.layers[side]])
+    states = {name: torch.randn(block, widths[side]) for side in Side for name in names[side]}
+    states |= {mismatched(y): states[y] for y in names.target}
+    products = bare_products(states, names.source, names.target)
 
     def action() -> None:
         for _ in range(rows // block):

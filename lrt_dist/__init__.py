@@ -2,36 +2,55 @@
 
     import lrt_dist
 
-    fit = lrt_dist.fit(x, y, groups=documents)     # hidden states [n, d] of the same rows
-    fit.report.r2, fit.report.r2_shuffled          # of held-out documents, and of the null
-    fit.map.map_directions(steering_vector)
+    vector = lrt_dist.SteeringVector.load("runs/first/vectors/mood-source-15.safetensors")
+    vector = lrt_dist.AffineMap.load("runs/first/maps/15-9.safetensors").transfer(vector)
+    with lrt_dist.steer(model, vector, strength=0.05):  # any causal LM of transformers
+        model.generate(...)
 
-The whole system, from texts to a report, is `lrt_dist.verbs` and the command `lrt-dist`.
+    fit = lrt_dist.fit(x, y, groups=documents)  # hidden states [n, d] of your own
+    results = lrt_dist.run("RUN.yaml", out="runs/first")  # the whole system
+
+The commands one by one are in `lrt_dist.api`; the command line is `lrt-dist`.
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from lrt_dist.version import __version__
+
 if TYPE_CHECKING:
-    from lrt_dist.linear.affine import AffineMap
-    from lrt_dist.linear.arrays import fit
-    from lrt_dist.linear.fit import Fit, FitReport
-    from lrt_dist.linear.vectors import SteeringVector
+    from lrt_dist.api import run
+    from lrt_dist.config import load_run
+    from lrt_dist.linear.fit import FitMetrics
+    from lrt_dist.maps.affine import AffineMap
+    from lrt_dist.maps.arrays import Fit, fit
+    from lrt_dist.maps.vectors import SteeringVector
+    from lrt_dist.models.injection import steer
+    from lrt_dist.report.results import Results
 
-__all__ = ["AffineMap", "Fit", "FitReport", "SteeringVector", "fit"]
-
-try:
-    __version__ = version("lrt-dist")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+__all__ = [
+    "AffineMap",
+    "Fit",
+    "FitMetrics",
+    "Results",
+    "SteeringVector",
+    "__version__",
+    "fit",
+    "load_run",
+    "run",
+    "steer",
+]
 
 _HOMES = {
-    "AffineMap": "lrt_dist.linear.affine",
-    "Fit": "lrt_dist.linear.fit",
-    "FitReport": "lrt_dist.linear.fit",
-    "SteeringVector": "lrt_dist.linear.vectors",
-    "fit": "lrt_dist.linear.arrays",
+    "AffineMap": "lrt_dist.maps.affine",
+    "Fit": "lrt_dist.maps.arrays",
+    "FitMetrics": "lrt_dist.linear.fit",
+    "Results": "lrt_dist.report.results",
+    "SteeringVector": "lrt_dist.maps.vectors",
+    "fit": "lrt_dist.maps.arrays",
+    "load_run": "lrt_dist.config",
+    "run": "lrt_dist.api",
+    "steer": "lrt_dist.models.injection",
 }
 
 

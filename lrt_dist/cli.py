@@ -1,11 +1,11 @@
-"""The command `lrt-dist`: the public verbs, their output for people, their exit codes."""
+"""The command line `lrt-dist`: the commands, their output for people, their exit codes."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lrt_dist.errors import IncompleteError, LrtError
+
+if TYPE_CHECKING:
+    from lrt_dist.config import RunConfig
+    from lrt_dist.workspace.run import Run
 
 app = typer.Typer(
     name="lrt-dist",
@@ -23,8 +27,9 @@ app = typer.Typer(
     help="""Take a steering vector from one language model and use it on another.
 
 Fits affine maps between the hidden-state spaces of two models, carries steering vectors over, and
-measures with controls whether they still steer. Start with [bold]lrt-dist demo[/bold]; then write
-a RUN.yaml (the folder jobs/ has examples) and say [bold]lrt-dist run RUN.yaml --out OUT[/bold].
+measures with controls whether they still steer. Start with [bold]lrt-dist demo[/bold]; then let
+[bold]lrt-dist init DIR --source … --target … --text …[/bold] write a RUN.yaml for your own models
+and text, and say [bold]lrt-dist run DIR/RUN.yaml --out OUT[/bold].
 
 Every command can be run again and goes on where it stopped.
 
@@ -57,7 +62,30 @@ def demo(
     """
     from lrt_dist.demo.run import demo_config
 
-    _all_stages(out, demo_config(console, overrides or ()))
+    _every_step(out, demo_config(console, overrides or ()))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="folder for RUN.yaml", show_default=False)],
+    source: Annotated[
+        str, typer.Option(help="source model: hub name, folder or .gguf", show_default=False)
+    ],
+    target: Annotated[
+        str, typer.Option(help="target model: hub name, folder or .gguf", show_default=False)
+    ],
+    text: Annotated[
+        list[str],
+        typer.Option(help="text of your own: file or glob (repeatable)", show_default=False),
+    ],
+) -> None:
+    """Write a RUN.yaml for two models and a text, with a concept to edit."""
+    from lrt_dist.commands.init import init as write
+
+    path = write(folder, source=source, target=target, texts=text)
+    console.print(f"wrote {path} and {folder / 'concepts'}; next:", soft_wrap=True)
+    console.print(f"  lrt-dist plan {path}", soft_wrap=True)
+    console.print(f"  lrt-dist run {path} --out {folder / 'out'}", soft_wrap=True)
 
 
 @app.command()
@@ -65,50 +93,50 @@ def run(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) 
     """Everything: index, extract, fit, evaluate, report."""
     from lrt_dist.config import load_run
 
-    _all_stages(out, load_run(run_file, overrides or ()))
+    _every_step(out, load_run(run_file, overrides or ()))
 
 
 @app.command()
 def index(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
     """Find the sites: cut the corpus into segments, number the rows."""
-    _one_stage(run_file, out, overrides, "index")
+    _single_step(run_file, out, overrides, "index")
 
 
 @app.command()
 def extract(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
     """Run both models and store their hidden states (after `index`)."""
-    _one_stage(run_file, out, overrides, "extract")
+    _single_step(run_file, out, overrides, "extract")
 
 
 @app.command()
 def fit(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
     """Fit a map for every pair of layers (after `extract`)."""
-    _one_stage(run_file, out, overrides, "fit")
+    _single_step(run_file, out, overrides, "fit")
 
 
 @app.command()
 def evaluate(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
     """Steer the target model with native, transferred and control vectors (after `fit`)."""
-    _one_stage(run_file, out, overrides, "evaluate")
+    _single_step(run_file, out, overrides, "evaluate")
 
 
 @app.command()
 def report(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
-    """Write report.html from what is there (after `fit`)."""
-    _one_stage(run_file, out, overrides, "report")
+    """Write report.html from the results so far (after `fit`)."""
+    _single_step(run_file, out, overrides, "report")
 
 
 @app.command()
 def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
-    """What a run would do: units, bytes, memory per stage, hours. Starts nothing."""
-    from lrt_dist import verbs
+    """What a run would take: units, bytes, memory per stage, hours. Starts nothing."""
+    from lrt_dist import api
     from lrt_dist.config import load_run
-    from lrt_dist.pipelines.folder import RunFolder
-    from lrt_dist.runtime.progress import Reporter
-    from lrt_dist.sizes import format_bytes, format_seconds
+    from lrt_dist.formatting import format_bytes, format_layers, format_seconds
+    from lrt_dist.runtime.progress import Progress
+    from lrt_dist.workspace.folder import RunFolder
 
     config = load_run(run_file, overrides or ())
-    planned = verbs.plan(verbs.Run(RunFolder(out.resolve(), config), Reporter()))
+    planned = api.plan(api.Run(RunFolder(out.resolve(), config), Progress()))
     about = "" if planned.exact else "about "
     table = Table(title=f"{config.name}: {about}{planned.rows:,} rows in {planned.units:,} units")
     for column in ("", "model", "layers", "stages × replicas", "memory per stage", "store", "time"):
@@ -117,7 +145,7 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
         table.add_row(
             model.side,
             Path(model.model).name,
-            _layers(model.layers),
+            format_layers(model.layers),
             f"{len(model.stages)} × {model.replicas} {model.device}",
             format_bytes(max(stage.bytes for stage in model.stages)),
             format_bytes(model.store_bytes),
@@ -136,24 +164,26 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
 @app.command()
 def status(out: OutArgument) -> None:
     """How far a run is, from its ledgers alone; works while it runs and after a crash."""
-    from lrt_dist.pipelines.folder import RunFolder
-    from lrt_dist.pipelines.status import status as read_status
-    from lrt_dist.sizes import format_seconds
+    from lrt_dist.commands.status import status as read_status
+    from lrt_dist.formatting import format_seconds
+    from lrt_dist.workspace.folder import RunFolder
 
-    found = read_status(RunFolder.open(out.resolve()))
-    console.print(f"{escape(found.name)}: row index {'there' if found.indexed else 'missing'}")
-    for store in found.stores:
+    state = read_status(RunFolder.open(out.resolve()))
+    console.print(f"{escape(state.name)}: row index {_done(state.indexed)}")
+    for store in state.stores:
         pace = f", {format_seconds(store.seconds)} a unit" if store.seconds is not None else ""
         total = "?" if store.units is None else store.units
         console.print(
             f"  {store.side} {Path(store.model).name}: {store.committed} of {total} units "
             f"({store.rows:,} rows){pace}"
         )
+        for machine, units in store.machines.items():
+            console.print(f"    {units} units computed on {escape(machine)}")
         for unit, reason in store.quarantined.items():
-            console.print(f"    unit {unit} set aside: {escape(reason)}")
-    for name, there in found.present.items():
-        console.print(f"  {name}: {'there' if there else 'missing'}")
-    if not found.extracted:
+            console.print(f"    unit {unit} quarantined: {escape(reason)}")
+    for name, present in state.present.items():
+        console.print(f"  {name}: {_done(present)}")
+    if not state.extracted:
         raise typer.Exit(IncompleteError.exit_code)
 
 
@@ -165,19 +195,19 @@ def verify(
     ] = False,
 ) -> None:
     """Re-read every checksum and count of the activation stores."""
-    from lrt_dist.pipelines.folder import SIDES, RunFolder
-    from lrt_dist.pipelines.verify import verify as reread
-    from lrt_dist.runtime.progress import Reporter
+    from lrt_dist.commands.verify import verify as reread
+    from lrt_dist.runtime.progress import Progress
+    from lrt_dist.workspace.folder import RunFolder
 
     folder = RunFolder.open(out.resolve())
-    with Reporter(folder.log) as reporter:
-        findings = reread(folder, reporter, repair=repair)
+    with Progress(folder.log) as progress:
+        findings = reread(folder, progress, repair=repair)
     if not findings:
         console.print("every committed unit is as it was written")
         return
     for finding in findings:
         for problem in finding.problems:
-            console.print(f"{SIDES[finding.side]}, unit {finding.unit}: {escape(problem)}")
+            console.print(f"{finding.side}, unit {finding.unit}: {escape(problem)}")
     if repair:
         console.print(f"{len(findings)} units dropped; run `lrt-dist extract` to redo them")
     else:
@@ -203,54 +233,45 @@ def main() -> None:
         sys.exit(IncompleteError.exit_code)
 
 
-def _one_stage(run_file: Path, out: Path, overrides: list[str] | None, verb: str) -> None:
-    from lrt_dist import verbs
+def _single_step(run_file: Path, out: Path, overrides: list[str] | None, command: str) -> None:
+    from lrt_dist import api
     from lrt_dist.config import load_run
 
-    with verbs.open_run(out, load_run(run_file, overrides or ())) as live:
-        getattr(verbs, verb)(live)
-        if verb == "report":
+    with api.open_run(out, load_run(run_file, overrides or ())) as live:
+        getattr(api, command)(live)
+        if command == "report":
             console.print(f"report: {live.folder.report}", soft_wrap=True)
-        if verb == "extract":
-            _complain_of_quarantine(live)
+        if command == "extract":
+            _raise_if_quarantined(live)
 
 
-def _all_stages(out: Path, config: object) -> None:
-    from lrt_dist import verbs
-    from lrt_dist.config import RunConfig
-    from lrt_dist.report.tables import read_tables, summarise, terminal_table
+def _every_step(out: Path, config: RunConfig) -> None:
+    from lrt_dist import api
+    from lrt_dist.report.summary import summarise, terminal_table
 
-    assert isinstance(config, RunConfig)
-    with verbs.open_run(out, config) as live:
-        verbs.index(live)
-        verbs.extract(live)
-        verbs.fit(live)
-        verbs.evaluate(live)
-        page = verbs.report(live)
+    with api.open_run(out, config) as live:
+        api.run_steps(live)
+    results = api.Results.read(live.folder.out)
     if config.concepts:
-        console.print(terminal_table(summarise(read_tables(live.folder.out))))
-    console.print(f"report: {page}", soft_wrap=True)
-    _complain_of_quarantine(live)
+        console.print(terminal_table(summarise(results)))
+    console.print(f"report: {results.report}", soft_wrap=True)
+    _raise_if_quarantined(live)
 
 
-def _complain_of_quarantine(live: object) -> None:
-    from lrt_dist.pipelines.extract import incomplete_units
-    from lrt_dist.verbs import Run
+def _raise_if_quarantined(live: Run) -> None:
+    from lrt_dist.api import quarantined_units
 
-    assert isinstance(live, Run)
-    set_aside = incomplete_units(live)
-    if set_aside:
-        listed = "\n  ".join(f"{place}: {reason}" for place, reason in set_aside.items())
+    reasons = quarantined_units(live)
+    if reasons:
+        listed = "\n  ".join(f"{unit}: {reason}" for unit, reason in reasons.items())
         raise IncompleteError(
-            f"{len(set_aside)} units were set aside and are in no result:\n  {listed}\n"
+            f"{len(reasons)} units are quarantined and in no result:\n  {listed}\n"
             "run the same command again to try them once more"
         )
 
 
-def _layers(layers: tuple[int, ...]) -> str:
-    if len(layers) > 4 and layers == tuple(range(layers[0], layers[-1] + 1)):
-        return f"{layers[0]} … {layers[-1]}"
-    return ", ".join(map(str, layers))
+def _done(present: bool) -> str:
+    return "done" if present else "missing"
 
 
 if __name__ == "__main__":

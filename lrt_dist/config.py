@@ -40,13 +40,23 @@ class _Strict(BaseModel):
 class ModelConfig(_Strict):
     """A causal language model and which of its layers are wanted."""
 
-    model: str = Field(description="hub name, local folder or .gguf file")
-    layers: LayerChoice = Field("all", description="block indices 0 … L-1, or all")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="compute dtype on a GPU; a CPU always computes in float32"
+    model: str = Field(description="Hub name, local folder or `.gguf` file of the model.")
+    layers: LayerChoice = Field(
+        "all", description="Blocks whose outputs are stored: indices 0 … L-1, or all blocks."
     )
-    revision: str | None = Field(None, description="hub revision (commit hash, tag or branch)")
-    trust_remote_code: bool = Field(False, description="run code that the model repository ships")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Dtype of the computation on a GPU; `auto` is the dtype of the checkpoint. "
+        "A CPU always computes in float32.",
+    )
+    revision: str | None = Field(
+        None,
+        description="Revision at the hub: a commit hash, tag or branch. `null` means the default "
+        "branch.",
+    )
+    trust_remote_code: bool = Field(
+        False, description="Whether to run Python code that the model's repository ships."
+    )
 
     @field_validator("layers")
     @classmethod
@@ -62,15 +72,32 @@ class CorpusConfig(_Strict):
     """The text on which both models are run."""
 
     paths: tuple[str, ...] = Field(
-        (), description="files or globs: .txt, .md, .rst, .jsonl, .parquet"
+        (),
+        description="Files or globs: `.txt`, `.md`, `.rst`, `.jsonl` or `.parquet`. A corpus has "
+        "either `paths` or `dataset`.",
     )
-    dataset: str | None = Field(None, description="Hugging Face dataset, as NAME or NAME:SPLIT")
-    text_field: str = Field("text", description="the field of .jsonl, .parquet and datasets")
+    dataset: str | None = Field(
+        None,
+        description="Hugging Face dataset, as `NAME` or `NAME:SPLIT`; the split is `train` if none "
+        "is named. Needs the extra `datasets`.",
+    )
+    text_field: str = Field(
+        "text", description="Field or column that holds the text in `.jsonl`, `.parquet`, datasets."
+    )
     separator: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="cuts a text file into documents; none: a file is one document"
+        None,
+        description="Text at which a text file is cut into documents. `null` means that each file "
+        "is one document.",
     )
-    max_documents: Positive | None = None
-    max_tokens: Positive = Field(256, description="longest segment, in tokens of either model")
+    max_documents: Positive | None = Field(
+        None,
+        description="Number of documents that are read, from the first one on. `null` means all.",
+    )
+    max_tokens: Positive = Field(
+        256,
+        description="Largest length of a segment, in tokens of either model, special tokens "
+        "included.",
+    )
 
     @model_validator(mode="after")
     def _has_a_source(self) -> CorpusConfig:
@@ -83,58 +110,94 @@ class SitesConfig(_Strict):
     """Where in the text hidden states are compared."""
 
     mode: Literal["tokens", "last"] = Field(
-        "tokens", description="tokens: shared token ends; last: the end of each document (L-Cross)"
+        "tokens",
+        description="`tokens` takes characters at which a token of both models ends; `last` takes "
+        "only the last such character of each document's first segment, as L-Cross does.",
     )
-    per_segment: Positive = Field(32, description="sites sampled in each segment")
-    min_context: NonNegative = Field(8, description="tokens before the first site")
-    seed: NonNegative = 0
+    per_segment: Positive = Field(32, description="Number of sites sampled in each segment.")
+    min_context: NonNegative = Field(
+        8,
+        description="Number of tokens before the first site of a segment, special tokens not "
+        "counted. Not used in mode `last`.",
+    )
+    seed: NonNegative = Field(0, description="Seed of the sampling of sites.")
 
 
 class ExtractConfig(_Strict):
     """How hidden states become an activation store."""
 
-    rows_per_unit: Positive = Field(4096, description="rows of a unit = one row chunk of the store")
-    batch_tokens: Positive = Field(8192, description="tokens (padding included) of a batch")
-    store_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    compress: Literal["none", "zstd"] = "none"
+    rows_per_unit: Positive = Field(
+        4096, description="Number of rows of a unit, which is one row chunk of the store."
+    )
+    batch_tokens: Positive = Field(
+        8192, description="Number of tokens of a batch, padding included. Fewer need less memory."
+    )
+    store_dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16",
+        description="Dtype of the stored hidden states: 2 bytes a number, or 4.",
+    )
+    compress: Literal["none", "zstd"] = Field(
+        "none", description="Compression of the stored chunks."
+    )
     store_url: str | None = Field(
-        None, description="where activation stores go, e.g. s3://bucket/run; none: OUT/activations"
+        None,
+        description="Folder or URL for the activation stores, e.g. `s3://bucket/run`; `gs://` and "
+        "`az://` work too. `null` means `OUT/activations`.",
     )
 
 
 class FitConfig(_Strict):
     """How maps are fitted."""
 
-    method: Literal["affine", "low_rank", "linear", "orthogonal"] = Field(
+    method: str = Field(
         "affine",
-        description="affine: centred ridge (LRT); low_rank: the same cut to a cross-validated "
-        "rank; linear: uncentred minimum-norm (L-Cross); orthogonal: Procrustes with one scale",
+        description="How a map is fitted. `affine`: ridge regression with an intercept (LRT); "
+        "`low_rank`: the same, cut to a cross-validated rank; `linear`: minimum-norm regression "
+        "without an intercept (L-Cross); `orthogonal`: Procrustes with one scale; or "
+        "`module:attribute`, a `Method` of your own.",
     )
-    folds: Annotated[int, Field(ge=2)] = Field(5, description="cross-validation folds of documents")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        5, description="Number of cross-validation folds, among which whole documents are divided."
+    )
     pairs: Literal["all"] | tuple[tuple[NonNegative, NonNegative], ...] = Field(
-        "all", description="all, or a list of [source layer, target layer]"
+        "all",
+        description="Pairs `[source layer, target layer]` that are fitted; `all` means every "
+        "wanted layer of the source model with every wanted layer of the target model.",
     )
-    reverse: bool = Field(False, description="also the maps from the target back to the source")
-    together: tuple[tuple[NonNegative, ...], ...] = Field(
-        (), description="groups of source layers whose states together predict each target layer"
+    reverse: bool = Field(
+        False, description="Whether to fit also maps from the target model to the source model."
+    )
+    joint: tuple[tuple[NonNegative, ...], ...] = Field(
+        (),
+        description="Groups of two source layers or more. For each group, one more map is fitted "
+        "from all of its layers side by side to each target layer.",
     )
     exclude_norm_above: Annotated[float, Field(gt=1)] | None = Field(
-        10.0, description="leave out rows whose norm exceeds this many layer medians"
+        10.0,
+        description="Rows are left out of every fit if their norm, at any wanted layer of either "
+        "model, exceeds this many times the layer's median norm. `null` leaves out none.",
     )
     tile_bytes: ByteSize = Field(
-        ByteSize(512 * 2**20), description="moments that one task holds, e.g. 2GiB"
+        ByteSize(512 * 2**20),
+        description="Largest size of the moments that one task holds, in bytes or with a unit, "
+        "e.g. `2GiB`. One pair of layers may exceed it.",
     )
     keep_moments: bool = Field(
-        True, description="keep them, for other methods and for runs that add text to this one"
+        True,
+        description="Whether the moments stay on disk after the fit: for other methods later, and "
+        "for runs that name this one in `moments_of`.",
     )
     moments_of: tuple[str, ...] = Field(
-        (), description="output directories of runs of the same models whose text counts too"
+        (),
+        description="Output directories of finished runs of the same models, whose moments are "
+        "added to those of this run.",
     )
     allow_fit_on_concepts: bool = Field(
-        False, description="allow concept texts inside the corpus (the report will warn)"
+        False,
+        description="Whether the corpus may hold texts of the concepts. The report then warns.",
     )
 
-    @field_validator("together")
+    @field_validator("joint")
     @classmethod
     def _groups_are_several(
         cls, groups: tuple[tuple[int, ...], ...]
@@ -145,17 +208,50 @@ class FitConfig(_Strict):
         return chosen
 
 
+class VectorConfig(_Strict):
+    """How a steering vector is made from contrasting states; other keys are the method's own
+    parameters, e.g. `{method: logistic, penalty: 0.1}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    method: str = Field(
+        "mean_difference",
+        description="`mean_difference`: difference of the mean states; `pca`: first principal "
+        "component of the differences; `logistic`: normal of a logistic regression, with the "
+        "parameter `penalty`; or `module:attribute`, a function of your own.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_a_method(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of the method, by name."""
+        return dict(self.model_extra or {})
+
+
 class ConceptConfig(_Strict):
     """A concept: contrast data for its vector, and items to measure steering on."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    data: str = Field(description="contrast data: .jsonl, .json, .csv or .parquet")
-    items: str | None = Field(
-        None, description="evaluation items; none: a half of `data`, held out from the vector"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
+        description="Name, made of letters, digits, `_`, `.` and `-`; it is part of file names."
     )
-    vector: Literal["mean_difference", "pca", "logistic"] = "mean_difference"
+    data: str = Field(description="Contrast data: a `.jsonl`, `.json`, `.csv` or `.parquet` file.")
+    items: str | None = Field(
+        None,
+        description="Items for the evaluation: a file of the same forms. `null` means every second "
+        "item of `data`, which then does not make the vector.",
+    )
+    vector: VectorConfig = Field(
+        VectorConfig(),
+        description="How the vector is made: the name of a method, or the section below.",
+    )
     at: Literal["last", "answer"] = Field(
-        "last", description="last token of a text, or the token where the two texts part"
+        "last",
+        description="Token whose hidden state is taken: the `last` of each text, or the first of "
+        "the `answer`, where the positive and the negative text differ.",
     )
 
 
@@ -163,15 +259,37 @@ class EvaluateConfig(_Strict):
     """How steering is measured."""
 
     strengths: tuple[float, ...] = Field(
-        (-0.1, -0.05, 0.05, 0.1), description="in units of the layer's median residual norm"
+        (-0.1, -0.05, 0.05, 0.1),
+        description="Strengths α: length of the displacement as a share of the layer's median "
+        "norm. Each is given with both signs; 0 is not.",
     )
-    random_draws: Positive = 8
-    positions: Literal["all", "last"] = "all"
-    max_items: Positive | None = Field(None, description="items of a concept that are used")
-    batch_tokens: Positive = Field(4096, description="tokens of a batch, over all its variants")
-    neutral_segments: Positive = Field(8, description="corpus segments for the cross-entropy")
-    sample_tokens: NonNegative = Field(16, description="length of the sample continuations")
-    seed: NonNegative = 0
+    random_draws: Positive = Field(8, description="Number of random directions that are steered.")
+    positions: str = Field(
+        "all",
+        description="Which tokens are steered. `all`: every token; `last`: the last token of the "
+        "prompt alone; or `module:attribute`, `Positions` of your own.",
+    )
+    score: str = Field(
+        "propensity",
+        description="What is measured of an item. `propensity`: log-odds of its positive "
+        "continuation against its negative one, in nats; or `module:attribute`, a `ForcedScore` "
+        "or `GeneratedScore` of your own.",
+    )
+    max_items: Positive | None = Field(
+        None,
+        description="Number of items of a concept that are evaluated, dev and test together. "
+        "`null` means all.",
+    )
+    batch_tokens: Positive = Field(
+        4096, description="Number of tokens of a batch, over all its conditions, padding included."
+    )
+    neutral_segments: Positive = Field(
+        8, description="Number of corpus segments on which the price of steering is measured."
+    )
+    sample_tokens: NonNegative = Field(
+        16, description="Length of the sample continuations in the report, in tokens."
+    )
+    seed: NonNegative = Field(0, description="Seed of the random directions.")
 
     @field_validator("strengths")
     @classmethod
@@ -190,27 +308,48 @@ class ClusterConfig(_Strict):
 
     address: str = Field(
         "auto",
-        description="auto: the running Ray cluster, else a local one; serial: this process, no Ray;"
-        " or a Ray address",
+        description="`auto` means the running Ray cluster, or a local one if none runs; `serial` "
+        "means this process, without Ray; anything else is the address of a Ray cluster.",
     )
-    stages: Literal["auto"] | Positive = Field("auto", description="stages of one model replica")
-    replicas: Literal["auto"] | Positive = Field("auto", description="replicas of each model")
-    placement_timeout: Positive = Field(300, description="seconds to wait for the resources")
+    stages: Literal["auto"] | Positive = Field(
+        "auto",
+        description="Number of stages of one replica of a model; `auto` is the fewest that fit "
+        "the memory of the GPUs, and one without GPUs.",
+    )
+    replicas: Literal["auto"] | Positive = Field(
+        "auto",
+        description="Number of replicas of each model; `auto` is as many as the GPUs hold, and up "
+        "to four without GPUs.",
+    )
+    placement_timeout: Positive = Field(
+        300, description="Time to wait for free resources before the run fails, in seconds."
+    )
+
+
+class ReportConfig(_Strict):
+    """What the report shows beside its own tables and figures."""
+
+    figures: tuple[str, ...] = Field(
+        (), description="Further figures, each `module:attribute`, a function of your own."
+    )
 
 
 class RunConfig(_Strict):
     """Everything a run depends on."""
 
-    name: str = "run"
-    source: ModelConfig
-    target: ModelConfig
-    corpus: CorpusConfig
-    sites: SitesConfig = SitesConfig()
-    extract: ExtractConfig = ExtractConfig()
-    fit: FitConfig = FitConfig()
-    concepts: tuple[ConceptConfig, ...] = ()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    name: str = Field("run", description="Name of the run, and the title of its report.")
+    source: ModelConfig = Field(description="Model from which vectors are taken.")
+    target: ModelConfig = Field(description="Model in which they are used.")
+    corpus: CorpusConfig = Field(description="Text on which both models are run.")
+    sites: SitesConfig = Field(SitesConfig(), description="Where hidden states are compared.")
+    extract: ExtractConfig = Field(ExtractConfig(), description="How hidden states are stored.")
+    fit: FitConfig = Field(FitConfig(), description="How maps are fitted.")
+    concepts: tuple[ConceptConfig, ...] = Field(
+        (), description="Concepts whose vectors are transferred. Without any, only maps are fitted."
+    )
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="How steering is measured.")
+    report: ReportConfig = Field(ReportConfig(), description="What the report shows.")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="Where the work runs.")
 
     @field_validator("concepts")
     @classmethod
@@ -241,13 +380,42 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
+    if raw is None:
+        raise UserError(f"{path} is empty; `lrt-dist init DIR` writes a RUN.yaml to start from")
     if not isinstance(raw, dict):
-        raise UserError(f"{path} holds {type(raw).__name__}, not a mapping of run keys")
-    return resolve_run(raw, base=path.parent, overrides=overrides, place=str(path))
+        raise UserError(
+            f"{path} holds a {_yaml_kind(raw)} where keys were expected, as in `name: my run`"
+        )
+    return resolve_run(raw, base=path.parent, overrides=overrides, origin=str(path))
+
+
+def _yaml_kind(value: Any) -> str:
+    return "list" if isinstance(value, list) else f"single value ({value!r})"
+
+
+def read_run(out: Path) -> RunConfig:
+    """The run of an output directory, as its `run.yaml` has it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = out / "run.yaml"
+    if not path.is_file():
+        raise UserError(f"{out} holds no run (no run.yaml); start one with `lrt-dist run`")
+    try:
+        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise UserError(
+            f"{path} was written by another version, or edited; use another --out:\n  "
+            + "\n  ".join(lines)
+        ) from error
 
 
 def resolve_run(
-    raw: Mapping[str, Any], *, base: Path, overrides: Sequence[str] = (), place: str = "the run"
+    raw: Mapping[str, Any], *, base: Path, overrides: Sequence[str] = (), origin: str = "the run"
 ) -> RunConfig:
     """Check a plain mapping and resolve its paths against `base`; see `load_run`."""
     values = json.loads(json.dumps(raw, default=str))
@@ -258,10 +426,10 @@ def resolve_run(
         return RunConfig.model_validate(values)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
-        raise UserError(f"{place} is not a valid run:\n  " + "\n  ".join(lines)) from error
+        raise UserError(f"{origin} is not a valid run:\n  " + "\n  ".join(lines)) from error
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
     """Sixteen hex digits that change whenever anything in `identity` (JSON types) changes."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
@@ -282,8 +450,8 @@ def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         lines: list[str] = []
         for key in sorted(old.keys() | new.keys()):
-            place = f"{prefix}.{key}" if prefix else str(key)
-            lines += differing_keys(old.get(key, _ABSENT), new.get(key, _ABSENT), place)
+            path = f"{prefix}.{key}" if prefix else str(key)
+            lines += differing_keys(old.get(key, _ABSENT), new.get(key, _ABSENT), path)
         return lines
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
 
@@ -293,13 +461,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals:
         raise UserError(f"--set {override!r} has no '='; write --set key.path=value")
     *parents, leaf = key.strip().split(".")
-    place: Any = values
+    section: Any = values
     for parent in parents:
-        place = place.setdefault(parent, {}) if isinstance(place, dict) else None
-    if not isinstance(place, dict):
+        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
         raise UserError(f"--set {key}: {'.'.join(parents)} is not a section")
     try:
-        place[leaf] = yaml.safe_load(text)
+        section[leaf] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {key}: {text!r} is not a YAML value: {error}") from error
 
@@ -336,19 +504,19 @@ def _absolute_paths(values: dict[str, Any], base: Path) -> None:
 
 
 def _explain(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"]) or "run"
+    path = ".".join(str(part) for part in problem["loc"]) or "run"
     if problem["type"] == "extra_forbidden":
         *parents, key = problem["loc"]
         known = _known_keys(parents)
         near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{place}: unknown key {key!r}; {hint}(known: {', '.join(known)})"
+        return f"{path}: unknown key {key!r}; {hint}(known: {', '.join(known)})"
     if problem["type"] == "missing":
-        return f"{place}: missing"
+        return f"{path}: missing"
     message = problem["msg"].removeprefix("Value error, ")
-    given = problem.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{place}: {message}{shown}"
+    value = problem.get("input")
+    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return f"{path}: {message}{shown}"
 
 
 def _known_keys(parents: Sequence[Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """What can go wrong, by who has to act.
 
-Every message names the numbers, the place and the way out. The command line turns the class into
-its exit code; a library user catches `LrtError` for all of them.
+Every message names the numbers, what they belong to, and the way out. The command line turns the
+class into its exit code; a library user catches `LrtError` for all of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DeviceMemoryError(LrtError):
 
 
 @contextmanager
-def explain_full(place: str) -> Iterator[None]:
+def as_disk_full_error(path: str) -> Iterator[None]:
     """Turn a full disk into an error that says so; let everything else through."""
     try:
         yield
@@ -59,7 +59,7 @@ def explain_full(place: str) -> Iterator[None]:
         text = str(error)
         if "No space left" in text or "os error 28" in text or "StorageFull" in text:
             raise DiskFullError(
-                f"no space left while writing to {place}; nothing committed is lost: free some "
+                f"no space left while writing to {path}; nothing committed is lost: free some "
                 "space and run the same command again"
             ) from error
         raise

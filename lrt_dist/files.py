@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lrt_dist.errors import explain_full
+from lrt_dist.errors import as_disk_full_error
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Where to write what shall lie at `path`: it is moved there if all goes well, else deleted.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path to write to, which replaces `path` if all goes well and is deleted otherwise.
+
+    Two processes may write the same file at once; the last one to end wins.
 
     Raises:
         DiskFullError: there is no space left.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with explain_full(str(path)):
+        with as_disk_full_error(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             os.replace(partial, path)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError
-from lrt_dist.files import written_whole
+from lrt_dist.files import atomic_write
 
 _KEY = "lrt_dist"
 
@@ -30,7 +30,7 @@ def save_tensors(
     Raises:
         DiskFullError: there is no space left.
     """
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         # safetensors writes through a memory map, where a full disk kills the process: reserve.
         content = sum(tensor.nbytes for tensor in tensors.values())
         # As one string: a dictionary would come out in another order every time.

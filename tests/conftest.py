@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from tiny_models import byte_level_tokenizer, metaspace_tokenizer, save_model
 from tiny_run import command_line, write_tiny_run
 
-from lrt_dist.runtime.tasks import Runtime
+from lrt_dist.runtime.contract import Runtime
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -82,14 +83,32 @@ def lrt_dist(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]
 
 @pytest.fixture(scope="session")
 def ray_runtime() -> Iterator[Runtime]:
-    """Ray, really started, on two cores."""
+    """Ray, really started, on two cores; a process has as many threads as it asks for cores."""
     import ray
 
     from lrt_dist.runtime.pool import RayRuntime
 
-    # Workers must find the scripted stages, which lie beside the tests.
-    scripts = str(Path(__file__).parent / "runtime")
-    os.environ["PYTHONPATH"] = os.pathsep.join([scripts, os.environ.get("PYTHONPATH", "")])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield RayRuntime()
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as environment:
+        # Workers must find the scripted stages, which lie beside the tests.
+        scripts = str(Path(__file__).parent / "runtime")
+        environment.setenv("PYTHONPATH", scripts, prepend=os.pathsep)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # Ray leaves these as they are
+            environment.delenv(name, raising=False)
+        ray.init(
+            "local",  # not one that happens to run on this machine
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        yield RayRuntime()
+        ray.shutdown()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for torch in this process, as a Ray worker of one core has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""The benchmarks run, and write what they promise; what they find is no matter for tests."""
+"""The benchmarks run, and write what they promise; what they measure is no matter for tests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_a_quick_benchmark_writes_its_figure(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "path_of_100" in done.stdout
     (written,) = tmp_path.iterdir()
-    found = json.loads(written.read_text())
-    assert list(found) == ["name", "ratio", "target", "higher_is_better", "runs"]
-    assert (found["name"], found["target"]) == ("path_of_100", 1.2)
-    assert found["ratio"] > 0
-    assert all({"λ=10", "λ=100"} == run["seconds"].keys() for run in found["runs"])
+    figure = json.loads(written.read_text())
+    assert list(figure) == ["name", "ratio", "target", "higher_is_better", "runs"]
+    assert (figure["name"], figure["target"]) == ("path_of_100", 1.2)
+    assert figure["ratio"] > 0
+    assert all({"λ=10", "λ=100"} == run["seconds"].keys() for run in figure["runs"])

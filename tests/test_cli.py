@@ -64,7 +64,7 @@ def test_a_whole_run_and_a_second_one_without_ray(write_run: WriteRun, tmp_path:
     assert '"extract' not in second
     code, text = process(*twice, "status", str(out))
     assert code == 0
-    assert "fits: there" in text
+    assert "fits: done" in text
 
 
 def test_the_script_does_what_main_does_here(
@@ -102,6 +102,7 @@ def test_plan_starts_nothing(write_run: WriteRun, tmp_path: Path, lrt_dist: Comm
         ({"cluster": {"address": "serial", "stages": 9}}, "cannot be cut into 9 stages"),
         ({"fit": {"pairs": [[0, 0]]}}, "0→0 is not among"),
         ({"concepts": [{"name": "x", "data": "none.jsonl"}]}, "no contrast data at"),
+        ({"fit": {"method": "afine"}}, "no fit method is called 'afine'; did you mean 'affine'?"),
     ],
 )
 def test_wrong_input_is_exit_2(
@@ -159,15 +160,15 @@ def test_a_corrected_run_is_taken_in_the_same_directory(
 
 def test_another_runs_directory(write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine) -> None:
     run_file = write_run()
-    for verb in ("index", "extract"):
-        assert lrt_dist(verb, str(run_file), "--out", str(tmp_path / "out"))[0] == 0
+    for command in ("index", "extract"):
+        assert lrt_dist(command, str(run_file), "--out", str(tmp_path / "out"))[0] == 0
     changed = ("index", str(run_file), "--out", str(tmp_path / "out"), "--set", "sites.seed=3")
     code, text = lrt_dist(*changed)
     assert code == 2
     assert "sites.seed: 0 -> 3" in text
 
 
-def test_stages_in_the_wrong_order(
+def test_steps_in_the_wrong_order(
     write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
 ) -> None:
     run_file, out = str(write_run()), str(tmp_path / "out")
@@ -179,8 +180,23 @@ def test_stages_in_the_wrong_order(
     assert code == 3
     assert "are missing; run `lrt-dist extract`" in text
     code, text = lrt_dist("report", run_file, "--out", out)
-    assert code == 2
+    assert code == 3
     assert "run `lrt-dist fit` first" in text
+    assert lrt_dist("extract", run_file, "--out", out)[0] == 0
+    code, text = lrt_dist("evaluate", run_file, "--out", out)
+    assert code == 3
+    assert "run `lrt-dist fit` first" in text
+    assert not list((tmp_path / "out").rglob("maps"))
+
+
+def test_an_empty_run_file_says_how_to_start(tmp_path: Path, lrt_dist: CommandLine) -> None:
+    run_file = tmp_path / "RUN.yaml"
+    run_file.write_text("# nothing yet\n")
+    code, text = lrt_dist("run", str(run_file), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "RUN.yaml is empty" in text
+    assert "lrt-dist init" in text
+    assert not (tmp_path / "out").exists()
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:

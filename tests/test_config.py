@@ -19,7 +19,7 @@ from lrt_dist.config import (
     ModelConfig,
     RunConfig,
     differing_keys,
-    fingerprint,
+    fingerprint_of,
     load_run,
     resolve_run,
 )
@@ -59,22 +59,22 @@ def test_a_misspelt_key_names_the_one_that_was_meant(section: str, key: str) -> 
     wrong = key[:middle] + key[middle] + key[middle:]
     values = minimal()
     if not section:
-        values[wrong], place = 1, wrong
+        values[wrong], path = 1, wrong
     elif section == "concepts":
-        values["concepts"], place = [CONCEPT, {**CONCEPT, "name": "b", wrong: 1}], f"1.{wrong}"
+        values["concepts"], path = [CONCEPT, {**CONCEPT, "name": "b", wrong: 1}], f"1.{wrong}"
     else:
-        values[section], place = {**values.get(section, {}), wrong: 1}, f"{section}.{wrong}"
+        values[section], path = {**values.get(section, {}), wrong: 1}, f"{section}.{wrong}"
     with pytest.raises(UserError) as caught:
         resolve_run(values, base=Path())
     line = next(line for line in str(caught.value).splitlines() if "unknown key" in line)
-    assert f"{place}: " in line
+    assert f"{path}: " in line
     assert f"did you mean {key!r}?" in line
 
 
 def test_all_mistakes_are_told_at_once_with_the_file() -> None:
     values = minimal(fit={"folds": 1, "pears": "all"}, target={})
     with pytest.raises(UserError) as caught:
-        resolve_run(values, base=Path(), place="my.yaml")
+        resolve_run(values, base=Path(), origin="my.yaml")
     message = str(caught.value)
     assert message.startswith("my.yaml is not a valid run")
     assert "fit.folds" in message
@@ -110,7 +110,7 @@ def test_the_last_set_wins_and_the_file_loses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("fit.folds", "has no '='"),
         ("name.x=1", "name is not a section"),
@@ -121,10 +121,10 @@ def test_the_last_set_wins_and_the_file_loses(tmp_path: Path) -> None:
         ("fti.folds=3", "did you mean 'fit'?"),
     ],
 )
-def test_a_set_that_makes_no_sense_is_refused(tmp_path: Path, override: str, told: str) -> None:
+def test_a_set_that_makes_no_sense_is_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_run(write(tmp_path, minimal(name="n")), [override])
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -147,20 +147,21 @@ def test_a_value_of_the_wrong_shape_is_an_error_that_names_its_place(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        (b"- a\n- b\n", "holds list, not a mapping"),
-        (b"", "holds NoneType"),
+        (b"- a\n- b\n", "holds a list where keys were expected"),
+        (b"", "is empty; `lrt-dist init DIR` writes a RUN.yaml"),
+        (b"just words", "holds a single value ('just words')"),
         (b"a: [1\n", "is not YAML"),
         (b"name: \xff\xfe\n", "is not YAML"),
     ],
 )
-def test_a_file_that_is_no_run(tmp_path: Path, content: bytes, told: str) -> None:
+def test_a_file_that_is_no_run(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         load_run(path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
 
 
@@ -237,6 +238,24 @@ def test_concepts_have_unique_names_that_can_be_file_names() -> None:
             ConceptConfig(name=bad, data="d.csv")
 
 
+def test_a_vector_is_a_methods_name_or_a_section_with_its_parameters() -> None:
+    section = {"method": "logistic", "penalty": 0.1}
+    concepts: list[dict[str, Any]] = [CONCEPT, {**CONCEPT, "name": "b", "vector": "pca"}]
+    concepts.append({**CONCEPT, "name": "c", "vector": section})
+    run = resolve_run(minimal(concepts=concepts), base=Path())
+    assert [c.vector.method for c in run.concepts] == ["mean_difference", "pca", "logistic"]
+    assert [c.vector.parameters for c in run.concepts] == [{}, {}, {"penalty": 0.1}]
+    again = resolve_run(run.dump(), base=Path())
+    assert again == run
+    other = resolve_run(
+        minimal(concepts=[*concepts[:2], {**concepts[2], "vector": section | {"penalty": 1}}]),
+        base=Path(),
+    )
+    assert other != run
+    with pytest.raises(UserError, match=r"concepts\.0\.vector"):
+        resolve_run(minimal(concepts=[{**CONCEPT, "vector": 3}]), base=Path())
+
+
 def test_a_run_is_frozen_and_survives_its_own_dump() -> None:
     run = resolve_run(minimal(fit={"pairs": [[0, 1], [2, 3]]}), base=Path())
     with pytest.raises(ValidationError):
@@ -258,21 +277,21 @@ IDENTITY = st.dictionaries(st.text("ab", min_size=1, max_size=2), JSON, max_size
 def test_fingerprints_are_equal_exactly_where_the_identities_are(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    assert (fingerprint(one) == fingerprint(other)) == (one == other)
+    assert (fingerprint_of(one) == fingerprint_of(other)) == (one == other)
 
 
 @given(IDENTITY)
 def test_a_fingerprint_does_not_depend_on_the_order_of_keys(identity: dict[str, Any]) -> None:
     mirrored = dict(reversed(identity.items()))
-    assert fingerprint(mirrored) == fingerprint(identity)
-    assert len(fingerprint(identity)) == 16
+    assert fingerprint_of(mirrored) == fingerprint_of(identity)
+    assert len(fingerprint_of(identity)) == 16
 
 
 @given(IDENTITY, IDENTITY)
 def test_a_refused_resume_can_always_name_a_differing_key(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    assert bool(differing_keys(one, other)) == (fingerprint(one) != fingerprint(other))
+    assert bool(differing_keys(one, other)) == (fingerprint_of(one) != fingerprint_of(other))
 
 
 def test_differing_keys_are_leaves_with_both_values() -> None:
@@ -288,5 +307,5 @@ def test_differing_keys_are_leaves_with_both_values() -> None:
 def test_where_a_run_computes_is_no_part_of_what_it_computes() -> None:
     """Sections are apart, so that a fingerprint can leave `cluster` out."""
     here = resolve_run(minimal(cluster={"address": "serial"}), base=Path()).dump()
-    there = resolve_run(minimal(cluster={"replicas": 8}), base=Path()).dump()
-    assert {line.split(".")[0] for line in differing_keys(here, there)} == {"cluster"}
+    elsewhere = resolve_run(minimal(cluster={"replicas": 8}), base=Path()).dump()
+    assert {line.split(".")[0] for line in differing_keys(here, elsewhere)} == {"cluster"}

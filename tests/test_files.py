@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lrt_dist.files import written_whole
+from lrt_dist.files import atomic_write
 
 
 def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
@@ -14,7 +14,7 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
     path.write_text("old")
 
     def fail() -> None:
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("half of the n")
             raise KeyboardInterrupt
 

@@ -17,7 +17,7 @@ from lrt_dist.models.sources import describe
 from lrt_dist.plan.cost import solve_bytes
 from lrt_dist.plan.memory import USABLE, ModelSize, fewest_stages
 from lrt_dist.plan.tiles import plan_tiles
-from lrt_dist.sites import LayerPair
+from lrt_dist.sites import LayerPair, Sided
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -52,7 +52,7 @@ def _llama_70b() -> ModelSize:
     d, keys, ffn, vocabulary = 8192, 8 * 128, 28672, 128256
     attention = 2 * d * d + 2 * d * keys
     block = attention + 3 * d * ffn + 2 * d
-    return ModelSize([block] * 80, vocabulary * d, vocabulary * d, d, vocabulary)
+    return ModelSize([block] * 80, vocabulary * d, vocabulary * d, d)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -70,13 +70,15 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_tasks_of_a_recipes_fit_have_room_on_a_node(path: Path) -> None:
     run = load_run(path)
-    widths = (_width(run.source.model), _width(run.target.model))
+    widths = Sided(_width(run.source.model), _width(run.target.model))
     assert run.source.layers != "all"
     assert run.target.layers != "all", "a recipe names its layers: moments grow with their product"
     pairs = [LayerPair(s, t) for s in run.source.layers for t in run.target.layers]
     tiles = plan_tiles(pairs, widths, run.fit.folds, int(run.fit.tile_bytes))
     assert max(tile.bytes(widths, run.fit.folds) for tile in tiles) < 12 * 2**30
-    assert solve_bytes(*widths, run.fit.folds) < 40 * 2**30  # nodes of rayjob.yaml have 96 GiB
+    assert (
+        solve_bytes(widths.source, widths.target, run.fit.folds) < 40 * 2**30
+    )  # nodes of rayjob.yaml have 96 GiB
     assert sum(tile.bytes(widths, run.fit.folds) for tile in tiles) < 100 * 2**30  # on disk
 
 
@@ -157,8 +159,8 @@ def test_one_gpu_of_80_gb_is_not_enough_for_70b() -> None:
 def test_kuberay_runs_a_recipe_that_the_image_has() -> None:
     job = _yaml(ROOT / "cluster" / "rayjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    program, verb, run_file, *options = shlex.split(job["spec"]["entrypoint"])
-    assert (program, verb) == ("lrt-dist", "run")
+    program, command, run_file, *options = shlex.split(job["spec"]["entrypoint"])
+    assert (program, command) == ("lrt-dist", "run")
     recipe = ROOT / Path(run_file).relative_to(WORKDIR)
     assert recipe in RECIPES
     overrides = [value for key, value in itertools.pairwise(options) if key == "--set"]

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lrt_dist.errors import CorruptionError, DiskFullError, explain_full
+from lrt_dist.errors import CorruptionError, DiskFullError, as_disk_full_error
 from lrt_dist.tensorfiles import load_tensors, save_tensors
 
 
 def test_tensors_come_back_as_they_went(tmp_path: Path) -> None:
+    """A copy: equal bits."""
     whole = torch.randn(4, 6, dtype=torch.float64)
     tensors = {
         "whole": whole,
@@ -61,7 +62,7 @@ def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("text", ["No space left on device", "(os error 28)", "StorageFull"])
 def test_other_libraries_full_disks_are_known(text: str) -> None:
-    with pytest.raises(DiskFullError, match="writing to there"), explain_full("there"):
+    with pytest.raises(DiskFullError, match="writing to there"), as_disk_full_error("there"):
         raise RuntimeError(text)
-    with pytest.raises(RuntimeError, match="something else"), explain_full("there"):
+    with pytest.raises(RuntimeError, match="something else"), as_disk_full_error("there"):
         raise RuntimeError("something else")

@@ -54,7 +54,7 @@ def one_word_tokenizer() -> Tokenizer:
 
 def spelled(backend: Tokenizer, ids: Sequence[int]) -> bytes:
     """The bytes that tokens stand for: byte-level or metaspace with byte pieces."""
-    pieces = [backend.id_to_token(i) for i in ids]
+    pieces = [backend.id_to_token(i) or "" for i in ids]
     if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
         return bytes(_BYTE_OF[c] for piece in pieces for c in piece)
     return b"".join(map(_metaspace_bytes, pieces))
@@ -63,12 +63,12 @@ def spelled(backend: Tokenizer, ids: Sequence[int]) -> bytes:
 def brute_force_ends(backend: Tokenizer, ids: Sequence[int], text: str) -> dict[int, int]:
     """Character -> the first token with which the spelling is the text up to there."""
     prefixes = {text[:end].encode(): end for end in range(1, len(text) + 1)}
-    found: dict[int, int] = {}
+    ends: dict[int, int] = {}
     for position in range(len(ids)):
         end = prefixes.get(spelled(backend, ids[: position + 1]))
         if end is not None:
-            found.setdefault(end, position)
-    return found
+            ends.setdefault(end, position)
+    return ends
 
 
 def _metaspace_bytes(piece: str) -> bytes:

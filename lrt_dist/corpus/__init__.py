@@ -1,1 +1,1 @@
-"""Text in, row index out."""
+"""From text to row index: documents, segments, sites, contrast data, overlap."""

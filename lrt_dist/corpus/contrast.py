@@ -90,7 +90,7 @@ def read_items(path: Path) -> list[Item]:
     if not path.is_file():
         raise UserError(f"no contrast data at {path}")
     try:
-        return [item for place, record in _records(path) for item in _items(record, place)]
+        return [item for origin, record in _records(path) for item in _items(record, origin)]
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8") from error
 
@@ -117,48 +117,50 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: contrast data is .jsonl, .json, .csv or .parquet")
 
 
-def _parse(text: str, place: str) -> Any:
+def _parse(text: str, origin: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{place}: not JSON: {error.msg} (line {error.lineno})") from error
+        raise UserError(f"{origin}: not JSON: {error.msg} (line {error.lineno})") from error
 
 
-def _items(record: Any, place: str) -> Iterator[Item]:
+def _items(record: Any, origin: str) -> Iterator[Item]:
     if not isinstance(record, dict):
-        raise UserError(f"{place}: expected an object, got {type(record).__name__}")
+        raise UserError(f"{origin}: expected an object, got {type(record).__name__}")
     if "answer_matching_behavior" in record:
         record = {
             "prompt": record.get("question", ""),
-            "positive": "\n" + _text(record, "answer_matching_behavior", place),
-            "negative": "\n" + _text(record, "answer_not_matching_behavior", place),
+            "positive": "\n" + _text(record, "answer_matching_behavior", origin),
+            "negative": "\n" + _text(record, "answer_not_matching_behavior", origin),
         }
     positive, negative = record.get("positive"), record.get("negative")
     if isinstance(positive, dict) and isinstance(negative, dict):
         yield Item(
-            (_text(positive, "prompt", place), _text(negative, "prompt", place)),
-            _alternatives(_text(positive, "response", place), place),
-            _alternatives(_text(negative, "response", place), place),
+            (_text(positive, "prompt", origin), _text(negative, "prompt", origin)),
+            _alternatives(_text(positive, "response", origin), origin),
+            _alternatives(_text(negative, "response", origin), origin),
         )
     elif "prompt" not in record and isinstance(positive, list) and isinstance(negative, list):
         if len(positive) != len(negative):
             raise UserError(
-                f"{place}: {len(positive)} positive and {len(negative)} negative sentences; "
+                f"{origin}: {len(positive)} positive and {len(negative)} negative sentences; "
                 "sentence i of both must belong together"
             )
         for one, other in zip(positive, negative, strict=True):
-            yield Item(("", ""), _alternatives(one, place), _alternatives(other, place))
+            yield Item(("", ""), _alternatives(one, origin), _alternatives(other, origin))
     else:
         prompt = record.get("prompt") or ""
         if not isinstance(prompt, str) or not _whole(prompt):
-            raise UserError(f"{place}: `prompt` must be a text, got {prompt!r}")
-        yield Item((prompt, prompt), _alternatives(positive, place), _alternatives(negative, place))
+            raise UserError(f"{origin}: `prompt` must be a text, got {prompt!r}")
+        yield Item(
+            (prompt, prompt), _alternatives(positive, origin), _alternatives(negative, origin)
+        )
 
 
-def _text(side: dict[str, Any], key: str, place: str) -> str:
-    value = side.get(key)
+def _text(record: dict[str, Any], key: str, origin: str) -> str:
+    value = record.get(key)
     if not isinstance(value, str):
-        raise UserError(f"{place}: no {key!r} (it has: {', '.join(side)})")
+        raise UserError(f"{origin}: no {key!r} (it has: {', '.join(record)})")
     return value
 
 
@@ -167,7 +169,7 @@ def _whole(text: str) -> bool:
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _alternatives(value: Any, place: str) -> tuple[str, ...]:
+def _alternatives(value: Any, origin: str) -> tuple[str, ...]:
     alternatives = [value] if isinstance(value, str) else value
     if (
         not isinstance(alternatives, list)
@@ -175,7 +177,7 @@ def _alternatives(value: Any, place: str) -> tuple[str, ...]:
         or not all(isinstance(text, str) and text and _whole(text) for text in alternatives)
     ):
         raise UserError(
-            f"{place}: `positive` and `negative` must each be a text or a list of texts, "
+            f"{origin}: `positive` and `negative` must each be a text or a list of texts, "
             f"got {value!r}; known forms: {{prompt, positive, negative}}, CAA, paired prompts"
         )
     return tuple(alternatives)

@@ -21,14 +21,14 @@ def find_overlap(segments: Iterable[Segment], texts: dict[str, list[str]]) -> di
 
     Segments must be in document order: a text across a cut between two is found as well.
     """
-    wanted = {
+    missing = {
         concept: {n: text for text in group if len(n := _normal(text)) >= SHORTEST}
         for concept, group in texts.items()
     }
-    longest = max((len(n) for group in wanted.values() for n in group), default=0)
+    longest = max((len(n) for group in missing.values() for n in group), default=0)
     if not longest:
         return {}
-    found: dict[str, list[str]] = {}
+    overlap: dict[str, list[str]] = {}
     document, end, tail = "", 0, ""
     for segment in segments:
         if (segment.document, segment.start) != (document, end):
@@ -36,11 +36,11 @@ def find_overlap(segments: Iterable[Segment], texts: dict[str, list[str]]) -> di
         end = segment.start + len(segment.text)
         # Blanks at a segment's borders are kept (as one): they part words across the cut.
         normal = _BLANKS.sub(" ", tail + segment.text.casefold())
-        for concept, group in wanted.items():
+        for concept, group in missing.items():
             for needle in [n for n in group if n in normal]:
-                found.setdefault(concept, []).append(group.pop(needle))
+                overlap.setdefault(concept, []).append(group.pop(needle))
         tail = normal[-longest:]
-    return found
+    return overlap
 
 
 def _normal(text: str) -> str:

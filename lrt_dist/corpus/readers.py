@@ -52,12 +52,12 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
     """
     files: list[Path] = []
     for pattern in config.paths:
-        found = sorted(
+        matches = sorted(
             path for p in glob.glob(pattern, recursive=True) if (path := Path(p)).is_file()
         )
-        if not found:
+        if not matches:
             raise UserError(f"corpus.paths: no file matches {pattern}")
-        files += found
+        files += matches
     for path in files:
         if path.suffix not in (*TEXT_SUFFIXES, ".jsonl", ".parquet"):
             raise UserError(

@@ -1,4 +1,4 @@
-"""The row index: every site's place, known before any forward pass.
+"""The row index: every site's row, known before any forward pass.
 
 A Parquet file with one line per segment and one row group per unit, so that a worker reads its
 own unit and nothing else, and needs no tokenizer. Rows are numbered from `first_row` in the order
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lrt_dist.errors import UserError
-from lrt_dist.files import written_whole
+from lrt_dist.files import atomic_write
 from lrt_dist.plan.units import fill_units
-from lrt_dist.sites import Segment
+from lrt_dist.sites import Segment, Side, Sided
 
 SCHEMA = pa.schema(
     [
@@ -45,10 +45,13 @@ class RowIndex:
 
     Attributes:
         path: the Parquet file.
-        rows, units, segments, documents: how many there are.
+        rows: number of sites.
+        units: number of units.
+        segments: number of segments.
+        documents: number of documents that have a site.
         rows_per_unit: rows of every unit but perhaps the last.
         fingerprint: hash of what the index was made from.
-        content: hash of the segments and sites themselves.
+        digest: hash of the segments and sites themselves.
     """
 
     path: Path
@@ -58,7 +61,7 @@ class RowIndex:
     documents: int
     rows_per_unit: int
     fingerprint: str
-    content: str
+    digest: str
 
     @classmethod
     def open(cls, path: Path) -> RowIndex:
@@ -70,7 +73,7 @@ class RowIndex:
         if not path.is_file():
             raise UserError(f"no row index at {path}; run `lrt-dist index` first")
         try:
-            meta = json.loads(pq.read_schema(path).metadata[_META])
+            meta = json.loads(pq.read_metadata(path).metadata[_META])
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
         return cls(path=path, **meta)
@@ -86,8 +89,8 @@ class RowIndex:
                 text=line["text"],
                 char_ends=tuple(line["char_ends"]),
                 first_row=line["first_row"],
-                ids=(tuple(line["source_ids"]), tuple(line["target_ids"])),
-                positions=(tuple(line["source_positions"]), tuple(line["target_positions"])),
+                ids=Sided(tuple(line["source_ids"]), tuple(line["target_ids"])),
+                positions=Sided(tuple(line["source_positions"]), tuple(line["target_positions"])),
             )
             for line in table.to_pylist()
         ]
@@ -114,10 +117,9 @@ class RowIndex:
         first = number * self.rows_per_unit
         return range(first, min(first + self.rows_per_unit, self.rows))
 
-    def token_counts(self, side: int) -> list[int]:
-        """Tokens of every segment in the source (0) or target (1) model."""
-        column = ("source_ids", "target_ids")[side]
-        ids = pq.read_table(self.path, columns=[column]).column(0)
+    def token_counts(self, side: Side) -> list[int]:
+        """Tokens of every segment in one of the models."""
+        ids = pq.read_table(self.path, columns=[f"{side}_ids"]).column(0)
         counts: list[int] = pc.list_value_length(ids).to_pylist()
         return counts
 
@@ -134,51 +136,38 @@ def write_index(
     Raises:
         UserError: there is not one site.
     """
-    summary: dict[str, Any] = dict.fromkeys(("rows", "units", "segments"), 0)
+    rows = units = segments_count = 0
     documents: set[str] = set()
     content = hashlib.sha256()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bare = path.with_name(f".{path.name}.bare")
-    try:
-        with pq.ParquetWriter(bare, SCHEMA, compression="zstd") as writer:
-            for unit in fill_units(segments, rows_per_unit):
-                rows = sum(len(segment.char_ends) for segment in unit)
-                lines = [_line(segment) for segment in unit]
-                writer.write_table(pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit))
-                content.update(json.dumps(lines).encode())
-                documents.update(segment.document for segment in unit)
-                summary["rows"] += rows
-                summary["units"] += 1
-                summary["segments"] += len(unit)
-                on_unit(rows)
-        if not summary["rows"]:
+    with (
+        atomic_write(path) as partial,
+        pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
+    ):
+        for unit in fill_units(segments, rows_per_unit):
+            unit_rows = sum(len(segment.char_ends) for segment in unit)
+            lines = [_line(segment) for segment in unit]
+            writer.write_table(pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit))
+            content.update(json.dumps(lines).encode())
+            documents.update(segment.document for segment in unit)
+            rows, units = rows + unit_rows, units + 1
+            segments_count += len(unit)
+            on_unit(unit_rows)
+        if not rows:
             raise UserError(
                 "the two tokenizers share no site in this corpus: no token of both models ends at "
                 "the same character; use longer documents or a smaller sites.min_context"
             )
-        summary |= {
+        summary = {
+            "rows": rows,
+            "units": units,
+            "segments": segments_count,
             "documents": len(documents),
             "rows_per_unit": rows_per_unit,
             "fingerprint": fingerprint,
-            "content": content.hexdigest()[:16],
+            "digest": content.hexdigest()[:16],
         }
-        _with_metadata(bare, path, summary)
-    finally:
-        bare.unlink(missing_ok=True)
+        writer.add_key_value_metadata({_META: json.dumps(summary).encode()})
     return RowIndex.open(path)
-
-
-def _with_metadata(bare: Path, path: Path, summary: Mapping[str, Any]) -> None:
-    """Copy row group by row group: the schema's metadata is only known at the end."""
-    schema = SCHEMA.with_metadata({_META: json.dumps(summary).encode()})
-    with (
-        written_whole(path) as partial,
-        pq.ParquetFile(bare) as file,
-        pq.ParquetWriter(partial, schema, compression="zstd") as out,
-    ):
-        for number in range(file.num_row_groups):
-            group = file.read_row_group(number).replace_schema_metadata(schema.metadata)
-            out.write_table(group, row_group_size=group.num_rows)
 
 
 def _line(segment: Segment) -> dict[str, Any]:
@@ -188,8 +177,8 @@ def _line(segment: Segment) -> dict[str, Any]:
         "text": segment.text,
         "char_ends": list(segment.char_ends),
         "first_row": segment.first_row,
-        "source_ids": list(segment.ids[0]),
-        "target_ids": list(segment.ids[1]),
-        "source_positions": list(segment.positions[0]),
-        "target_positions": list(segment.positions[1]),
+        "source_ids": list(segment.ids.source),
+        "target_ids": list(segment.ids.target),
+        "source_positions": list(segment.positions.source),
+        "target_positions": list(segment.positions.target),
     }

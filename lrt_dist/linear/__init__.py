@@ -1,1 +1,1 @@
-"""Linear algebra in pure torch: moments, maps, vectors, scores; of these only maps know files."""
+"""From moments to weights: pure tensors, no files."""

@@ -1,14 +1,14 @@
 """Moments: exact, mergeable second moments of named variables.
 
-A *variable* is a name with rows `[n, d]`, e.g. one layer of one model. `Accumulator` takes rows and
-changes; `Moments` are what it found, and do not. They hold n, each variable's mean, and the centred
+A *variable* is a name with rows `[n, d]`, e.g. one layer of one model. `Accumulator` takes rows
+and changes; `Moments` are its result and do not. They hold n, each variable's mean, and the centred
 second moment `S_ab = Σ (a - ā)ᵀ(b - b̄)` of the wanted pairs of variables, in float64.
 
 Rows are shifted by the mean of the first ones before they are multiplied, so large offsets do no
 harm; what is left of the mean comes off in the end (Chan, Golub and LeVeque, "Algorithms for
 Computing the Sample Variance", 1983, §3). Merging follows the same authors' "Updating Formulae and
 a Pairwise Algorithm for Computing Sample Variances" (1979), eq. 2.1b. The empty moments are the
-identity of `merge`.
+identity of `merge_all`.
 """
 
 from __future__ import annotations
@@ -50,18 +50,7 @@ class Moments:
     mean: Mapping[str, torch.Tensor] = field(default_factory=dict)
     second: Mapping[Pair, torch.Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, variables: Mapping[str, torch.Tensor], pairs: Iterable[Pair], part: str) -> Moments:
-        """Moments of one part of the data; see `Accumulator`."""
-        accumulator = Accumulator(pairs)
-        accumulator.add(variables, part)
-        return accumulator.freeze()
-
-    def merge(self, other: Moments) -> Moments:
-        """Moments of both data together; see `merge_all`."""
-        return merge_all([self, other])
-
-    def only(self, pairs: Iterable[Pair]) -> Moments:
+    def select(self, pairs: Iterable[Pair]) -> Moments:
         """The same rows, fewer second moments; tensors are shared.
 
         Raises:
@@ -71,7 +60,7 @@ class Moments:
         names = {name for pair in second for name in pair}
         return Moments(self.n, self.parts, {name: self.mean[name] for name in names}, second)
 
-    def beside(self, other: Moments) -> Moments:
+    def with_variables(self, other: Moments) -> Moments:
         """Further variables of the same rows; tensors are shared.
 
         Raises:
@@ -86,12 +75,12 @@ class Moments:
             self.n, self.parts, {**self.mean, **other.mean}, {**self.second, **other.second}
         )
 
-    def reversed(self) -> Moments:
+    def transposed(self) -> Moments:
         """The same with every pair (a, b) as (b, a): what a map the way back needs."""
         second = {(b, a): value.T for (a, b), value in self.second.items()}
         return Moments(self.n, self.parts, self.mean, second)
 
-    def joined(self, names: Sequence[str], joint: str) -> Moments:
+    def concat(self, names: Sequence[str], joint: str) -> Moments:
         """With some variables side by side as one, of width `Σ d`.
 
         Keeps what all of them have: the joint second moment where all their pairs are held, in
@@ -115,7 +104,7 @@ class Moments:
         return self.second[a, b] if (a, b) in self.second else self.second[b, a].T
 
 
-class Workspace:
+class RowBuffer:
     """Memory for float64 rows, which accumulators that take turns may share.
 
     Fresh memory costs more time than what is written to it.
@@ -138,10 +127,10 @@ class Accumulator:
     many small ones.
     """
 
-    def __init__(self, pairs: Iterable[Pair], workspace: Workspace | None = None) -> None:
-        """`pairs`: which second moments are wanted. `workspace`: None for one of its own."""
+    def __init__(self, pairs: Iterable[Pair], buffer: RowBuffer | None = None) -> None:
+        """`pairs`: which second moments are wanted. `buffer`: None for one of its own."""
         self._pairs = tuple(dict.fromkeys(pairs))
-        self._workspace = workspace or Workspace()
+        self._buffer = buffer or RowBuffer()
         self._parts: set[str] = set()
         self._n = 0
         self._columns: dict[str, slice] = {}
@@ -150,9 +139,9 @@ class Accumulator:
 
     @classmethod
     def for_folds(cls, pairs: Iterable[Pair], folds: int) -> list[Accumulator]:
-        """One for each fold; they take turns, in one workspace."""
-        wanted, workspace = tuple(pairs), Workspace()
-        return [cls(wanted, workspace) for _ in range(folds)]
+        """One for each fold; they take turns, in one buffer."""
+        wanted, buffer = tuple(pairs), RowBuffer()
+        return [cls(wanted, buffer) for _ in range(folds)]
 
     def add(self, variables: Mapping[str, torch.Tensor], *parts: str) -> None:
         """Take in some parts of the data at once: products of a few thousand rows are the fastest.
@@ -178,10 +167,10 @@ class Accumulator:
 
     def _add_rows(self, variables: Mapping[str, torch.Tensor], n: int) -> None:
         columns = self._columns or _side_by_side(self._pairs, variables)
-        width = max(place.stop for place in columns.values())
-        rows_ND = self._workspace.rows(n, width)
-        for name, place in columns.items():
-            rows_ND[:, place] = variables[name]
+        width = max(span.stop for span in columns.values())
+        rows_ND = self._buffer.rows(n, width)
+        for name, span in columns.items():
+            rows_ND[:, span] = variables[name]
         shift = self._shift if self._columns else rows_ND[:SHIFT_ROWS].mean(0)
         rows_ND -= shift
         total = rows_ND.sum(0)
@@ -203,21 +192,23 @@ class Accumulator:
         self._sum += total
 
     def freeze(self) -> Moments:
-        """What was found so far, as copies."""
+        """The moments of all rows so far, as copies."""
         if self._n == 0:
             return Moments(parts=frozenset(self._parts))
-        rest = self._sum / self._n
+        shifted_mean = self._sum / self._n
         second = {}
         for block, product in self._products:
             for a, b in block.pairs:
                 left, right = self._columns[a], self._columns[b]
                 piece = product[_within(left, block.left), _within(right, block.right)]
-                second[a, b] = torch.addr(piece, rest[left] * -self._n, rest[right]).contiguous()
-        mean = self._shift + rest
+                second[a, b] = torch.addr(
+                    piece, shifted_mean[left] * -self._n, shifted_mean[right]
+                ).contiguous()
+        mean = self._shift + shifted_mean
         return Moments(
             self._n,
             frozenset(self._parts),
-            {name: mean[place].clone() for name, place in self._columns.items()},
+            {name: mean[span].clone() for name, span in self._columns.items()},
             {pair: second[pair] for pair in self._pairs},
         )
 
@@ -243,25 +234,25 @@ def _side_by_side(pairs: Sequence[Pair], variables: Mapping[str, torch.Tensor]) 
     """Columns of each variable: left ones of pairs first, then the others as pairs name them."""
     crossed = [(a, b) for a, b in pairs if a != b]
     order = dict.fromkeys([*(a for a, _ in crossed), *(b for _, b in crossed), *variables])
-    places, start = {}, 0
+    columns, start = {}, 0
     for name in order:
-        places[name] = slice(start, start + variables[name].shape[1])
-        start = places[name].stop
-    return places
+        columns[name] = slice(start, start + variables[name].shape[1])
+        start = columns[name].stop
+    return columns
 
 
 def _blocks(pairs: Sequence[Pair], columns: Mapping[str, slice]) -> list[_Block]:
-    """The pairs in as few blocks as their places allow."""
+    """The pairs in as few blocks as their columns allow."""
     rights: dict[str, list[str]] = {}
     for a, b in pairs:
         if a != b:
             rights.setdefault(a, []).append(b)
     blocks = [_Block(((a, b),), columns[a], columns[b]) for a, b in pairs if a == b]
     lefts = sorted(rights, key=lambda name: columns[name].start)
-    for some, shared in itertools.groupby(lefts, key=lambda name: frozenset(rights[name])):
+    for targets, sources in itertools.groupby(lefts, key=lambda name: frozenset(rights[name])):
         # A group's left variables are neighbours, since all left variables come first.
-        group = list(shared)
-        for run in _runs(sorted(some, key=lambda name: columns[name].start), columns):
+        group = list(sources)
+        for run in _runs(sorted(targets, key=lambda name: columns[name].start), columns):
             blocks.append(
                 _Block(
                     tuple((a, b) for a in group for b in run),
@@ -323,16 +314,16 @@ def merge_all(moments: Iterable[Moments]) -> Moments:
         raise ValueError("cannot merge moments of different variables")
     n = sum(item.n for item in held)
     weights = torch.tensor([item.n for item in held], dtype=torch.float64).unsqueeze(1)
-    mean, away = {}, {}
+    mean, offsets = {}, {}
     for name, origin in first.mean.items():
         means = torch.stack([item.mean[name] for item in held]) - origin
         offset = (means * (weights / n)).sum(0)
         mean[name] = origin + offset
-        away[name] = means - offset
+        offsets[name] = means - offset
     second = {}
     for a, b in first.second:
         total = first.second[a, b] + held[1].second[a, b]
         for item in held[2:]:
             total.add_(item.second[a, b])
-        second[a, b] = total.addmm_((away[a] * weights).T, away[b])
+        second[a, b] = total.addmm_((offsets[a] * weights).T, offsets[b])
     return Moments(n, parts, mean, second)

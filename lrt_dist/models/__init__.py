@@ -1,1 +1,1 @@
-"""The only room that imports transformers: tokens, hollow models, hooks."""
+"""The only package that imports transformers: sources, tokenizers, partial models, injection."""

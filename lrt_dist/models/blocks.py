@@ -1,4 +1,4 @@
-"""Hollow models: the real transformers class, in which only some blocks exist.
+"""Partial models: the real transformers class, in which only some blocks exist.
 
 A stage owns blocks `[a, b)`. Every other block is replaced by a parameterless pass-through before
 the weights are read, so `from_pretrained` reads only what the stage needs, with all of
@@ -22,6 +22,7 @@ from torch import nn
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
 from lrt_dist.models import hooks
+from lrt_dist.models.machine import machine_kind
 from lrt_dist.models.sources import load_config, model_class, open_source, quiet
 
 
@@ -31,7 +32,9 @@ class BlockStack:
     Attributes:
         owned: the blocks this stack holds.
         layers: number L of blocks of the whole model.
-        device, dtype: where and in what it computes.
+        device: where it computes.
+        dtype: in what it computes.
+        machine: kind of CPU or GPU, and threads: bits are promised for equal ones alone.
         vocabulary: number of tokens V.
     """
 
@@ -42,6 +45,7 @@ class BlockStack:
         self.layers = len(self._blocks)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.machine = machine_kind(self.device)
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self._embedding_width = int(model.get_input_embeddings().embedding_dim)
 
@@ -68,7 +72,7 @@ class BlockStack:
             )
         tied = bool(hf_config.get_text_config().tie_word_embeddings)
         embedding = owned.start == 0 or (head and tied)
-        cls_ = _hollow(model_class(config, hf_config), owned, embedding=embedding, head=head)
+        cls_ = _partial_class(model_class(config, hf_config), owned, embedding=embedding, head=head)
         quiet()
         model, info = cls_.from_pretrained(
             open_source(config),
@@ -119,47 +123,49 @@ class BlockStack:
         with ExitStack() as stack:
             stack.enter_context(self._only(wanted))
             if hidden_BTD is not None:
-                given = hidden_BTD.to(self.device, self.dtype)
-                stack.enter_context(hooks.replace_output(self._blocks[start - 1], given))
-            taken = stack.enter_context(
+                received = hidden_BTD.to(self.device, self.dtype)
+                stack.enter_context(
+                    hooks.change_output(self._blocks[start - 1], lambda _: received)
+                )
+            captured = stack.enter_context(
                 hooks.capture({layer: self._blocks[layer] for layer in capture}, select)
             )
             stack.enter_context(hooks.stop_after(self._blocks[stop - 1]))
             try:
                 self._forward(token_ids_BT, embed=start == 0)
             except hooks.StopForward as done:
-                return done.hidden_BTD, taken
+                return done.hidden_BTD, captured
         raise AssertionError(f"the forward pass went past block {stop - 1}")
 
     @torch.inference_mode()
     def logits(
         self, hidden_BTD: torch.Tensor, batch: torch.Tensor, position: torch.Tensor
     ) -> torch.Tensor:
-        """Logits `[n, V]` at the n places (batch[i], position[i]).
+        """Logits `[n, V]` at the n positions (batch[i], position[i]).
 
         `hidden_BTD` is the output of the last block; the final norm, the head and whatever the
-        model does after it (soft-capping, scaling) are applied to the read places only.
+        model does after it (soft-capping, scaling) are applied to these positions only.
         """
         head = self._model.get_output_embeddings()
         if self.owned.stop != self.layers or isinstance(head, _Absent):
             raise ValueError("this stack was loaded without a head")
-        given = hidden_BTD.to(self.device, self.dtype)
+        last = hidden_BTD.to(self.device, self.dtype)
         with (
             self._only(range(0)),
-            hooks.replace_output(self._blocks[self.layers - 1], given),
+            hooks.change_output(self._blocks[self.layers - 1], lambda _: last),
             hooks.only_positions(head, batch.to(self.device), position.to(self.device)),
         ):
-            output = self._forward(torch.empty(given.shape[:2], dtype=torch.int64), embed=False)
+            output = self._forward(torch.empty(last.shape[:2], dtype=torch.int64), embed=False)
         logits: torch.Tensor = output.logits[0]
         return logits
 
     def _forward(self, token_ids_BT: torch.Tensor, *, embed: bool) -> Any:
         if embed:
             return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False)
-        nothing = torch.zeros(
+        blank = torch.zeros(
             *token_ids_BT.shape, self._embedding_width, device=self.device, dtype=self.dtype
         )
-        return self._model(inputs_embeds=nothing, use_cache=False)
+        return self._model(inputs_embeds=blank, use_cache=False)
 
     @contextmanager
     def _only(self, wanted: range) -> Iterator[None]:
@@ -181,7 +187,7 @@ def find_blocks(model: Any) -> nn.ModuleList:
         UserError: there is no single list with as many entries as the model has layers.
     """
     layers = int(model.config.get_text_config().num_hidden_layers)
-    found = [
+    candidates = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
@@ -189,12 +195,12 @@ def find_blocks(model: Any) -> nn.ModuleList:
         and name.count(".") <= 3
         and not any(part.isdigit() for part in name.split("."))
     ]
-    if len(found) != 1:
+    if len(candidates) != 1:
         raise UserError(
-            f"{type(model).__name__}: found {len(found)} lists of {layers} blocks where one was "
-            "expected; this architecture is not supported"
+            f"{type(model).__name__}: found {len(candidates)} lists of {layers} blocks where one "
+            "was expected; this architecture is not supported"
         )
-    return found[0]
+    return candidates[0]
 
 
 class _PassThrough(nn.Module):
@@ -218,10 +224,10 @@ class _Absent(nn.Module):
         self.embedding_dim = embedding_dim
 
 
-def _hollow(
+def _partial_class(
     cls: type[transformers.PreTrainedModel], owned: range, *, embedding: bool, head: bool
 ) -> type[transformers.PreTrainedModel]:
-    """A subclass of `cls` that, once built and before weights are read, is hollowed out."""
+    """A subclass of `cls` that drops the blocks it does not own, before weights are read."""
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         cls.__init__(self, config, *args, **kwargs)

@@ -29,11 +29,11 @@ def capture(
     blocks: Mapping[int, nn.Module], select: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Collect `select(hidden)` at the output of each of `blocks` during a forward pass."""
-    taken: dict[int, torch.Tensor] = {}
+    selected: dict[int, torch.Tensor] = {}
 
     def tap(layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            taken[layer] = select(block_output(output))
+            selected[layer] = select(block_output(output))
 
         return hook
 
@@ -41,21 +41,19 @@ def capture(
         for layer, block in blocks.items():
             handle = block.register_forward_hook(tap(layer))
             stack.callback(handle.remove)
-        yield taken
+        yield selected
 
 
 @contextmanager
-def replace_output(block: nn.Module, hidden_BTD: torch.Tensor) -> Iterator[None]:
-    """Let `block` seem to have computed `hidden_BTD`."""
+def change_output(block: nn.Module, change: Callable[[Any], torch.Tensor]) -> Iterator[None]:
+    """Let the hidden state in what `block` returns be `change(output)`."""
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        return (hidden_BTD, *output[1:]) if isinstance(output, tuple) else hidden_BTD
+        changed = change(output)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    handle = block.register_forward_hook(hook)
-    try:
+    with _hooked(block, hook):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -65,11 +63,8 @@ def stop_after(block: nn.Module) -> Iterator[None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         raise StopForward(block_output(output))
 
-    handle = block.register_forward_hook(hook)
-    try:
+    with _hooked(block, hook):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -80,6 +75,15 @@ def only_positions(head: nn.Module, batch: torch.Tensor, position: torch.Tensor)
         return (args[0][batch, position].unsqueeze(0), *args[1:])
 
     handle = head.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _hooked(block: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    handle = block.register_forward_hook(hook)
     try:
         yield
     finally:

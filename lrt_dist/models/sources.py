@@ -17,6 +17,7 @@ import transformers
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
+from lrt_dist.sites import Side
 
 CACHE_VARIABLE = "LRT_DIST_CACHE"
 
@@ -34,7 +35,7 @@ class ModelFacts:
         embedding_parameters: parameters of the token embedding.
         head_parameters: parameters of the LM head, also where it is tied to the embedding.
         dtype: dtype of the checkpoint, e.g. `"bfloat16"`.
-        identity: hash of the configuration and of the weight files' names, sizes and beginnings;
+        digest: hash of the configuration and of the weight files' names, sizes and beginnings;
             for a hub name, of the configuration and the commit.
     """
 
@@ -46,7 +47,7 @@ class ModelFacts:
     embedding_parameters: int
     head_parameters: int
     dtype: str
-    identity: str
+    digest: str
 
 
 def cache_folder() -> Path:
@@ -106,8 +107,8 @@ def model_class(config: ModelConfig, hf_config: Any) -> type[transformers.PreTra
             f"of transformers {transformers.__version__}; if the repository brings its own code, "
             "set trust_remote_code: true"
         )
-    found: type[transformers.PreTrainedModel] = mapping[type(hf_config)]
-    return found
+    chosen: type[transformers.PreTrainedModel] = mapping[type(hf_config)]
+    return chosen
 
 
 def describe(config: ModelConfig) -> ModelFacts:
@@ -130,11 +131,11 @@ def describe(config: ModelConfig) -> ModelFacts:
         embedding_parameters=sum(p.numel() for p in embedding.parameters()),
         head_parameters=sum(p.numel() for p in head.parameters()) if head is not None else 0,
         dtype=str(getattr(hf_config, "dtype", None) or torch.float32).removeprefix("torch."),
-        identity=_identity(config, hf_config),
+        digest=_digest(config, hf_config),
     )
 
 
-def check_layers(side: str, config: ModelConfig, facts: ModelFacts) -> tuple[int, ...]:
+def check_layers(side: Side, config: ModelConfig, facts: ModelFacts) -> tuple[int, ...]:
     """The wanted layers as numbers.
 
     Raises:
@@ -151,7 +152,7 @@ def check_layers(side: str, config: ModelConfig, facts: ModelFacts) -> tuple[int
     return tuple(config.layers)
 
 
-def _identity(config: ModelConfig, hf_config: Any) -> str:
+def _digest(config: ModelConfig, hf_config: Any) -> str:
     digest = hashlib.sha256()
     volatile = {"_name_or_path", "transformers_version", "_commit_hash"}
     plain = {k: v for k, v in hf_config.to_dict().items() if k not in volatile}

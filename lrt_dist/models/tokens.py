@@ -1,7 +1,7 @@
 """Text to tokens, with the character at which each token ends.
 
 A causal model's state at the token that ends at character c summarises exactly the text up to c;
-that is what lets two tokenizers be compared (design: sites).
+that is what lets the states of two models with different tokenizers be compared.
 """
 
 from __future__ import annotations

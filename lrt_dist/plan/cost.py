@@ -32,7 +32,8 @@ def accumulate_bytes(
 
     Args:
         moments: bytes of its moments, of all folds.
-        row_numbers: numbers read for each row. rows_at_once: rows of a block.
+        row_numbers: numbers read for each row.
+        rows_at_once: rows of a block.
         number_bytes: bytes of a number in the store.
 
     The moments and a copy of one fold, two more folds while merging; two blocks of rows as they are
@@ -47,10 +48,19 @@ def accumulate_bytes(
 def solve_bytes(d: int, e: int, folds: int) -> int:
     """Memory of a task that solves all maps from width d to width e, one after the other.
 
-    For each fold the own moments of the source, the eigenvectors and G; the pair, its null, B, C
-    and room to work; S_yy; and the moments of all rows with what is made of them.
+    All of it is float64. Each term counts the tensors of that size that are held at once.
     """
-    return 8 * ((3 * folds + 4) * d * d + (5 * folds + 8) * d * e + folds * e * e) + PROCESS_BYTES
+    own_moments = folds * d * d  # S_xx of each fold
+    eigenvectors = folds * d * d  # V of each fold's training rows
+    held_out = folds * d * d  # G of each fold
+    all_rows = 4 * d * d  # S_xx and V of all rows, and what eigh works in
+    crossed = 2 * folds * d * e  # S_xy of each fold, true and mismatched
+    projected = 2 * folds * d * e  # B and C of each fold
+    working = folds * d * e + 8 * d * e  # training sums; Z, weights and biases of two maps
+    target_moments = folds * e * e  # S_yy of each fold
+    numbers = own_moments + eigenvectors + held_out + all_rows
+    numbers += crossed + projected + working + target_moments
+    return 8 * numbers + PROCESS_BYTES
 
 
 def cores_of_task(width: int, node_cores: float) -> int:

@@ -16,14 +16,19 @@ intermediates of the families in the tests stay below it."""
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the arithmetic needs of a model: parameters of each block, of the embedding and the
-    head, width d, whether the head is tied to the embedding."""
+    """What the arithmetic needs of a model.
+
+    Attributes:
+        blocks: parameters of each block.
+        embedding: parameters of the token embedding.
+        head: parameters of the LM head, also where it is tied to the embedding.
+        width: size d of the residual stream.
+    """
 
     blocks: Sequence[int]
     embedding: int
     head: int
     width: int
-    vocabulary: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from lrt_dist.sites import LayerPair
+from lrt_dist.sites import LayerPair, Sided
 
 LEAF_ROWS = 131_072
 """Rows of a leaf: many enough that its products cost far more than merging it."""
@@ -23,82 +23,82 @@ class Tile:
     """Moments that are accumulated together.
 
     Attributes:
-        pairs: layer pairs, each with its null.
+        pairs: layer pairs, each also with mismatched rows.
         own: source and target layers whose own moments (S_xx, S_yy) this tile holds; every layer
             is in exactly one tile.
-        within: pairs of source layers, for maps from several layers together.
+        within: pairs of source layers, for joint maps.
     """
 
     pairs: tuple[LayerPair, ...]
-    own: tuple[tuple[int, ...], tuple[int, ...]]
+    own: Sided[tuple[int, ...]]
     within: tuple[tuple[int, int], ...] = ()
 
     @property
-    def layers(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def layers(self) -> Sided[tuple[int, ...]]:
         """Source and target layers that are read."""
-        both = {layer for pair in self.within for layer in pair}
-        sources = both | {pair.source for pair in self.pairs} | set(self.own[0])
-        targets = {pair.target for pair in self.pairs} | set(self.own[1])
-        return tuple(sorted(sources)), tuple(sorted(targets))
+        joint = {layer for pair in self.within for layer in pair}
+        sources = joint | {pair.source for pair in self.pairs} | set(self.own.source)
+        targets = {pair.target for pair in self.pairs} | set(self.own.target)
+        return Sided(tuple(sorted(sources)), tuple(sorted(targets)))
 
-    def entries(self, widths: tuple[int, int]) -> int:
+    def entries(self, widths: Sided[int]) -> int:
         """Numbers in its second moments, of one fold."""
         d, e = widths
-        squares = (len(self.own[0]) + len(self.within)) * d * d + len(self.own[1]) * e * e
+        squares = (len(self.own.source) + len(self.within)) * d * d
+        squares += len(self.own.target) * e * e
         return squares + 2 * len(self.pairs) * d * e
 
-    def bytes(self, widths: tuple[int, int], folds: int) -> int:
+    def bytes(self, widths: Sided[int], folds: int) -> int:
         """Of its float64 second moments, of all folds."""
         return 8 * folds * self.entries(widths)
 
-    def read_bytes(self, widths: tuple[int, int], row_bytes: int) -> int:
-        """Read from the stores for each row; target layers twice, once for the null.
-
-        Args:
-            row_bytes: bytes of one number in the stores.
-        """
+    def numbers_read(self, widths: Sided[int]) -> int:
+        """Numbers read from the stores for each row; target layers twice, once mismatched."""
         sources, targets = self.layers
-        return row_bytes * (len(sources) * widths[0] + 2 * len(targets) * widths[1])
+        return len(sources) * widths.source + 2 * len(targets) * widths.target
 
 
 def plan_tiles(
     pairs: Sequence[LayerPair],
-    widths: tuple[int, int],
+    widths: Sided[int],
     folds: int,
     budget: int,
-    together: Sequence[Sequence[int]] = (),
+    joint: Sequence[Sequence[int]] = (),
 ) -> list[Tile]:
     """Cut a grid into the rectangles that read least, each within a budget of bytes.
 
     A tile is never smaller than one pair, which may exceed the budget.
 
     Args:
-        pairs: wanted pairs; the grid may have holes.
+        pairs: pairs to cover; the grid may have holes.
         widths: of the source and target model.
-        together: groups of source layers for maps from several layers.
+        joint: groups of source layers for joint maps.
     """
     wanted = set(pairs)
     sources = sorted({pair.source for pair in pairs})
     targets = sorted({pair.target for pair in pairs})
     height, width = _shape(len(sources), len(targets), widths, budget // (8 * folds))
     tiles: list[Tile] = []
-    owned: tuple[set[int], set[int]] = (set(), set())
-    for some in _even_runs(sources, height):
-        for others in _even_runs(targets, width):
-            block = tuple(pair for s in some for t in others if (pair := LayerPair(s, t)) in wanted)
+    owned: Sided[set[int]] = Sided(set(), set())
+    for rows in _even_runs(sources, height):
+        for columns in _even_runs(targets, width):
+            block = tuple(
+                pair for s in rows for t in columns if (pair := LayerPair(s, t)) in wanted
+            )
             if not block:
                 continue
-            own = (
-                tuple(sorted({pair.source for pair in block} - owned[0])),
-                tuple(sorted({pair.target for pair in block} - owned[1])),
+            own = Sided(
+                tuple(sorted({pair.source for pair in block} - owned.source)),
+                tuple(sorted({pair.target for pair in block} - owned.target)),
             )
-            owned[0].update(own[0])
-            owned[1].update(own[1])
+            owned.source.update(own.source)
+            owned.target.update(own.target)
             tiles.append(Tile(block, own))
-    within = sorted({(a, b) for group in together for a in group for b in group if a < b})
-    per_tile = max(1, budget // (8 * folds * widths[0] ** 2))
+    within = sorted({(a, b) for group in joint for a in group for b in group if a < b})
+    per_tile = max(1, budget // (8 * folds * widths.source**2))
     tiles += [
-        Tile((), ((), ()), tuple(within[i : i + per_tile])) for i in range(0, len(within), per_tile)
+        Tile((), Sided((), ()), tuple(within[i : i + per_tile]))
+        for i in range(0, len(within), per_tile)
     ]
     return tiles
 
@@ -110,8 +110,8 @@ def plan_leaves(units: Sequence[int], rows_per_unit: int) -> list[tuple[int, ...
 
 
 def standing_nodes(present: Collection[tuple[int, int]], leaves: int) -> list[tuple[int, int]]:
-    """The nodes (level, number) from which a tree goes on: what is there, and leaves where nothing
-    is. Node (k, i) stands for the leaves from i·2^k to (i+1)·2^k - 1, as far as there are."""
+    """The nodes (level, number) from which a tree goes on: those on disk, and leaves elsewhere.
+    Node (k, i) stands for the leaves from i·2^k to (i+1)·2^k - 1, as far as there are."""
     nodes = []
     leaf = 0
     while leaf < leaves:
@@ -122,7 +122,7 @@ def standing_nodes(present: Collection[tuple[int, int]], leaves: int) -> list[tu
     return nodes
 
 
-def _shape(sources: int, targets: int, widths: tuple[int, int], entries: int) -> tuple[int, int]:
+def _shape(sources: int, targets: int, widths: Sided[int], entries: int) -> tuple[int, int]:
     """Source and target layers of a tile: what fits and reads least."""
     d, e = widths
     best, least = (1, 1), float("inf")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow as pa
-
-from lrt_dist.linear.scores import Retention
-from lrt_dist.report.tables import ConceptSummary, RunTables, percent, percent_range
+from lrt_dist.effects import Retention
+from lrt_dist.formatting import percent, percent_range
+from lrt_dist.report.results import Results
+from lrt_dist.report.summary import ConceptSummary
+from lrt_dist.store.tables import FitRow
 
 FEW_ROWS_PER_DIMENSION = 5
-NEAR_THE_NULL = 0.05
+NEAR_CHANCE = 0.05
 FEW_ITEMS = 10
 
 
@@ -35,7 +35,7 @@ class Answer:
 def verdict(summary: ConceptSummary) -> Verdict:
     """Transferred, where the whole interval of retention lies above zero and above every control.
 
-    The bar is the largest absolute value of the shuffled map and of any single random draw, so a
+    The bar is the largest absolute value of the mismatched map and of any single random draw, so a
     lucky draw counts against the map. Without controls nothing is shown.
     """
     kept = summary.retention
@@ -46,7 +46,7 @@ def verdict(summary: ConceptSummary) -> Verdict:
             f"The target model's own vector does not steer it here: {kept.reason}. "
             "So there is no effect to transfer.",
         )
-    controls = [abs(summary.shuffled.value)] if summary.shuffled.defined else []
+    controls = [abs(summary.mismatched.value)] if summary.mismatched.defined else []
     if summary.random is not None:
         controls += [abs(summary.random.low), abs(summary.random.high)]
     numbers = f"{percent(kept.value)} of the native effect (95% interval {_interval(kept)})"
@@ -81,10 +81,10 @@ def verdict(summary: ConceptSummary) -> Verdict:
     return Verdict("transfers", "transfers", f"It keeps {numbers}; {reach}.")
 
 
-def answer(tables: RunTables, summaries: Sequence[ConceptSummary]) -> Answer:
+def answer(results: Results, summaries: Sequence[ConceptSummary]) -> Answer:
     """Headline and one paragraph, from the test scores; of the fits alone where there are none."""
     if not summaries:
-        return Answer("Transfer was not tested", _fit_sentence(tables.fits))
+        return Answer("Transfer was not tested", _fit_sentence(list(results.fits)))
     kinds = [verdict(summary).kind for summary in summaries]
     yes, total = kinds.count("transfers"), len(kinds)
     concepts = "the one concept" if total == 1 else f"all {total} concepts"
@@ -100,25 +100,25 @@ def answer(tables: RunTables, summaries: Sequence[ConceptSummary]) -> Answer:
         )
     sentences = [_transferred_sentence(summaries)]
     sentences += [_group_sentence(summaries, kind) for kind in _GROUPS]
-    sentences.append(_fit_sentence(tables.fits))
+    sentences.append(_fit_sentence(list(results.fits)))
     return Answer(headline, " ".join(sentence for sentence in sentences if sentence))
 
 
 def _transferred_sentence(summaries: Sequence[ConceptSummary]) -> str:
-    good = [s for s in summaries if verdict(s).kind == "transfers"]
-    if not good:
+    shown = [s for s in summaries if verdict(s).kind == "transfers"]
+    if not shown:
         return ""
-    kept = sorted(s.retention.value for s in good)
+    kept = sorted(s.retention.value for s in shown)
     share = percent(kept[0]) if len(kept) == 1 else percent_range(kept[0], kept[-1])
     controls = []
-    if spreads := [s.random for s in good if s.random is not None]:
+    if spreads := [s.random for s in shown if s.random is not None]:
         top = max(max(abs(r.low), abs(r.high)) for r in spreads)
         controls.append(f"random vectors of the same length reach {percent(top)} at most")
-    if shuffled := [abs(s.shuffled.value) for s in good if s.shuffled.defined]:
-        controls.append(f"a map fitted on shuffled rows {percent(max(shuffled))} at most")
+    if mismatched := [abs(s.mismatched.value) for s in shown if s.mismatched.defined]:
+        controls.append(f"a map fitted on mismatched documents {percent(max(mismatched))} at most")
     return (
         f"Added to the target model, the vector carried over from the source keeps {share} of the "
-        f"effect that the target's own vector has ({_names(good)}; test items, at layers and "
+        f"effect that the target's own vector has ({_names(shown)}; test items, at layers and "
         f"strength chosen on other items). In comparison, {' and '.join(controls)}."
     )
 
@@ -137,92 +137,81 @@ def _group_sentence(summaries: Sequence[ConceptSummary], kind: str) -> str:
     return _GROUPS[kind].format(names=_names(group)) if group else ""
 
 
-def _fit_sentence(fits: pa.Table | None) -> str:
-    if fits is None or fits.num_rows == 0:
+def _fit_sentence(fits: Sequence[FitRow]) -> str:
+    rows = [row for row in fits if math.isfinite(row.r2)]
+    if not rows:
         return ""
-    lines = [line for line in fits.to_pylist() if _finite(line["r2"])]
-    if not lines:
-        return ""
-    best = max(lines, key=lambda line: line["r2"])
-    pairs = "the one layer pair" if len(lines) == 1 else f"{len(lines)} layer pairs"
-    null = max(
-        (line["r2_shuffled"] for line in lines if _finite(line["r2_shuffled"])), default=None
+    best = max(rows, key=lambda row: row.r2)
+    pairs = "the one layer pair" if len(rows) == 1 else f"{len(rows)} layer pairs"
+    control = max(
+        (row.r2_mismatched for row in rows if math.isfinite(row.r2_mismatched)), default=None
     )
-    against = "" if null is None else f" (maps of shuffled rows: {percent(null)} at most)"
-    pair = f"{best['source_layer']} → {best['target_layer']}"
-    where = "" if len(lines) == 1 else f", best for layers {pair}"
+    against = (
+        "" if control is None else f" (maps of mismatched documents: {percent(control)} at most)"
+    )
+    pair = f"{best.source_layer} → {best.target_layer}"
+    where = "" if len(rows) == 1 else f", best for layers {pair}"
     return (
-        f"The maps of {pairs} explain up to {percent(best['r2'])} of the variance of held-out "
+        f"The maps of {pairs} explain up to {percent(best.r2)} of the variance of held-out "
         f"hidden states{where}{against}."
     )
 
 
-def data_warnings(tables: RunTables, summaries: Sequence[ConceptSummary]) -> list[str]:
+def data_warnings(results: Results, summaries: Sequence[ConceptSummary]) -> list[str]:
     """What a reader must know before believing the numbers."""
-    found = [] if tables.fits is None else _fit_warnings(tables.fits.to_pylist())
+    warnings = _fit_warnings(list(results.fits))
     few = [s for s in summaries if s.items < FEW_ITEMS]
     if few:
         counts = ", ".join(f"{s.concept} {s.items}" for s in few)
-        found.append(
+        warnings.append(
             f"Fewer than {FEW_ITEMS} test items ({counts}): the intervals are rough, and narrower "
             "than they should be."
         )
     for s in summaries:
         if not s.retention.defined:
-            found.append(
-                f"{s.concept}: the native arm does not steer at layer {s.target_layer}, strength "
+            warnings.append(
+                f"{s.concept}: the native arm does not steer at layer {s.pair.target}, strength "
                 f"±{s.strength:g}: {s.retention.reason}. Retention is undefined there."
             )
         if s.overlap:
-            found.append(
+            warnings.append(
                 f"{s.concept}: its texts are in the corpus that the map was fitted on. With no "
                 "more rows than dimensions a minimum-norm map returns the native vector by "
                 "algebra, whatever the two models are; with several times more the bias remains. "
                 "Its scores are no evidence of transfer."
             )
-    if tables.vectors is not None:
-        named = {s.concept for s in summaries}
-        lost = sorted(set(tables.vectors["concept"].unique().to_pylist()) - named)
-        if lost:
-            found.append(f"No test scores, so not in the tables: {', '.join(lost)}.")
-    return found
+    named = {s.concept for s in summaries}
+    unscored = sorted(set(results.vectors.column("concept")) - named)
+    if unscored:
+        warnings.append(f"No test scores, so not in the tables: {', '.join(unscored)}.")
+    return warnings
 
 
-def _fit_warnings(fits: Sequence[dict[str, Any]]) -> list[str]:
-    found = []
-    few = [f for f in fits if f["n"] < FEW_ROWS_PER_DIMENSION * f["d_source"]]
+def _fit_warnings(fits: Sequence[FitRow]) -> list[str]:
+    warnings = []
+    few = [f for f in fits if f.n < FEW_ROWS_PER_DIMENSION * f.d_source]
     if few:
-        worst = min(few, key=lambda f: f["n"] / f["d_source"])
-        found.append(
+        worst = min(few, key=lambda f: f.n / f.d_source)
+        warnings.append(
             f"Few rows: {_count(len(few), len(fits))} fitted on fewer than "
-            f"{FEW_ROWS_PER_DIMENSION} rows per source dimension (least: {worst['n']:,} rows for "
-            f"{worst['d_source']:,} dimensions). More text would give better maps."
+            f"{FEW_ROWS_PER_DIMENSION} rows per source dimension (least: {worst.n:,} rows for "
+            f"{worst.d_source:,} dimensions). More text would give better maps."
         )
-    near = [
-        f
-        for f in fits
-        if _finite(f["r2"])
-        and _finite(f["r2_shuffled"])
-        and f["r2"] - f["r2_shuffled"] < NEAR_THE_NULL
-    ]
+    near = [f for f in fits if f.r2 - f.r2_mismatched < NEAR_CHANCE]
     if near:
-        pairs = ", ".join(f"{f['source_layer']} → {f['target_layer']}" for f in near[:6])
+        pairs = ", ".join(f"{f.source_layer} → {f.target_layer}" for f in near[:6])
         more = f" and {len(near) - 6} more" if len(near) > 6 else ""
-        found.append(
+        warnings.append(
             f"{_count(len(near), len(fits))} no better than chance: held-out R² within "
-            f"{NEAR_THE_NULL} of the shuffled rows' ({pairs}{more})."
+            f"{NEAR_CHANCE} of that on mismatched documents ({pairs}{more})."
         )
-    return found
+    return warnings
 
 
-def _count(some: int, total: int) -> str:
+def _count(part: int, total: int) -> str:
     if total == 1:
         return "the map is"
-    return f"{some} of {total} maps {'is' if some == 1 else 'are'}"
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    return f"{part} of {total} maps {'is' if part == 1 else 'are'}"
 
 
 def _interval(kept: Retention) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lrt_dist.linear.scores import mean_interval
+from lrt_dist.effects import mean_interval
+from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.items import ItemScores
-
-ARMS = ("native", "transferred", "shuffled", "random")
-"""The arms that have a curve, in the order of legends. `none` is the zero line."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +22,14 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    arm: str
+    arm: Arm
     points: tuple[CurvePoint, ...]
 
 
 def strength_curves(test: ItemScores) -> tuple[Curve, ...]:
     """One curve per arm that was run, through (0, 0) by definition."""
     curves = []
-    for arm in ARMS:
+    for arm in Arm:  # `none` has no strengths: it is the zero line
         points = [p for s in test.strengths if (p := _point(test, arm, s)) is not None]
         if points:
             points.append(CurvePoint(0.0, 0.0, 0.0, 0.0))
@@ -39,7 +37,7 @@ def strength_curves(test: ItemScores) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
-def _point(test: ItemScores, arm: str, strength: float) -> CurvePoint | None:
+def _point(test: ItemScores, arm: Arm, strength: float) -> CurvePoint | None:
     changes = [
         change
         for draw in test.draws(arm)
@@ -48,5 +46,5 @@ def _point(test: ItemScores, arm: str, strength: float) -> CurvePoint | None:
     if not changes:
         return None
     means = [float(change.mean()) for change in changes]
-    low, high = (min(means), max(means)) if arm == "random" else mean_interval(changes[0])
+    low, high = (min(means), max(means)) if arm is Arm.RANDOM else mean_interval(changes[0])
     return CurvePoint(strength, sum(means) / len(means), low, high)

@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lrt_dist.plan.conditions import Arm
+from lrt_dist.registry import Registry
 from lrt_dist.report.curves import Curve
-from lrt_dist.report.tables import ConceptSummary
+from lrt_dist.report.results import Results
+from lrt_dist.report.summary import ConceptSummary
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """How an arm is drawn, in every figure."""
+
+    colour: str
+    marker: str
+    line: str
+
 
 # Okabe and Ito's palette: told apart with any colour vision. Markers say the same once more.
-ARM_COLOURS = {
-    "none": "#1b1f24",
-    "native": "#0072b2",
-    "transferred": "#d55e00",
-    "shuffled": "#a8518a",
-    "random": "#7a7f87",
+STYLES = {
+    Arm.NONE: ArmStyle("#1b1f24", "", "-"),
+    Arm.NATIVE: ArmStyle("#0072b2", "o", "-"),
+    Arm.TRANSFERRED: ArmStyle("#d55e00", "s", "-"),
+    Arm.MISMATCHED: ArmStyle("#a8518a", "D", "--"),
+    Arm.RANDOM: ArmStyle("#7a7f87", "", ":"),
 }
-_MARKERS = {"native": "o", "transferred": "s", "shuffled": "D", "random": ""}
-_LINES = {"native": "-", "transferred": "-", "shuffled": "--", "random": ":"}
+
+RunFigure = Callable[[Results], Figure]
+"""A figure about a whole run, which `report.figures` names; its docstring is its caption."""
+
+FIGURES: Registry[RunFigure] = Registry("figure", FunctionType)
 
 # The page scales a figure to its column: at 5 inches, 11 points stay 9 on a telephone.
 _WIDTH = 5.0
@@ -42,42 +60,58 @@ _STYLE = {
 }
 
 
-def strength_figure(curves: Sequence[Curve], *, chosen: float, label: str) -> str:
-    """Mean change of propensity over strength, all arms; the chosen ±strength is marked."""
+def run_figure(name: str, results: Results) -> tuple[str, str]:
+    """A further figure as SVG, and its caption.
+
+    Raises:
+        UserError: there is no figure of that name.
+    """
+    draw = FIGURES.find(name)
+    caption = (draw.__doc__ or name).strip().split("\n\n")[0]
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        return _svg(draw(results), caption), caption
+
+
+def strength_figure(curves: Sequence[Curve], *, chosen: float, label: str, change: str) -> str:
+    """Mean change of the score over strength, all arms; the chosen ±strength is marked.
+
+    Args:
+        change: what the vertical axis is called, e.g. `change of log-odds`.
+    """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"strength {label}"}):
         figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
         axes = figure.subplots()
-        axes.axhline(0, color=ARM_COLOURS["none"], linewidth=0.8)
+        axes.axhline(0, color=STYLES[Arm.NONE].colour, linewidth=0.8)
         for sign in (-1, 1):
             axes.axvline(sign * chosen, color=_RULE, linewidth=1, zorder=0)
         for curve in reversed(curves):
             _draw_curve(axes, curve)
         axes.set_xlabel("strength α (share of the layer's median norm)")
-        axes.set_ylabel("change of log-odds")
+        axes.set_ylabel(change)
         axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
         axes.tick_params(length=0)
         axes.grid(axis="y", color=_RULE, linewidth=0.6)
         axes.set_axisbelow(True)
-        return _svg(figure, f"Change of log-odds over strength, by arm: {label}")
+        return _svg(figure, f"{change.capitalize()} over strength, by arm: {label}")
 
 
 def _draw_curve(axes: Any, curve: Curve) -> None:
     strengths = [point.strength for point in curve.points]
-    colour = ARM_COLOURS[curve.arm]
+    style = STYLES[curve.arm]
     axes.fill_between(
         strengths,
         [point.low for point in curve.points],
         [point.high for point in curve.points],
-        color=colour,
+        color=style.colour,
         alpha=0.14,
         linewidth=0,
     )
     axes.plot(
         strengths,
         [point.mean for point in curve.points],
-        color=colour,
-        linestyle=_LINES[curve.arm],
-        marker=_MARKERS[curve.arm],
+        color=style.colour,
+        linestyle=style.line,
+        marker=style.marker,
         markersize=4.5,
         linewidth=1.8,
         label=curve.arm,
@@ -89,10 +123,10 @@ def retention_figure(summaries: Sequence[ConceptSummary]) -> str:
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "retention"}):
         figure = Figure(figsize=(_WIDTH, 0.9 + 0.42 * len(summaries)), layout="constrained")
         axes = figure.subplots()
-        axes.axvline(0, color=ARM_COLOURS["none"], linewidth=0.8)
-        axes.axvline(1, color=ARM_COLOURS["native"], linewidth=1.4)
-        for place, summary in enumerate(summaries):
-            _draw_retention(axes, place, summary)
+        axes.axvline(0, color=STYLES[Arm.NONE].colour, linewidth=0.8)
+        axes.axvline(1, color=STYLES[Arm.NATIVE].colour, linewidth=1.4)
+        for y, summary in enumerate(summaries):
+            _draw_retention(axes, y, summary)
         ticks = axes.set_yticks(
             range(len(summaries)), [_short(summary.concept) for summary in summaries]
         )
@@ -110,26 +144,27 @@ def retention_figure(summaries: Sequence[ConceptSummary]) -> str:
         return _svg(figure, "Retention per concept with intervals and controls")
 
 
-def _draw_retention(axes: Any, place: int, summary: ConceptSummary) -> None:
-    random, shuffled, kept = summary.random, summary.shuffled, summary.retention
+def _draw_retention(axes: Any, y: int, summary: ConceptSummary) -> None:
+    random, mismatched, kept = summary.random, summary.mismatched, summary.retention
     if random is not None:
         axes.barh(
-            place,
+            y,
             random.high - random.low,
             left=random.low,
             height=0.5,
-            color=ARM_COLOURS["random"],
+            color=STYLES[Arm.RANDOM].colour,
             alpha=0.35,
             linewidth=0,
         )
-    if shuffled.defined:
-        axes.plot(shuffled.value, place, "D", color=ARM_COLOURS["shuffled"], markersize=5)
+    if mismatched.defined:
+        style = STYLES[Arm.MISMATCHED]
+        axes.plot(mismatched.value, y, style.marker, color=style.colour, markersize=5)
     if kept.defined:
-        colour = ARM_COLOURS["transferred"]
-        axes.plot([kept.low, kept.high], [place, place], color=colour, linewidth=2.2)
-        axes.plot(kept.value, place, "s", color=colour, markersize=6.5)
+        style = STYLES[Arm.TRANSFERRED]
+        axes.plot([kept.low, kept.high], [y, y], color=style.colour, linewidth=2.2)
+        axes.plot(kept.value, y, style.marker, color=style.colour, markersize=6.5)
     else:
-        axes.text(0.5, place, "undefined", color=_SOFT, ha="center", va="center")
+        axes.text(0.5, y, "undefined", color=_SOFT, ha="center", va="center")
 
 
 def _short(name: str, limit: int = 18) -> str:
@@ -139,18 +174,18 @@ def _short(name: str, limit: int = 18) -> str:
 def _svg(figure: Figure, label: str) -> str:
     """The bare element: no prologue, no metadata, no date, sized by the page."""
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     element = text[text.index("<svg") :]
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
     # Several figures share a page: ids that nothing refers to, and a style that would reach all of
     # the page, stay out. (Clip paths and markers have ids salted with the figure's own name.)
-    rest = re.sub(r"<style.*?</style>", "", element.split(">", 1)[1], flags=re.DOTALL)
-    rest = re.sub(r'<g id="[^"]*">', "<g>", rest)
+    body = re.sub(r"<style.*?</style>", "", element.split(">", 1)[1], flags=re.DOTALL)
+    body = re.sub(r'<g id="[^"]*">', "<g>", body)
     view_box = f'viewBox="0 0 {width} {height}"'
     return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {view_box} role="img" ' + (
-        f'aria-label="{_attribute(label)}">{rest}'
+        f'aria-label="{_attribute(label)}">{body}'
     )
 
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from lrt_dist.report.grids import Grid, Pair
-from lrt_dist.report.tables import percent
+from lrt_dist.formatting import percent
+from lrt_dist.report.grids import Grid
+from lrt_dist.sites import LayerPair
 
 # Past this many columns the numbers move to the cells' tooltips, or nothing could be seen at once.
 _MOST_NUMBERS = 40
@@ -45,14 +46,14 @@ def heat_map(
     title: str,
     note: str,
     in_percent: bool = False,
-    chosen: Mapping[Pair, Collection[str]] | None = None,
+    chosen: Mapping[LayerPair, Collection[str]] | None = None,
 ) -> HeatMap:
     """Cells coloured from 0 (bare) to 1 (full), below 0 in another colour; chosen pairs ringed."""
     dense = len(grid.target_layers) > _MOST_NUMBERS
     rings = chosen or {}
 
-    def cell(pair: Pair) -> Cell:
-        where = f"layer {pair[0]} → {pair[1]}"
+    def cell(pair: LayerPair) -> Cell:
+        where = f"layer {pair.source} → {pair.target}"
         value = grid.values.get(pair)
         if value is None:
             return Cell("", f"{where}: not run", defined=False)
@@ -72,7 +73,7 @@ def heat_map(
         )
 
     rows = tuple(
-        (source, tuple(cell((source, target)) for target in grid.target_layers))
+        (source, tuple(cell(LayerPair(source, target)) for target in grid.target_layers))
         for source in grid.source_layers
     )
     return HeatMap(title, note, grid.target_layers, rows, dense)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pyarrow as pa
+from lrt_dist.sites import LayerPair
+from lrt_dist.store.tables import FitRow, Table
 
 WORTH_MORE_TEXT = 0.01
 """A rise of R² from the last doubling of the rows that is worth another one."""
@@ -15,8 +16,7 @@ _MOST_LINES = 8
 class LearningCurve:
     """One layer pair: `points` of (rows, held-out R²), ascending, all tested on the same rows."""
 
-    source_layer: int
-    target_layer: int
+    pair: LayerPair
     points: tuple[tuple[int, float], ...]
 
     @property
@@ -25,18 +25,12 @@ class LearningCurve:
         return self.points[-1][1] - self.points[-2][1]
 
 
-def learning_curves(fits: pa.Table | None) -> list[LearningCurve]:
+def learning_curves(fits: Table[FitRow]) -> list[LearningCurve]:
     """The curves that were made, one for each source layer, the highest first."""
-    if fits is None:
-        return []
     curves = [
-        LearningCurve(
-            line["source_layer"],
-            line["target_layer"],
-            tuple((int(rows), float(r2)) for rows, r2 in line["learning"]),
-        )
-        for line in fits.select(["source_layer", "target_layer", "learning"]).to_pylist()
-        if len(line["learning"]) > 1
+        LearningCurve(LayerPair(row.source_layer, row.target_layer), row.learning)
+        for row in fits
+        if len(row.learning) > 1
     ]
     return sorted(curves, key=lambda curve: -curve.points[-1][1])[:_MOST_LINES]
 
@@ -47,10 +41,8 @@ def advice(curves: list[LearningCurve]) -> str:
         return ""
     best = curves[0]
     (few, _), (many, _) = best.points[-2:]
-    pair = f"{best.source_layer} → {best.target_layer}"
-    found = (
-        f"From {few:,} to {many:,} rows the held-out R² of layers {pair} rose by {best.rise:.3f}"
-    )
+    pair = f"{best.pair.source} → {best.pair.target}"
+    rise = f"From {few:,} to {many:,} rows the held-out R² of layers {pair} rose by {best.rise:.3f}"
     if best.rise >= WORTH_MORE_TEXT:
-        return f"{found}: more text would still give better maps."
-    return f"{found}: more text would change little."
+        return f"{rise}: more text would still give better maps."
+    return f"{rise}: more text would change little."

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lrt_dist.files import written_whole
+from lrt_dist.files import atomic_write
+from lrt_dist.formatting import format_layers, percent, percent_range
 from lrt_dist.report.answer import Verdict, answer, data_warnings, verdict
 from lrt_dist.report.curves import strength_curves
-from lrt_dist.report.figures import ARM_COLOURS, retention_figure, strength_figure
+from lrt_dist.report.figures import STYLES, retention_figure, run_figure, strength_figure
 from lrt_dist.report.grids import (
     Grid,
     chosen_pairs,
@@ -29,18 +27,14 @@ from lrt_dist.report.grids import (
 from lrt_dist.report.heatmap import HeatMap, heat_map
 from lrt_dist.report.items import item_scores
 from lrt_dist.report.learning import advice, learning_curves
-from lrt_dist.report.samples import Prompt, prompts_of
-from lrt_dist.report.tables import (
-    ConceptSummary,
-    RunTables,
-    percent,
-    percent_range,
-    read_tables,
-    summarise,
-)
+from lrt_dist.report.results import Results
+from lrt_dist.report.samples import Samples, samples_of
+from lrt_dist.report.summary import ConceptSummary, summarise
+from lrt_dist.sites import Direction, Side
+from lrt_dist.store.tables import FitRow, MapRow
 
-# All pairs of two deep models are thousands of lines; the Parquet file beside the page has them.
-_MOST_FIT_LINES = 200
+# All pairs of two deep models are thousands of rows; the Parquet file beside the page has them.
+_MOST_FITS = 200
 
 
 @dataclass(frozen=True)
@@ -51,24 +45,41 @@ class Card:
     verdict: Verdict
     figure: Markup
     heat_map: HeatMap | None
-    prompts: tuple[Prompt, ...]
+    samples: Samples | None
 
 
-def write_report(out: Path, *, warnings: Sequence[str], facts: Mapping[str, str]) -> Path:
-    """Write `out/report.html` from the run directory's tables and return its path.
+@dataclass(frozen=True)
+class OtherMap:
+    """A joint or reverse map; `best_single` is the best R² of the joint map's layers alone."""
 
-    `warnings` come first on the page, before those that follow from the numbers; `facts` (versions,
-    times, rows) are shown as given. The file is replaced at once: a reader sees the old or the new.
-    Raises UserError where there is no table to report, CorruptionError where one cannot be read.
+    direction: Direction
+    begin: str
+    fit: MapRow
+    best_single: float
+
+
+def write_report(
+    results: Results, *, change: str, warnings: Sequence[str], facts: Mapping[str, str]
+) -> Path:
+    """Write the page of a run and return its path; a reader sees the old page or the new one.
+
+    Args:
+        change: what figures call a change of the score, e.g. `change of log-odds`.
+        warnings: come first on the page, before those that follow from the numbers.
+        facts: versions, times and counts, shown as they are.
+
+    Raises:
+        DiskFullError: there is no space left.
     """
-    html = render(read_tables(out), warnings=warnings, facts=facts)
-    path = out / "report.html"
-    with written_whole(path) as partial:
+    html = render(results, change=change, warnings=warnings, facts=facts)
+    with atomic_write(results.report) as partial:
         partial.write_text(html, "utf-8")
-    return path
+    return results.report
 
 
-def render(tables: RunTables, *, warnings: Sequence[str], facts: Mapping[str, str]) -> str:
+def render(
+    results: Results, *, change: str, warnings: Sequence[str], facts: Mapping[str, str]
+) -> str:
     """The page as text, a function of its arguments alone."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -78,46 +89,39 @@ def render(tables: RunTables, *, warnings: Sequence[str], facts: Mapping[str, st
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, signed=_signed, percent=percent)
-    summaries = summarise(tables)
-    kept_grids = (
-        retention_grids(tables.scores, tables.vectors)
-        if tables.scores is not None and tables.vectors is not None
-        else {}
-    )
+    config = results.config
+    summaries = summarise(results)
+    kept = retention_grids(results.scores, results.vectors, config.evaluate.score)
+    curves = learning_curves(results.fits)
     return environment.get_template("page.html.jinja").render(
-        title=str(tables.config.get("name") or "steering transfer"),
-        models=_models(tables),
-        answer=answer(tables, summaries),
-        warnings=[*warnings, *data_warnings(tables, summaries)],
-        cards=[_card(tables, summary, kept_grids.get(summary.concept)) for summary in summaries],
+        title=config.name,
+        score=config.evaluate.score,
+        models=[_model_name(results, side) for side in Side],
+        answer=answer(results, summaries),
+        warnings=[*warnings, *data_warnings(results, summaries)],
+        cards=[_card(results, summary, kept.get(summary.concept), change) for summary in summaries],
         overview=Markup(retention_figure(summaries)) if summaries else None,
-        heat_maps=_heat_maps(tables, kept_grids),
-        learning=(curves := learning_curves(tables.fits)),
+        heat_maps=_heat_maps(results, kept),
+        figures=[_run_figure(name, results) for name in config.report.figures],
+        learning=curves,
         advice=advice(curves),
-        other_maps=_other_maps(tables),
-        fits=_fit_lines(tables.fits),
-        fit_count=0 if tables.fits is None else tables.fits.num_rows,
-        what_was_run=_what_was_run(tables),
+        other_maps=_other_maps(results),
+        fits=_best_first(results.fits)[:_MOST_FITS],
+        fit_count=len(results.fits),
+        what_was_run=_what_was_run(results),
         facts=dict(facts),
-        config=yaml.safe_dump(dict(tables.config), sort_keys=False, allow_unicode=True)
-        if tables.config
-        else "",
-        colours=ARM_COLOURS,
+        config=yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True),
+        colours={arm.value: style.colour for arm, style in STYLES.items()},
         percent_range=percent_range,
     )
 
 
-def _card(tables: RunTables, summary: ConceptSummary, kept: Grid | None) -> Card:
-    pair = (summary.source_layer, summary.target_layer)
-    test = item_scores(
-        tables.scores,
-        concept=summary.concept,
-        split="test",
-        metric="propensity",
-        source_layer=pair[0],
-        target_layer=pair[1],
+def _card(results: Results, summary: ConceptSummary, kept: Grid | None, change: str) -> Card:
+    metric = results.config.evaluate.score
+    test = item_scores(results.scores, summary.concept, "test", metric, summary.pair)
+    figure = strength_figure(
+        strength_curves(test), chosen=summary.strength, label=summary.concept, change=change
     )
-    figure = strength_figure(strength_curves(test), chosen=summary.strength, label=summary.concept)
     map_of_pairs = None
     if kept is not None and len(kept.values) > 1:
         map_of_pairs = heat_map(
@@ -125,14 +129,19 @@ def _card(tables: RunTables, summary: ConceptSummary, kept: Grid | None) -> Card
             title=f"Retention by layer pair, in per cent: {summary.concept}",
             note="On the development items, by which the ringed pair was chosen: it flatters.",
             in_percent=True,
-            chosen={pair: [summary.concept]},
+            chosen={summary.pair: [summary.concept]},
         )
-    samples = () if tables.samples is None else prompts_of(tables.samples, summary.concept)
+    samples = samples_of(results.samples, summary.concept)
     return Card(summary, verdict(summary), Markup(figure), map_of_pairs, samples)
 
 
-def _heat_maps(tables: RunTables, kept: Mapping[str, Grid]) -> list[HeatMap]:
-    rings = {} if tables.vectors is None else chosen_pairs(tables.vectors)
+def _run_figure(name: str, results: Results) -> tuple[Markup, str]:
+    svg, caption = run_figure(name, results)
+    return Markup(svg), caption
+
+
+def _heat_maps(results: Results, kept: Mapping[str, Grid]) -> list[HeatMap]:
+    rings = chosen_pairs(results.vectors)
     maps = []
     if kept:
         maps.append(
@@ -144,128 +153,114 @@ def _heat_maps(tables: RunTables, kept: Mapping[str, Grid]) -> list[HeatMap]:
                 chosen=rings,
             )
         )
-    if tables.vectors is not None and tables.vectors.num_rows:
+    if len(results.vectors):
         maps.append(
             heat_map(
-                mean_grid(cosine_grids(tables.vectors).values()),
+                mean_grid(cosine_grids(results.vectors).values()),
                 title="Cosine",
                 note="Of the transferred with the native vector, mean over concepts.",
                 chosen=rings,
             )
         )
-    if tables.fits is not None and tables.fits.num_rows:
+    if len(results.fits):
         for column, title, note in (
             ("r2", "R², total", "Of held-out rows; belongs to the dimensions that vary most."),
             ("r2_median", "R², median dimension", "Of held-out rows, over target dimensions."),
-            ("r2_shuffled", "R², shuffled rows", "The null: the same fit, rows paired at random."),
+            (
+                "r2_mismatched",
+                "R², mismatched documents",
+                "A control: the same fit to rows of other documents, far away in the corpus.",
+            ),
         ):
-            grid = column_grid(tables.fits, column)
+            grid = column_grid(results.fits, column)
             maps.append(heat_map(grid, title=title, note=note, chosen=rings))
     return maps
 
 
-def _models(tables: RunTables) -> tuple[str, str]:
-    found = []
-    for side in ("source", "target"):
-        named = tables.config.get(side)
-        name = named.get("model") if isinstance(named, Mapping) else None
-        if not name and tables.fits is not None and tables.fits.num_rows:
-            name = tables.fits[f"{side}_model"][0].as_py()
-        # A folder on one machine says nothing to a reader elsewhere; its last part is the name.
-        local = Path(str(name))
-        found.append(local.name if local.is_absolute() else str(name or f"the {side} model"))
-    return found[0], found[1]
+def _model_name(results: Results, side: Side) -> str:
+    config = results.config
+    name = (config.source if side is Side.SOURCE else config.target).model
+    # A folder on one machine says nothing to a reader elsewhere; its last part is the name.
+    return Path(name).name if Path(name).is_absolute() else name
 
 
-def _what_was_run(tables: RunTables) -> dict[str, str]:
-    """The lines of the section that says what was run, from the fits and the configuration."""
-    source, target = _models(tables)
-    said = {"Source model": source, "Target model": target}
-    corpus = tables.config.get("corpus")
-    if isinstance(corpus, Mapping) and corpus.get("paths"):
-        paths = corpus["paths"]
-        said["Corpus"] = paths if isinstance(paths, str) else ", ".join(map(str, paths))
-    fits = tables.fits
-    if fits is not None and fits.num_rows:
-        dimensions = f"{_range(fits, 'd_source')} → {_range(fits, 'd_target')}"
-        said |= {
-            "Layers": f"{_layers(fits, 'source_layer')} → {_layers(fits, 'target_layer')}",
-            "Dimensions": dimensions,
-            "Rows fitted": f"{_range(fits, 'n')} of {_range(fits, 'documents')} documents",
-            "Rows left out": f"{_range(fits, 'rows_left_out')}, of norms far above the layer's "
-            f"median; they hold {_percents(fits, 'left_out_share_source')} of the squared norms in "
-            f"the source's layers, {_percents(fits, 'left_out_share_target')} in the target's",
-            "Method": ", ".join(sorted(fits["method"].unique().to_pylist())),
-            "Ridge λ": f"{_range(fits, 'ridge_relative')} × the median eigenvalue, by "
-            f"cross-validation in {_range(fits, 'folds')} folds of whole documents",
-            "Rank": _range(fits, "rank"),
+def _what_was_run(results: Results) -> dict[str, str]:
+    """The rows of the section that says what was run."""
+    config, fits = results.config, list(results.fits)
+    rows = {f"{side.capitalize()} model": _model_name(results, side) for side in Side}
+    rows["Corpus"] = config.corpus.dataset or ", ".join(config.corpus.paths)
+    if fits:
+        sources = format_layers([fit.source_layer for fit in fits])
+        targets = format_layers([fit.target_layer for fit in fits])
+        left_out = (
+            f"{_range(fit.rows_left_out for fit in fits)}, of norms far above the layer's median; "
+            f"they hold {_percents(fit.left_out_share_source for fit in fits)} of the squared "
+            "norms in the source's layers, "
+            f"{_percents(fit.left_out_share_target for fit in fits)} in the target's"
+        )
+        ridge = (
+            f"{_range(fit.ridge_relative for fit in fits)} × the median eigenvalue, by "
+            f"cross-validation in {fits[0].folds} folds of whole documents"
+        )
+        rows |= {
+            "Layers": f"{sources} → {targets}",
+            "Dimensions": f"{fits[0].d_source} → {fits[0].d_target}",
+            "Rows fitted": f"{_range(fit.n for fit in fits)} of "
+            f"{_number(fits[0].documents)} documents",
+            "Rows left out": left_out,
+            "Method": fits[0].method,
+            "Ridge λ": ridge,
+            "Rank": _range(fit.rank for fit in fits),
         }
-    sites = tables.config.get("sites")
-    if isinstance(sites, Mapping):
-        said["Sites"] = ", ".join(f"{key} {value}" for key, value in sites.items())
-    return said
+    sites = config.sites.model_dump(mode="json")
+    rows["Sites"] = ", ".join(f"{key} {value}" for key, value in sites.items())
+    return rows
 
 
-def _range(table: pa.Table, column: str) -> str:
-    low, high = pc.min_max(table[column]).as_py().values()
+def _range(values: Iterable[float]) -> str:
+    known = list(values)
+    low, high = min(known), max(known)
     return _number(low) if low == high else f"{_number(low)} to {_number(high)}"
 
 
-def _percents(table: pa.Table, column: str) -> str:
-    low, high = pc.min_max(table[column]).as_py().values()
+def _percents(values: Iterable[float]) -> str:
+    known = list(values)
+    low, high = min(known), max(known)
     return percent(low) if percent(low) == percent(high) else percent_range(low, high)
 
 
-def _other_maps(tables: RunTables) -> list[dict[str, Any]]:
-    """Maps from several layers together and maps back, the best first of each kind, with the best
-    single layer's R² beside those from several."""
-    found = []
-    if tables.fits_together is not None and tables.fits is not None:
-        single = tables.fits.to_pylist()
-        for line in tables.fits_together.sort_by([("r2", "descending")]).to_pylist():
-            rivals = [
-                fit["r2"]
-                for fit in single
-                if fit["target_layer"] == line["target_layer"]
-                and fit["source_layer"] in line["source_layers"]
-            ]
-            layers = " + ".join(map(str, line["source_layers"]))
-            found.append({**line, "from": layers, "kind": "together", "best_single": max(rivals)})
-    if tables.fits_back is not None:
-        lines = tables.fits_back.sort_by([("r2", "descending")]).to_pylist()
-        found += [
-            {**line, "from": line["source_layer"], "kind": "back", "best_single": None}
-            for line in lines[:_MOST_FIT_LINES]
+def _other_maps(results: Results) -> list[OtherMap]:
+    """Joint and reverse maps, the best first of each kind."""
+    maps = []
+    for joint in sorted(results.joint, key=lambda row: -row.r2):
+        singles = [
+            fit.r2
+            for fit in results.fits
+            if fit.target_layer == joint.target_layer and fit.source_layer in joint.source_layers
         ]
-    return found
+        begin = " + ".join(map(str, joint.source_layers))
+        maps.append(OtherMap(Direction.JOINT, begin, joint, max(singles)))
+    for reverse in _best_first(results.reverse)[:_MOST_FITS]:
+        maps.append(OtherMap(Direction.REVERSE, str(reverse.source_layer), reverse, math.nan))
+    return maps
 
 
-def _layers(table: pa.Table, column: str) -> str:
-    layers = sorted(table[column].unique().to_pylist())
-    if len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1)):
-        return f"{layers[0]} to {layers[-1]}"
-    return ", ".join(map(str, layers))
+def _best_first(fits: Iterable[FitRow]) -> list[FitRow]:
+    """By held-out R²."""
+    return sorted(fits, key=lambda row: -row.r2)
 
 
-def _fit_lines(fits: pa.Table | None) -> list[dict[str, Any]]:
-    """The fits with the best held-out R², best first."""
-    if fits is None:
-        return []
-    lines: list[dict[str, Any]] = fits.sort_by([("r2", "descending")]).to_pylist()
-    return lines[:_MOST_FIT_LINES]
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """Whole numbers with separators, others to significant digits; a dash where there is none."""
-    if value is None or not math.isfinite(value):
+def _number(value: float, digits: int = 3) -> str:
+    """Whole numbers with separators, others to significant digits; a dash for what is undefined."""
+    if not math.isfinite(value):
         return "–"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 10**digits):
         return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _signed(value: float | None, digits: int = 2) -> str:
-    """A fixed number of decimals and always a sign."""
-    if value is None or not math.isfinite(value):
+def _signed(value: float, digits: int = 2) -> str:
+    """A fixed number of decimals and always a sign; a dash for what is undefined."""
+    if not math.isfinite(value):
         return "–"
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

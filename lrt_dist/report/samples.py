@@ -1,61 +1,39 @@
-"""Continuations of one prompt under the arms, arranged to be read side by side."""
+"""Continuations of a concept's prompt under the arms, arranged to be read side by side."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from lrt_dist.report.items import same_strength
-
-_ORDER = {"native": 0, "transferred": 1}
-
-
-@dataclass(frozen=True)
-class Sample:
-    arm: str
-    strength: float
-    text: str
+from lrt_dist.plan.conditions import Arm
+from lrt_dist.store.tables import SampleRow, Table
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """What the model writes after `text`: unsteered, then per strength under each arm."""
+class Samples:
+    """What the model writes after a prompt: unsteered, then per strength under each arm."""
 
-    text: str
-    unsteered: tuple[Sample, ...]
-    steered: tuple[tuple[float, tuple[Sample, ...]], ...]
-
-
-def prompts_of(samples: pa.Table, concept: str) -> tuple[Prompt, ...]:
-    """The prompts of a concept, in the order of the table."""
-    by_prompt: dict[str, list[Sample]] = {}
-    lines: list[dict[str, Any]] = samples.filter(pc.field("concept") == concept).to_pylist()
-    for line in lines:
-        # Some generators return the prompt too: it is shown once, above.
-        text = line["text"].removeprefix(line["prompt"]).strip()
-        sample = Sample(line["arm"], same_strength(line["strength"]), text)
-        by_prompt.setdefault(line["prompt"], []).append(sample)
-    return tuple(_arranged(text, found) for text, found in by_prompt.items())
+    prompt: str
+    unsteered: str
+    steered: tuple[tuple[float, tuple[SampleRow, ...]], ...]
 
 
-def _arranged(text: str, found: list[Sample]) -> Prompt:
-    steered = [sample for sample in found if sample.arm != "none"]
-    return Prompt(
-        text,
-        tuple(sample for sample in found if sample.arm == "none"),
+def samples_of(samples: Table[SampleRow], concept: str) -> Samples | None:
+    """The samples of a concept; None where it has none."""
+    rows = list(samples.filter(pc.field("concept") == concept))
+    unsteered = [row for row in rows if row.arm == Arm.NONE]
+    if not unsteered:
+        return None
+    order = list(Arm)
+    steered = sorted(
+        (row for row in rows if row.arm != Arm.NONE), key=lambda r: order.index(Arm(r.arm))
+    )
+    return Samples(
+        unsteered[0].prompt,
+        unsteered[0].text.strip(),
         tuple(
-            (
-                strength,
-                tuple(
-                    sorted(
-                        (sample for sample in steered if sample.strength == strength),
-                        key=lambda sample: (_ORDER.get(sample.arm, len(_ORDER)), sample.arm),
-                    )
-                ),
-            )
-            for strength in sorted({sample.strength for sample in steered})
+            (strength, tuple(row for row in steered if row.strength == strength))
+            for strength in sorted({row.strength for row in steered})
         ),
     )

@@ -1,1 +1,1 @@
-"""Who runs a task, and where: this process, or a Ray cluster. Knows no model and no store."""
+"""Who runs a task, and on which machine: this process, or a Ray cluster. Knows no model."""

@@ -14,7 +14,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lrt_dist.errors import LrtError
-from lrt_dist.runtime.tasks import ChainSpec, StageSpec, Task
+from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task
 
 
 @ray.remote(concurrency_groups={"receipts": 1})

@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 
 from lrt_dist.errors import UserError
+from lrt_dist.formatting import format_bytes
 from lrt_dist.runtime.chain import Chain, result
-from lrt_dist.runtime.tasks import (
+from lrt_dist.runtime.contract import (
     DEFAULT_POLICY,
     Attempts,
     ChainSpec,
@@ -25,14 +26,17 @@ from lrt_dist.runtime.tasks import (
     Task,
     merge_tree,
 )
-from lrt_dist.sizes import format_bytes
+
+A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T", bound=Task)
 
 IN_FLIGHT = 2
 """Tasks inside one chain: one computes while the other is fed in and written out."""
 
 
 class RayRuntime:
-    """See `runtime.tasks.Runtime`."""
+    """See `runtime.contract.Runtime`."""
 
     def __init__(self, address: str = "auto", policy: FailurePolicy = DEFAULT_POLICY) -> None:
         """Connect to a cluster, or start one on this machine.
@@ -75,10 +79,10 @@ class RayRuntime:
 
     def map(
         self,
-        function: Callable[..., Any],
-        arguments: Sequence[tuple[Any, ...]],
+        function: Callable[[A], R],
+        arguments: Sequence[A],
         needs: Needs = Needs(),  # noqa: B008 (frozen)
-    ) -> Iterator[Any]:
+    ) -> Iterator[R]:
         """As Ray tasks, a bounded number at a time.
 
         Raises:
@@ -86,8 +90,8 @@ class RayRuntime:
         """
         remote = self._remote(function, needs)
         waiting: deque[ray.ObjectRef] = deque()
-        for given in arguments:
-            waiting.append(remote.remote(*given))
+        for argument in arguments:
+            waiting.append(remote.remote(argument))
             if len(waiting) >= self._window:
                 yield result(waiting.popleft())
         while waiting:
@@ -95,19 +99,19 @@ class RayRuntime:
 
     def reduce(
         self,
-        leaf: Callable[..., Any],
-        merge: Callable[[Any, Any], Any],
-        trees: Sequence[Sequence[Node]],
+        leaf: Callable[[A], R],
+        merge: Callable[[R, R], R],
+        trees: Sequence[Sequence[Node[A]]],
         needs: Needs = Needs(),  # noqa: B008 (frozen)
         on_leaf: Callable[[], None] = lambda: None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[R]:
         """As Ray tasks: a merge starts when both its operands are there.
 
         Raises:
             UserError: see `map`.
         """
         remote, join = self._remote(leaf, needs), self._remote(merge, needs)
-        running: deque[tuple[ray.ObjectRef, Node]] = deque()
+        running: deque[tuple[ray.ObjectRef, Node[A]]] = deque()
         roots: deque[ray.ObjectRef] = deque()
 
         def wait_for_oldest() -> None:
@@ -116,10 +120,10 @@ class RayRuntime:
             if node.level == 0:
                 on_leaf()
 
-        def make(node: Node) -> ray.ObjectRef:
+        def make(node: Node[A]) -> ray.ObjectRef:
             if len(running) >= self._window:
                 wait_for_oldest()
-            running.append((remote.remote(*node.arguments), node))
+            running.append((remote.remote(node.argument), node))
             return running[-1][0]
 
         for nodes in trees:
@@ -151,13 +155,16 @@ class RayRuntime:
 
 
 @dataclass
-class _Flight:
-    task: Any
+class _Flight(Generic[T]):
+    """A task on its way through a replica."""
+
+    task: T
     replica: int
+    receipts: list[ray.ObjectRef]
 
 
 class RayChains:
-    """See `runtime.tasks.Chains`."""
+    """See `runtime.contract.Chains`."""
 
     def __init__(self, spec: ChainSpec, policy: FailurePolicy) -> None:
         self._spec = spec
@@ -180,13 +187,12 @@ class RayChains:
             replica.stop()
         self._replicas = []
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Done | Failed]:
-        """See `runtime.tasks.Chains.run`."""
+    def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
+        """See `runtime.contract.Chains.run`."""
         attempts = Attempts(self._policy)
         source = iter(tasks)
-        again: deque[Any] = deque()
-        flights: dict[ray.ObjectRef, _Flight] = {}  # by the last stage's receipt
-        receipts: dict[ray.ObjectRef, list[ray.ObjectRef]] = {}
+        again: deque[T] = deque()
+        flights: dict[ray.ObjectRef, _Flight[T]] = {}  # by the last stage's receipt
         while True:
             for replica in range(len(self._replicas)):
                 while sum(f.replica == replica for f in flights.values()) < IN_FLIGHT:
@@ -194,21 +200,20 @@ class RayChains:
                     if task is None:
                         break
                     refs = self._replicas[replica].submit(task)
-                    flights[refs[-1]] = _Flight(task, replica)
-                    receipts[refs[-1]] = refs
+                    flights[refs[-1]] = _Flight(task, replica, refs)
             if not flights:
                 return
             (ready, *_), _ = ray.wait(list(flights), num_returns=1)
-            flight, refs = flights.pop(ready), receipts.pop(ready)
+            flight = flights.pop(ready)
             try:
-                done = Done(flight.task, [result(ref) for ref in refs])
+                done = Done(flight.task, [result(ref) for ref in flight.receipts])
             except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
-                ray.wait(refs, num_returns=len(refs))  # no part of this attempt runs on
+                # No part of this attempt runs on.
+                ray.wait(flight.receipts, num_returns=len(flight.receipts))
                 if isinstance(error, ray.exceptions.RayActorError):
                     # The rest of the chain's tasks are lost with it, through no fault of theirs.
                     for ref in [r for r, f in flights.items() if f.replica == flight.replica]:
                         again.append(flights.pop(ref).task)
-                        receipts.pop(ref)
                     self._rebuild(flight.replica)
                 retry = attempts.next_try(flight.task, error)
                 if retry is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lrt_dist.errors import LrtError
-from lrt_dist.runtime.tasks import Runtime
+from lrt_dist.runtime.contract import Runtime
 
 PATIENCE = 300
 

@@ -5,53 +5,47 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from rich import progress as rich
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 EVERY = 5.0
 """Seconds between two progress lines where there is no terminal."""
 
 
-class Reporter:
+class Progress:
     """Tells a person, or a log, how far the work is.
 
-    Use as a context manager. `stage` opens one stage of a run; its `advance` is called as units
-    end. Everything is also appended to `log`, one JSON object a line.
+    Use as a context manager. `phase` opens one phase of a command; its `advance` is called as
+    units end. Everything is also appended to `log`, one JSON object a line.
     """
 
     def __init__(self, log: Path | None = None, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._log_path = log
         self._log: IO[str] | None = None
-        self._bar: Progress | None = None
+        self._bar: rich.Progress | None = None
+        self._tasks: dict[str, rich.TaskID] = {}
+        self._last_line = 0.0
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Progress:
         if self._log_path:
             self._log_path.parent.mkdir(parents=True, exist_ok=True)
             self._log = self._log_path.open("a", encoding="utf-8")
         if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description:<26}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[unit]}"),
+            self._bar = rich.Progress(
+                rich.TextColumn("{task.description:<26}"),
+                rich.BarColumn(bar_width=None),
+                rich.MofNCompleteColumn(),
+                rich.TextColumn("{task.fields[unit]}"),
                 _Rate(),
-                TimeRemainingColumn(compact=True),
+                rich.TimeRemainingColumn(compact=True),
                 console=self.console,
                 transient=True,
             )
@@ -78,13 +72,31 @@ class Reporter:
             self._line(event, message=message, **facts)
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[StageBar]:
-        """Open a stage of `total` units, e.g. `stage("extract SmolLM2", 12, "units")`."""
-        stage = StageBar(self, name, total, unit)
+    def phase(self, name: str, total: int, unit: str) -> Iterator[Phase]:
+        """Open a phase of `total` units, e.g. `phase("extract SmolLM2", 12, "units")`."""
+        phase = Phase(name, total, unit, self._show)
+        if self._bar:
+            self._tasks[name] = self._bar.add_task(name, total=total, unit=unit)
+        self._write("phase", phase=name, total=total, unit=unit)
+        self._last_line = 0.0
         try:
-            yield stage
+            yield phase
         finally:
-            stage.end()
+            self._write("phase_end", phase=name, done=phase.done, seconds=phase.seconds)
+            if self._bar:
+                self._bar.remove_task(self._tasks.pop(name))
+
+    def _show(self, phase: Phase, **facts: Any) -> None:
+        """Bring the bar, or the lines, and the log up to date."""
+        known = {**phase.facts(), **facts}
+        self._write("progress", **known)
+        if self._bar and phase.done == phase.resumed:  # not counted into the bar's rate either
+            self._bar.reset(self._tasks[phase.name], total=phase.total, completed=phase.done)
+        elif self._bar:
+            self._bar.update(self._tasks[phase.name], completed=phase.done)
+        elif time.monotonic() - self._last_line >= EVERY or phase.done >= phase.total:
+            self._last_line = time.monotonic()
+            self._line("progress", **known)
 
     def _write(self, event: str, **facts: Any) -> None:
         if self._log:
@@ -96,56 +108,48 @@ class Reporter:
         print(json.dumps({"event": event, **facts}), file=sys.stderr, flush=True)
 
 
-class StageBar:
-    """One stage of a run on the bar."""
+class Phase:
+    """One phase of a command: how many of its units are done."""
 
-    def __init__(self, reporter: Reporter, name: str, total: int, unit: str) -> None:
-        self._reporter, self.name, self.total, self._unit = reporter, name, total, unit
-        self.done = self._before = 0
+    def __init__(self, name: str, total: int, unit: str, show: Callable[..., None]) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done = self.resumed = 0
         self._began = time.monotonic()
-        self._last_line = 0.0
-        bar = reporter._bar
-        self._task = bar.add_task(name, total=total, unit=unit) if bar else None
-        reporter._write("stage", stage=name, total=total, unit=unit)
+        self._show = show
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return round(time.monotonic() - self._began, 2)
 
     def resume(self, count: int) -> None:
         """`count` units were done before; they are not counted into the rate."""
         self.done += count
-        self._before = count
-        if self._reporter._bar and self._task is not None:
-            self._reporter._bar.reset(self._task, total=self.total, completed=count)
+        self.resumed = count
+        if count:
+            self._show(self)
 
     def advance(self, count: int = 1, **facts: Any) -> None:
         """`count` more units are done."""
         self.done += count
+        self._show(self, **facts)
+
+    def facts(self) -> dict[str, Any]:
+        """For the log."""
         elapsed = time.monotonic() - self._began
-        rate = (self.done - self._before) / elapsed if elapsed else 0.0
-        known = {
-            "stage": self.name,
+        rate = (self.done - self.resumed) / elapsed if elapsed else 0.0
+        return {
+            "phase": self.name,
             "done": self.done,
             "total": self.total,
-            "unit": self._unit,
+            "unit": self.unit,
             "per_second": round(rate, 3),
             "seconds_left": round((self.total - self.done) / rate) if rate else None,
-            **facts,
         }
-        self._reporter._write("progress", **known)
-        if self._reporter._bar and self._task is not None:
-            self._reporter._bar.advance(self._task, count)
-        elif time.monotonic() - self._last_line >= EVERY or self.done >= self.total:
-            self._last_line = time.monotonic()
-            self._reporter._line("progress", **known)
-
-    def end(self) -> None:
-        """Take the bar away; the log keeps how long it took."""
-        seconds = round(time.monotonic() - self._began, 2)
-        self._reporter._write("stage_end", stage=self.name, done=self.done, seconds=seconds)
-        if self._reporter._bar and self._task is not None:
-            self._reporter._bar.remove_task(self._task)
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
+class _Rate(rich.ProgressColumn):
+    def render(self, task: rich.Task) -> Text:
         speed = task.finished_speed or task.speed
         if not speed:
             return Text("")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from lrt_dist.runtime.tasks import (
+from lrt_dist.runtime.contract import (
     DEFAULT_POLICY,
     Attempts,
     ChainSpec,
@@ -21,9 +21,13 @@ from lrt_dist.runtime.tasks import (
     merge_tree,
 )
 
+A = TypeVar("A")
+R = TypeVar("R")
+T = TypeVar("T", bound=Task)
+
 
 class SerialRuntime:
-    """See `runtime.tasks.Runtime`."""
+    """See `runtime.contract.Runtime`."""
 
     def __init__(self, policy: FailurePolicy = DEFAULT_POLICY, gpus: int = 0) -> None:
         self.node_cpus: tuple[float, ...] = (float(os.cpu_count() or 1),)
@@ -40,25 +44,25 @@ class SerialRuntime:
 
     def map(
         self,
-        function: Callable[..., Any],
-        arguments: Sequence[tuple[Any, ...]],
+        function: Callable[[A], R],
+        arguments: Sequence[A],
         needs: Needs = Needs(),  # noqa: B008 (frozen)
-    ) -> Iterator[Any]:
+    ) -> Iterator[R]:
         """Lazily, in order."""
-        return (function(*given) for given in arguments)
+        return (function(argument) for argument in arguments)
 
     def reduce(
         self,
-        leaf: Callable[..., Any],
-        merge: Callable[[Any, Any], Any],
-        trees: Sequence[Sequence[Node]],
+        leaf: Callable[[A], R],
+        merge: Callable[[R, R], R],
+        trees: Sequence[Sequence[Node[A]]],
         needs: Needs = Needs(),  # noqa: B008 (frozen)
         on_leaf: Callable[[], None] = lambda: None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[R]:
         """Lazily, in order."""
 
-        def make(node: Node) -> Any:
-            made = leaf(*node.arguments)
+        def make(node: Node[A]) -> R:
+            made = leaf(node.argument)
             if node.level == 0:
                 on_leaf()
             return made
@@ -67,17 +71,17 @@ class SerialRuntime:
 
 
 class SerialChains:
-    """See `runtime.tasks.Chains`."""
+    """See `runtime.contract.Chains`."""
 
     def __init__(self, stages: Sequence[Stage], policy: FailurePolicy) -> None:
         self._stages = stages
         self._policy = policy
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Done | Failed]:
+    def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
         """One task after the other."""
         attempts = Attempts(self._policy)
-        for given in tasks:
-            task: Any = given
+        for first_try in tasks:
+            task = first_try
             while True:
                 try:
                     receipts = self._once(task)

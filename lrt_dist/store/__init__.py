@@ -1,1 +1,1 @@
-"""What is kept on disk or in an object store; the only room that imports zarr."""
+"""What is kept on disk or in an object store; the only package that imports zarr."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,21 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import ObjectStore
 
-from lrt_dist.errors import CorruptionError, UserError, explain_full
+from lrt_dist.errors import CorruptionError, UserError, as_disk_full_error
 from lrt_dist.store.objects import open_objects
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written of one layer of one unit.
+
+    Attributes:
+        checksums: `{array: crc32 of its uncompressed bytes}` of the two arrays.
+        mean_norm: mean Euclidean norm of the rows, by which unlike machines are compared.
+    """
+
+    checksums: dict[str, str]
+    mean_norm: float
 
 
 class ActivationStore:
@@ -59,7 +73,7 @@ class ActivationStore:
             logical_dtype: `bfloat16` or `float32`.
             compress: `none` or `zstd`.
         """
-        with explain_full(url):
+        with as_disk_full_error(url):
             group = zarr.open_group(_zarr_store(url), mode="a")
             if "fingerprint" in group.attrs:
                 if group.attrs["fingerprint"] != fingerprint:
@@ -129,14 +143,11 @@ class ActivationStore:
         """Number of units."""
         return -(-self.rows // self.rows_per_unit)
 
-    def write(self, unit: int, layer: int, states: torch.Tensor) -> dict[str, str]:
+    def write(self, unit: int, layer: int, states: torch.Tensor) -> Written:
         """Write one unit of one layer.
 
         Args:
             states: float32 `[rows of the unit, d]` on the CPU.
-
-        Returns:
-            `{array: crc32 of its uncompressed bytes}` for the two arrays written.
         """
         rows = self.unit_rows(unit)
         norms = torch.linalg.vector_norm(states.to(torch.float32), dim=1).numpy()
@@ -144,28 +155,28 @@ class ActivationStore:
             encoded = states.to(torch.bfloat16).view(torch.uint16).numpy()
         else:
             encoded = states.to(torch.float32).numpy()
-        crcs: dict[str, str] = {}
+        checksums: dict[str, str] = {}
         for name, data in ((f"layers/{layer}", encoded), (f"norms/{layer}", norms)):
-            with explain_full(self.url):
+            with as_disk_full_error(self.url):
                 self._array(name)[rows] = data
-            crcs[name] = _crc(data)
-        return crcs
+            checksums[name] = _checksum(data)
+        return Written(checksums, float(norms.mean(dtype=np.float64)))
 
-    def states(self, layer: int, unit: int, crc: str | None = None) -> torch.Tensor:
+    def states(self, layer: int, unit: int, checksum: str | None = None) -> torch.Tensor:
         """Hidden states of one unit, `[rows, d]`, in the store's logical dtype.
 
         Args:
-            crc: what the ledger says of this chunk; None to trust the chunk's own checksum, which
-                cannot tell that a whole chunk is gone.
+            checksum: what the ledger says of this chunk; None to trust the chunk's own checksum,
+                which cannot tell that a whole chunk is gone.
 
         Raises:
             CorruptionError: the chunk does not match a checksum.
         """
         data = self._read(f"layers/{layer}", self.unit_rows(unit))
-        if crc is not None and _crc(data) != crc:
+        if checksum is not None and _checksum(data) != checksum:
             raise CorruptionError(
-                f"{self.url}: layers/{layer} of unit {unit} has crc32 {_crc(data)}, the ledger "
-                f"says {crc}; `lrt-dist verify --repair` lets extract redo it"
+                f"{self.url}: layers/{layer} of unit {unit} has crc32 {_checksum(data)}, the "
+                f"ledger says {checksum}; `lrt-dist verify --repair` lets extract redo it"
             )
         if self.logical_dtype == "bfloat16":
             return torch.from_numpy(data).view(torch.bfloat16)
@@ -175,13 +186,22 @@ class ActivationStore:
         """Norms of hidden states, float32 `[rows]`."""
         return self._read(f"norms/{layer}", rows)
 
-    def crc(self, name: str, unit: int) -> str:
+    def checksums(self, unit: int) -> dict[str, str]:
+        """The crc32 of every array of a unit, as the store holds it now.
+
+        Raises:
+            CorruptionError: a chunk does not match its own checksum.
+        """
+        names = [f"{kind}/{layer}" for layer in self.layers for kind in ("layers", "norms")]
+        return {name: self.checksum(name, unit) for name in names}
+
+    def checksum(self, name: str, unit: int) -> str:
         """The crc32 of what is stored now, as `write` returned it; a missing chunk reads as zeros.
 
         Raises:
             CorruptionError: the chunk does not match its own checksum.
         """
-        return _crc(self._read(name, self.unit_rows(unit)))
+        return _checksum(self._read(name, self.unit_rows(unit)))
 
     def _read(self, name: str, rows: slice) -> np.ndarray[Any, Any]:
         try:
@@ -202,7 +222,7 @@ class ActivationStore:
         return self._arrays[name]
 
 
-def _crc(data: np.ndarray[Any, Any]) -> str:
+def _checksum(data: np.ndarray[Any, Any]) -> str:
     return f"{zlib.crc32(np.ascontiguousarray(data).data):08x}"
 
 

@@ -7,7 +7,8 @@ computed get a record under `quarantined/` instead; a later success replaces it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,22 +17,26 @@ from obstore.exceptions import AlreadyExistsError, NotFoundError
 from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict
 
-from lrt_dist.config import differing_keys, fingerprint
-from lrt_dist.errors import CorruptionError, UserError, explain_full
-from lrt_dist.store.objects import child, is_there, open_objects
+from lrt_dist.config import differing_keys, fingerprint_of
+from lrt_dist.errors import CorruptionError, UserError, as_disk_full_error
+from lrt_dist.store.objects import child, exists_at, open_objects
 
 _IDENTITY = "identity.json"
+ROUNDING = 1e-2
+"""Relative difference of mean norms that rounding on unlike machines may make, in bfloat16 too."""
 
 
 class UnitRecord(BaseModel):
     """What is known of a committed unit.
 
     Attributes:
-        unit, rows: its number and its rows.
-        crc: `{array: crc32 of its uncompressed bytes}`.
-        tokens: hash of the token ids that went through the model.
-        fingerprint: of the run's identity (model, rows, layers, dtype).
-        nonfinite: number of states that were not finite (always 0 in a committed unit).
+        unit: its number.
+        rows: number of its rows.
+        checksums: `{array: crc32 of its uncompressed bytes}`.
+        mean_norms: mean norm of the rows of each layer.
+        machines: kinds of CPU or GPU that computed it, with their threads, in chain order.
+        token_digest: hash of the token ids that went through the model.
+        fingerprint: of the store's identity (model, rows, layers, dtype).
         seconds: time from first batch to last write.
         versions: of the libraries that computed it.
         token_budget: tokens of a batch; lower than asked where memory ran out.
@@ -41,17 +46,36 @@ class UnitRecord(BaseModel):
 
     unit: int
     rows: int
-    crc: dict[str, str]
-    tokens: str
+    checksums: dict[str, str]
+    mean_norms: dict[int, float]
+    machines: tuple[str, ...]
+    token_digest: str
     fingerprint: str
-    nonfinite: int
     seconds: float
     versions: dict[str, str]
     token_budget: int
 
-    def content(self) -> tuple[int, dict[str, str], str]:
-        """What must be equal if a unit is committed twice."""
-        return self.rows, self.crc, self.tokens
+    def conflict(self, other: UnitRecord) -> str | None:
+        """Why two records of one unit cannot both be right; None where they can.
+
+        Bits are promised for the same shapes, machines, threads and library versions. Where any of
+        these differ, rows and tokens must be equal and mean norms close, to `ROUNDING`.
+        """
+        if (self.rows, self.token_digest) != (other.rows, other.token_digest):
+            return (
+                f"{self.rows} rows of tokens {self.token_digest}, and {other.rows} rows of tokens "
+                f"{other.token_digest}"
+            )
+        if self._conditions() == other._conditions():
+            unequal = sorted(k for k in self.checksums if self.checksums[k] != other.checksums[k])
+            return f"the same machine made two different {unequal[0]}" if unequal else None
+        for layer, norm in self.mean_norms.items():
+            if not math.isclose(norm, other.mean_norms[layer], rel_tol=ROUNDING):
+                return f"layer {layer} has mean norms {norm:.6g} and {other.mean_norms[layer]:.6g}"
+        return None
+
+    def _conditions(self) -> tuple[tuple[str, ...], dict[str, str], int]:
+        return self.machines, self.versions, self.token_budget
 
 
 class Ledger:
@@ -72,7 +96,7 @@ class Ledger:
         """
         body = json.dumps(identity, indent=1, sort_keys=True).encode()
         try:
-            with explain_full(self.url):
+            with as_disk_full_error(self.url):
                 obstore.put(self._objects, _IDENTITY, body, mode="create")
         except AlreadyExistsError:
             differing = differing_keys(self.identity(), dict(identity))
@@ -82,11 +106,11 @@ class Ledger:
                     + "\n  ".join(differing)
                     + "\nuse another --out, or delete this one"
                 ) from None
-        return fingerprint(identity)
+        return fingerprint_of(identity)
 
     def identity(self) -> dict[str, Any]:
         """What the ledger was claimed for; empty before the first claim."""
-        if not is_there(self.url):  # reading makes no folders
+        if not exists_at(self.url):  # reading makes no folders
             return {}
         try:
             body = obstore.get(self._objects, _IDENTITY).bytes()
@@ -95,32 +119,41 @@ class Ledger:
         identity: dict[str, Any] = json.loads(bytes(body))
         return identity
 
-    def commit(self, record: UnitRecord) -> None:
+    def commit(self, record: UnitRecord, stored: Callable[[], Mapping[str, str]]) -> None:
         """Record a unit whose data is all written.
 
+        A unit that was committed by another machine meanwhile keeps the record of whoever wrote
+        what the store holds now.
+
+        Args:
+            stored: reads the checksums of what the store holds of the unit now.
+
         Raises:
-            CorruptionError: the unit is committed already, with other content.
+            CorruptionError: the unit is committed already, and the two cannot both be right.
         """
         name = _record_name(record.unit)
         try:
-            with explain_full(self.url):
+            with as_disk_full_error(self.url):
                 obstore.put(
                     self._objects, name, record.model_dump_json(indent=1).encode(), mode="create"
                 )
         except AlreadyExistsError:
             known = self._get(name)
-            if known.content() != record.content():
+            conflict = known.conflict(record)
+            if conflict is not None:
                 raise CorruptionError(
-                    f"unit {record.unit} was committed twice with different content: "
-                    f"{child(self.url, name)} says {known.content()}, this run computed "
-                    f"{record.content()}"
+                    f"unit {record.unit} was committed twice, and the two differ: {conflict}; "
+                    f"{child(self.url, name)} is the first record; `lrt-dist verify --repair` "
+                    "drops the unit for extract to redo"
                 ) from None
+            if known.checksums != record.checksums and stored() == record.checksums:
+                obstore.put(self._objects, name, record.model_dump_json(indent=1).encode())
         self._delete(_quarantine_name(record.unit))
 
     def quarantine(self, unit: int, reason: str) -> None:
-        """Set a unit aside, with the reason."""
+        """Record a unit that cannot be computed, with the reason."""
         body = json.dumps({"unit": unit, "reason": reason}, indent=1).encode()
-        with explain_full(self.url):
+        with as_disk_full_error(self.url):
             obstore.put(self._objects, _quarantine_name(unit), body)
 
     def committed(self) -> dict[int, UnitRecord]:
@@ -129,22 +162,22 @@ class Ledger:
         return {record.unit: record for record in records}
 
     def quarantined(self) -> dict[int, str]:
-        """Reasons of the units set aside, by number."""
-        found: dict[int, str] = {}
+        """Reasons of the units quarantined, by number."""
+        reasons: dict[int, str] = {}
         committed = set(self._names(""))
         for name in self._names("quarantined"):
             record = json.loads(bytes(obstore.get(self._objects, name).bytes()))
             # A kill between commit and the removal of this record leaves both: it is committed.
             if _record_name(record["unit"]) not in committed:
-                found[record["unit"]] = record["reason"]
-        return dict(sorted(found.items()))
+                reasons[record["unit"]] = record["reason"]
+        return dict(sorted(reasons.items()))
 
     def drop(self, unit: int) -> None:
         """Forget a unit, so that extraction redoes it."""
         self._delete(_record_name(unit))
 
     def _names(self, prefix: str) -> list[str]:
-        if not is_there(self.url):
+        if not exists_at(self.url):
             return []
         listed = obstore.list_with_delimiter(self._objects, prefix or None)["objects"]
         return sorted(entry["path"] for entry in listed)

@@ -66,22 +66,22 @@ class MomentFiles:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Read all headers."""
-        self._home = {pair: file for file in map(MomentFile, paths) for pair in file.pairs}
+        self._files = {pair: file for file in map(MomentFile, paths) for pair in file.pairs}
 
     def fold(self, number: int, pairs: Iterable[Pair]) -> Moments:
-        """Some moments of one fold, from wherever they lie.
+        """Some moments of one fold, from the files that hold them.
 
         Raises:
             ValueError: files are of different rows.
         """
         by_file: dict[Path, list[Pair]] = {}
         for pair in pairs:
-            by_file.setdefault(self._home[pair].path, []).append(pair)
-        found: Moments | None = None
-        for some in by_file.values():
-            part = self._home[some[0]].fold(number, some)
-            found = part if found is None else found.beside(part)
-        return found or Moments()
+            by_file.setdefault(self._files[pair].path, []).append(pair)
+        moments: Moments | None = None
+        for wanted in by_file.values():
+            part = self._files[wanted[0]].fold(number, wanted)
+            moments = part if moments is None else moments.with_variables(part)
+        return moments or Moments()
 
 
 def merge_files(left: Path, right: Path, merged: Path) -> None:

@@ -22,7 +22,7 @@ def open_objects(url: str) -> ObjectStore:
     return obstore.store.from_url(url)
 
 
-def is_there(url: str) -> bool:
+def exists_at(url: str) -> bool:
     """Whether there can be anything at a url: false for a local folder that does not exist."""
     return "://" in url or Path(url).is_dir()
 
@@ -32,7 +32,7 @@ def child(url: str, name: str) -> str:
     return f"{url.rstrip('/')}/{name}"
 
 
-def sweep_staged(url: str) -> int:
+def delete_partial_writes(url: str) -> int:
     """Delete what killed writers left half-written in a local folder; how many files.
 
     Writes go to `NAME#1` and are renamed, so such files were never part of the store. Call this

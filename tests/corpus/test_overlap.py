@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt_dist.corpus.overlap import SHORTEST, find_overlap
-from lrt_dist.sites import Segment
+from lrt_dist.sites import Segment, Sided
 
 NEEDLE = "The mayor is loved for her honest leadership."
 BLANKS = st.sampled_from([" ", "\n", "  ", "\t", " \n\n ", "\u3000", "\xa0"])
@@ -17,11 +17,11 @@ WORD = st.text("abé😀", min_size=1, max_size=3)
 
 
 def segment(text: str, document: str = "d", start: int = 0) -> Segment:
-    return Segment(document, start, text, (len(text),), 0, ((1,), (1,)), ((0,), (0,)))
+    return Segment(document, start, text, (len(text),), 0, Sided((1,), (1,)), Sided((0,), (0,)))
 
 
-def cut(text: str, places: list[int], document: str = "d") -> list[Segment]:
-    ends = sorted({0, len(text), *(p for p in places if p < len(text))})
+def cut(text: str, cuts: list[int], document: str = "d") -> list[Segment]:
+    ends = sorted({0, len(text), *(p for p in cuts if p < len(text))})
     return [segment(text[a:b], document, a) for a, b in pairwise(ends)]
 
 

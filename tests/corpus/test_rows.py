@@ -21,7 +21,7 @@ from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
 from lrt_dist.plan.units import fill_units
-from lrt_dist.sites import Segment
+from lrt_dist.sites import Segment, Side, Sided
 
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -31,16 +31,16 @@ few = settings(
 @st.composite
 def segments(draw: st.DrawFn) -> Segment:
     count = draw(st.integers(1, 6))
-    places = st.lists(st.integers(0, 40), min_size=count, max_size=count, unique=True).map(sorted)
+    ends = st.lists(st.integers(0, 40), min_size=count, max_size=count, unique=True).map(sorted)
     ids = st.lists(st.integers(0, 300_000), min_size=1, max_size=5).map(tuple)
     return Segment(
         document=draw(st.sampled_from(["a.txt#0", "a.txt#1", "ü.jsonl#7"])),
         start=draw(st.integers(0, 10**10)),
         text=draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=8)),
-        char_ends=tuple(draw(places)),
+        char_ends=tuple(draw(ends)),
         first_row=draw(st.integers(0, 99)),
-        ids=(draw(ids), draw(ids)),
-        positions=(tuple(draw(places)), tuple(draw(places))),
+        ids=Sided(draw(ids), draw(ids)),
+        positions=Sided(tuple(draw(ends)), tuple(draw(ends))),
     )
 
 
@@ -52,15 +52,15 @@ CORPUS = st.lists(segments(), min_size=1, max_size=12)
 def test_the_index_gives_back_exactly_the_filled_units(
     tmp_path: Path, corpus: list[Segment], rows_per_unit: int
 ) -> None:
-    told: list[int] = []
-    index = write_index(tmp_path / "rows.parquet", corpus, rows_per_unit, "f", told.append)
+    units_told: list[int] = []
+    index = write_index(tmp_path / "rows.parquet", corpus, rows_per_unit, "f", units_told.append)
     units = list(fill_units(corpus, rows_per_unit))
     assert [index.unit(n) for n in range(index.units)] == units
     assert list(index.all_segments()) == list(itertools.chain.from_iterable(units))
     assert index.segments == len(corpus)
     assert index.documents == len({s.document for s in corpus})
-    assert told == [len(index.unit_rows(n)) for n in range(index.units)]
-    for side in (0, 1):
+    assert units_told == [len(index.unit_rows(n)) for n in range(index.units)]
+    for side in Side:
         assert index.token_counts(side) == [len(s.ids[side]) for s in corpus]
 
 
@@ -89,13 +89,13 @@ def test_an_index_read_again_is_the_one_that_was_written(
     tmp_path: Path, corpus: list[Segment], rows_per_unit: int
 ) -> None:
     path = tmp_path / "rows.parquet"
-    written = write_index(path, corpus, rows_per_unit, "stamp")
+    written = write_index(path, corpus, rows_per_unit, "fingerprint")
     assert RowIndex.open(path) == written
-    assert (written.fingerprint, written.rows_per_unit) == ("stamp", rows_per_unit)
-    assert write_index(path, corpus, rows_per_unit, "stamp") == written
+    assert (written.fingerprint, written.rows_per_unit) == ("fingerprint", rows_per_unit)
+    assert write_index(path, corpus, rows_per_unit, "fingerprint") == written
 
 
-ONE = Segment("d", 3, "some text", (4, 9), 0, ((5, 6), (7, 8, 9)), ((0, 1), (1, 2)))
+ONE = Segment("d", 3, "some text", (4, 9), 0, Sided((5, 6), (7, 8, 9)), Sided((0, 1), (1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -105,30 +105,30 @@ ONE = Segment("d", 3, "some text", (4, 9), 0, ((5, 6), (7, 8, 9)), ((0, 1), (1, 
         {"start": 4},
         {"text": "some test"},
         {"char_ends": (4, 8)},
-        {"ids": ((5, 7), (7, 8, 9))},
-        {"ids": ((5, 6), (7, 8, 10))},
-        {"positions": ((0, 1), (0, 2))},
+        {"ids": Sided((5, 7), (7, 8, 9))},
+        {"ids": Sided((5, 6), (7, 8, 10))},
+        {"positions": Sided((0, 1), (0, 2))},
     ],
     ids=str,
 )
-def test_the_content_hash_sees_every_change(tmp_path: Path, change: dict[str, object]) -> None:
+def test_the_digest_sees_every_change(tmp_path: Path, change: dict[str, object]) -> None:
     last = dataclasses.replace(ONE, document="z")
-    contents = {
-        write_index(tmp_path / "rows.parquet", [s, last], 8, "f").content
+    digests = {
+        write_index(tmp_path / "rows.parquet", [s, last], 8, "f").digest
         for s in (ONE, dataclasses.replace(ONE, **change))  # type: ignore[arg-type]
     }
-    assert len(contents) == 2
+    assert len(digests) == 2
 
 
-def test_the_content_hash_sees_order_and_cut_but_not_the_input_numbering(tmp_path: Path) -> None:
+def test_the_digest_sees_order_and_cut_but_not_the_input_numbering(tmp_path: Path) -> None:
     path, other = tmp_path / "rows.parquet", dataclasses.replace(ONE, document="z")
 
-    def content(*corpus: Segment, rows_per_unit: int = 8) -> str:
-        return write_index(path, corpus, rows_per_unit, "f").content
+    def digest(*corpus: Segment, rows_per_unit: int = 8) -> str:
+        return write_index(path, corpus, rows_per_unit, "f").digest
 
-    assert content(ONE, other) != content(other, ONE)
-    assert content(ONE, other, rows_per_unit=1) != content(ONE, other)
-    assert content(ONE, other) == content(dataclasses.replace(ONE, first_row=70), other)
+    assert digest(ONE, other) != digest(other, ONE)
+    assert digest(ONE, other, rows_per_unit=1) != digest(ONE, other)
+    assert digest(ONE, other) == digest(dataclasses.replace(ONE, first_row=70), other)
 
 
 def test_an_index_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_tokenizers_that_share_no_site_are_refused(
     tmp_path: Path, byte_level: SiteTokenizer, one_word: SiteTokenizer
 ) -> None:
     sites = SitesConfig(min_context=1)
-    for pair in ((EveryOther(1), EveryOther(2)), (byte_level, one_word)):
+    for pair in (Sided(EveryOther(1), EveryOther(2)), Sided(byte_level, one_word)):
         corpus = (
             s
             for n, text in enumerate(documentation(3))
@@ -187,12 +187,12 @@ def test_a_real_corpus_makes_an_index_that_needs_no_tokenizer_to_be_read(
     corpus = [
         s
         for n, text in enumerate(documentation(4))
-        for s in cut_segments(Document(f"d{n}", text), (byte_level, metaspace), 48, sites)
+        for s in cut_segments(Document(f"d{n}", text), Sided(byte_level, metaspace), 48, sites)
     ]
     index = write_index(tmp_path / "rows.parquet", corpus, 16, "f")
     assert index.rows == sum(len(s.char_ends) for s in index.all_segments())
     for s in index.all_segments():
-        assert s.ids == (byte_level.encode(s.text).ids, metaspace.encode(s.text).ids)
+        assert s.ids == Sided(byte_level.encode(s.text).ids, metaspace.encode(s.text).ids)
 
 
 def test_a_missing_index_says_what_to_run(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
-from lrt_dist.sites import Segment
+from lrt_dist.sites import Segment, Side, Sided
 
 ROOM = 9
 """Enough tokens for any one character of either tokenizer, special tokens included."""
@@ -42,13 +42,13 @@ quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_sc
 
 
 @pytest.fixture(scope="module")
-def both(byte_level: SiteTokenizer, metaspace: SiteTokenizer) -> tuple[SiteTokenizer, ...]:
-    return byte_level, metaspace
+def both(byte_level: SiteTokenizer, metaspace: SiteTokenizer) -> Sided[SiteTokenizer]:
+    return Sided(byte_level, metaspace)
 
 
 @pytest.fixture(scope="module")
-def backends() -> tuple[Any, Any]:
-    return byte_level_tokenizer(), metaspace_tokenizer()
+def backends() -> Sided[Any]:
+    return Sided(byte_level_tokenizer(), metaspace_tokenizer())
 
 
 def cut(
@@ -87,7 +87,7 @@ PIECES = st.lists(st.text("ab \n", min_size=1, max_size=9), max_size=6)
 def test_any_two_tokenizers_cut_a_text_into_pieces_that_fit_and_concatenate(
     text: str, one: GreedyEncoder, other: GreedyEncoder, max_tokens: int
 ) -> None:
-    check_pieces(text, cut(text, (one, other), max_tokens), max_tokens)
+    check_pieces(text, cut(text, Sided(one, other), max_tokens), max_tokens)
 
 
 @settings(max_examples=300)
@@ -99,7 +99,7 @@ def test_any_two_tokenizers_cut_a_text_into_pieces_that_fit_and_concatenate(
 def test_special_tokens_behind_the_text_take_room_too(
     text: str, one: GreedyEncoder, other: GreedyEncoder, max_tokens: int
 ) -> None:
-    segments = cut(text, (one, other), max_tokens)
+    segments = cut(text, Sided(one, other), max_tokens)
     assert all(len(ids) <= max_tokens for s in segments for ids in s.ids)
 
 
@@ -108,9 +108,9 @@ def test_without_room_for_one_character_the_cutting_still_ends(
     text: str, special: int, max_tokens: int
 ) -> None:
     encoder = GreedyEncoder(["ab", "a b"], special, 0)
-    pieces = cut(text, (encoder, encoder), max_tokens)
+    pieces = cut(text, Sided(encoder, encoder), max_tokens)
     assert "".join(s.text for s in pieces) == text
-    assert all(len(s.ids[0]) <= max_tokens or len(s.text) == 1 for s in pieces)
+    assert all(len(s.ids.source) <= max_tokens or len(s.text) == 1 for s in pieces)
 
 
 def check_pieces(text: str, segments: list[Segment], max_tokens: int) -> None:
@@ -131,14 +131,14 @@ def test_real_tokenizers_cut_a_text_into_pieces_that_fit_and_concatenate(
     segments = cut(text, both, max_tokens)
     check_pieces(text, segments, max_tokens)
     for s in segments:
-        assert s.ids == (both[0].encode(s.text).ids, both[1].encode(s.text).ids)
+        assert s.ids == Sided(both.source.encode(s.text).ids, both.target.encode(s.text).ids)
 
 
 def test_a_tokenizer_that_closes_its_texts_gets_room_for_it(
     byte_level: SiteTokenizer, closing: SiteTokenizer
 ) -> None:
     for text in documentation(4):
-        for s in cut(text, (byte_level, closing), 24):
+        for s in cut(text, Sided(byte_level, closing), 24):
             assert max(map(len, s.ids)) <= 24
 
 
@@ -162,7 +162,7 @@ def test_a_beginning_that_needs_more_tokens_than_the_whole_is_cut_again() -> Non
     """`\\n\\n\\n` is one token here and `\\n\\n` two, as runs of blanks are in real tokenizers."""
     encoder = GreedyEncoder(["a" * 9, "\n\n\n"], 0, 0)
     text = "a" * 9 + "\n\n\n" + "b"  # the first window, 6 characters a token, ends before the b
-    check_pieces(text, cut(text, (encoder, encoder), 2), 2)
+    check_pieces(text, cut(text, Sided(encoder, encoder), 2), 2)
 
 
 def test_pieces_without_a_site_are_left_out_and_the_others_stay_where_they_are(both: Any) -> None:
@@ -209,14 +209,14 @@ def test_a_character_of_several_tokens_has_one_site_at_its_last(both: Any, backe
 def test_the_same_tokenizer_twice_shares_every_token_that_ends_a_character(
     metaspace: SiteTokenizer, backends: Any, text: str
 ) -> None:
-    for s in cut(text, (metaspace, metaspace), 48):
-        assert s.char_ends == tuple(sorted(brute_force_ends(backends[1], s.ids[0], s.text)))
-        assert s.positions[0] == s.positions[1]
+    for s in cut(text, Sided(metaspace, metaspace), 48):
+        assert s.char_ends == tuple(sorted(brute_force_ends(backends.target, s.ids.source, s.text)))
+        assert s.positions.source == s.positions.target
 
 
 def test_the_same_tokenizer_shares_every_token_of_plain_text(byte_level: SiteTokenizer) -> None:
-    for s in cut(documentation(1)[0], (byte_level, byte_level)):
-        assert s.positions[0] == tuple(range(len(s.ids[0])))
+    for s in cut(documentation(1)[0], Sided(byte_level, byte_level)):
+        assert s.positions.source == tuple(range(len(s.ids.source)))
 
 
 @pytest.mark.parametrize("min_context", [0, 3])
@@ -224,10 +224,9 @@ def test_special_tokens_behind_a_text_cost_no_site(
     closing: SiteTokenizer, min_context: int
 ) -> None:
     """Only those in front come before the context."""
-    (s,) = cut(
-        "the statement is executed", (closing, closing), 64, SitesConfig(min_context=min_context)
-    )
-    assert s.positions[0] == tuple(range(1 + min_context, len(s.ids[0]) - 1))
+    sites = SitesConfig(min_context=min_context)
+    (s,) = cut("the statement is executed", Sided(closing, closing), 64, sites)
+    assert s.positions.source == tuple(range(1 + min_context, len(s.ids.source) - 1))
 
 
 @quick
@@ -239,9 +238,10 @@ def test_sampled_sites_are_some_of_all_sites_as_many_as_asked(
     for s, whole in zip(cut(text, both, 30, sites), cut(text, both, 30), strict=True):
         assert len(s.char_ends) == min(per_segment, len(whole.char_ends))
         assert list(s.char_ends) == sorted(set(s.char_ends))
-        place = {end: i for i, end in enumerate(whole.char_ends)}
-        chosen = [place[end] for end in s.char_ends]
-        assert s.positions == tuple(tuple(p[i] for i in chosen) for p in whole.positions)
+        number = {end: i for i, end in enumerate(whole.char_ends)}
+        chosen = [number[end] for end in s.char_ends]
+        for side in Side:
+            assert s.positions[side] == tuple(whole.positions[side][i] for i in chosen)
 
 
 def test_sampling_depends_on_seed_and_text_never_on_order_or_name(both: Any) -> None:
@@ -275,7 +275,8 @@ def test_mode_last_has_one_site_at_the_end_of_the_document(both: Any, text: str)
     (s,) = cut(text, both, 64, SitesConfig(mode="last", min_context=40))
     assert s.text == text
     assert s.char_ends == (len(text),)
-    assert s.positions == tuple((len(ids) - 1,) for ids in s.ids)
+    for side in Side:
+        assert s.positions[side] == (len(s.ids[side]) - 1,)
 
 
 def test_mode_last_cuts_a_text_that_does_not_fit_and_says_where(both: Any) -> None:

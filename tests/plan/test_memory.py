@@ -17,7 +17,6 @@ SIZES = st.builds(
     embedding=st.integers(0, 60),
     head=st.integers(0, 60),
     width=st.integers(1, 4),
-    vocabulary=st.just(10),
 )
 
 
@@ -68,17 +67,17 @@ def test_the_heaviest_stage_is_as_light_as_can_be_with_embedding_and_head(
 def test_the_fewest_stages_fit_and_one_fewer_does_not(size: ModelSize, data: st.DataObject) -> None:
     chosen = choices(data, size)
     device = data.draw(st.integers(1, 4000))
-    found = fewest_stages(size, device_bytes=device, **chosen)
+    fewest = fewest_stages(size, device_bytes=device, **chosen)
 
     def heaviest(stages: int) -> int:
         return max(plan.bytes for plan in plan_stages(size, stages=stages, **chosen))
 
     fitting = [n for n in range(1, chosen["last_layer"] + 2) if heaviest(n) <= device * USABLE]
-    assert (len(found) if found else None) == min(fitting, default=None)
+    assert (len(fewest) if fewest else None) == min(fitting, default=None)
 
 
 def test_working_memory_grows_with_tokens_width_and_number_size() -> None:
-    size = ModelSize(blocks=[5, 5], embedding=0, head=0, width=8, vocabulary=3)
+    size = ModelSize(blocks=[5, 5], embedding=0, head=0, width=8)
     common: dict[str, Any] = {"last_layer": 1, "head": False, "stages": 1}
     base = plan_stages(size, **common, number_bytes=2, batch_tokens=100)[0].working_bytes
     assert (
@@ -90,7 +89,7 @@ def test_working_memory_grows_with_tokens_width_and_number_size() -> None:
 
 
 def test_more_stages_than_wanted_blocks_are_refused() -> None:
-    size = ModelSize(blocks=[5] * 6, embedding=1, head=1, width=8, vocabulary=3)
+    size = ModelSize(blocks=[5] * 6, embedding=1, head=1, width=8)
     with pytest.raises(ValueError, match="2 blocks cannot be cut into 3 stages"):
         plan_stages(size, last_layer=1, head=False, stages=3, number_bytes=2, batch_tokens=1)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lrt_dist.plan import tiles
 from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, standing_nodes
-from lrt_dist.sites import LayerPair
+from lrt_dist.sites import LayerPair, Side, Sided
 
 GRIDS = st.sets(st.builds(LayerPair, st.integers(0, 6), st.integers(0, 6)), min_size=1)
 
@@ -19,54 +19,57 @@ GRIDS = st.sets(st.builds(LayerPair, st.integers(0, 6), st.integers(0, 6)), min_
 def test_every_pair_and_every_layers_own_moments_are_in_one_tile(
     grid: set[LayerPair], d: int, e: int, folds: int, budget: int
 ) -> None:
-    planned = plan_tiles(sorted(grid), (d, e), folds, budget)
+    widths = Sided(d, e)
+    planned = plan_tiles(sorted(grid), widths, folds, budget)
     pairs = [pair for tile in planned for pair in tile.pairs]
     assert sorted(pairs) == sorted(grid)
-    for side, layers in enumerate(({p.source for p in grid}, {p.target for p in grid})):
+    layers = Sided({p.source for p in grid}, {p.target for p in grid})
+    for side in Side:
         own = [layer for tile in planned for layer in tile.own[side]]
-        assert sorted(own) == sorted(layers)
+        assert sorted(own) == sorted(layers[side])
     for tile in planned:
-        assert tile.bytes((d, e), folds) <= budget or len(tile.pairs) == 1
+        assert tile.bytes(widths, folds) <= budget or len(tile.pairs) == 1
 
 
 @given(GRIDS, st.integers(1, 9), st.integers(1, 9))
 def test_with_room_for_all_there_is_one_tile_and_one_pass(
     grid: set[LayerPair], d: int, e: int
 ) -> None:
-    (tile,) = plan_tiles(sorted(grid), (d, e), 2, 10**9)
-    assert tile.layers == (
+    (tile,) = plan_tiles(sorted(grid), Sided(d, e), 2, 10**9)
+    assert tile.layers == Sided(
         tuple(sorted({p.source for p in grid})),
         tuple(sorted({p.target for p in grid})),
     )
     sources, targets = tile.layers
-    assert tile.read_bytes((d, e), 2) == 2 * (len(sources) * d + 2 * len(targets) * e)
+    assert tile.numbers_read(Sided(d, e)) == len(sources) * d + 2 * len(targets) * e
 
 
 def test_a_tile_is_as_large_as_its_matrices() -> None:
-    tile = Tile((LayerPair(0, 1), LayerPair(0, 2)), ((0,), (2,)), ((0, 5), (3, 5)))
-    d, e = 3, 4
-    matrices = [(d, d), (e, e), (d, d), (d, d), *[(d, e)] * 4]  # each pair and its null
-    assert tile.entries((d, e)) == sum(a * b for a, b in matrices)
-    assert tile.bytes((d, e), 5) == 8 * 5 * tile.entries((d, e))
-    assert tile.layers == ((0, 3, 5), (1, 2))
+    tile = Tile((LayerPair(0, 1), LayerPair(0, 2)), Sided((0,), (2,)), ((0, 5), (3, 5)))
+    d, e = widths = Sided(3, 4)
+    matrices = [(d, d), (e, e), (d, d), (d, d), *[(d, e)] * 4]  # each pair twice
+    assert tile.entries(widths) == sum(a * b for a, b in matrices)
+    assert tile.bytes(widths, 5) == 8 * 5 * tile.entries(widths)
+    assert tile.layers == Sided((0, 3, 5), (1, 2))
 
 
-def test_layers_that_are_solved_together_get_tiles_of_their_own() -> None:
+def test_joint_layers_get_tiles_of_their_own() -> None:
     grid = [LayerPair(s, 0) for s in range(4)]
-    planned = plan_tiles(grid, (10, 10), 2, 8 * 2 * 100 * 2, together=[(0, 2), (0, 1, 2)])
+    planned = plan_tiles(grid, Sided(10, 10), 2, 8 * 2 * 100 * 2, joint=[(0, 2), (0, 1, 2)])
     within = [pair for tile in planned for pair in tile.within]
     assert within == [(0, 1), (0, 2), (1, 2)]
-    assert all(tile.bytes((10, 10), 2) <= 8 * 2 * 100 * 4 for tile in planned)
+    assert all(tile.bytes(Sided(10, 10), 2) <= 8 * 2 * 100 * 4 for tile in planned)
 
 
 def test_a_larger_budget_reads_less() -> None:
     grid = [LayerPair(s, t) for s, t in itertools.product(range(30), range(18))]
+    widths = Sided(576, 640)
     reads = [
-        sum(tile.read_bytes((576, 640), 2) for tile in plan_tiles(grid, (576, 640), 5, budget))
+        sum(tile.numbers_read(widths) for tile in plan_tiles(grid, widths, 5, budget))
         for budget in (2**28, 2**29, 2**30, 2**40)
     ]
     assert reads == sorted(reads, reverse=True)
-    assert reads[-1] == 2 * (30 * 576 + 2 * 18 * 640)
+    assert reads[-1] == 30 * 576 + 2 * 18 * 640
 
 
 @given(st.integers(1, 40), st.integers(1, 5000))

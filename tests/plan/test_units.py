@@ -9,15 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt_dist.plan.units import cut_batches, fill_units, split_blocks
-from lrt_dist.sites import Segment, fold_of
+from lrt_dist.sites import Segment, Side, Sided, fold_of
 
 LENGTHS = st.lists(st.integers(1, 30), max_size=40)
 WEIGHTS = st.lists(st.integers(0, 9), min_size=1, max_size=9)
 
 
 def segment(number: int, sites: int) -> Segment:
-    places = tuple(range(1, sites + 1))
-    return Segment(f"d{number}", 0, "x" * sites, places, -1, (places, places), (places, places))
+    ends = tuple(range(1, sites + 1))
+    both = Sided(ends, ends)
+    return Segment(f"d{number}", 0, "x" * sites, ends, -1, both, both)
 
 
 @given(st.lists(st.integers(1, 12), max_size=40), st.integers(1, 20))
@@ -47,13 +48,14 @@ def test_segments_stay_whole_and_only_the_last_of_a_unit_loses_sites(
     assert [s.document for unit in units for s in unit] == [s.document for s in segments]
     before = {s.document: s for s in segments}
     for unit in units:
-        for place, kept in enumerate(unit):
+        for number, kept in enumerate(unit):
             whole = before[kept.document]
             count = len(kept.char_ends)
             assert (kept.text, kept.ids) == (whole.text, whole.ids)
             assert kept.char_ends == whole.char_ends[:count]
-            assert kept.positions == tuple(p[:count] for p in whole.positions)
-            if place < len(unit) - 1:
+            for side in Side:
+                assert kept.positions[side] == whole.positions[side][:count]
+            if number < len(unit) - 1:
                 assert count == len(whole.char_ends)
 
 
@@ -90,7 +92,7 @@ def test_no_other_cut_of_the_sorted_lengths_has_fewer_batches(
 
 @given(LENGTHS)
 def test_batches_are_a_function_of_the_lengths(lengths: list[int]) -> None:
-    """Ties go by index, so that a re-run pads the same and is bit-identical."""
+    """Ties go by index, so that a re-run pads to the same shapes."""
     once = cut_batches(lengths, 50)
     assert once == cut_batches(list(lengths), 50)
     flat = list(itertools.chain.from_iterable(once))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lrt_dist.errors import CorruptionError, DeviceMemoryError, UnitError
-from lrt_dist.runtime.tasks import ChainSpec, StageSpec
+from lrt_dist.runtime.contract import ChainSpec, StageSpec
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Job:
 
 
 class ScriptedStage:
-    """See `lrt_dist.runtime.tasks.Stage`."""
+    """See `lrt_dist.runtime.contract.Stage`."""
 
     def __init__(self, name: str, notes: Path) -> None:
         self._name, self._notes = name, notes
@@ -94,16 +94,19 @@ def chain(
     notes: Path, stages: tuple[str, ...] = ("first", "second"), replicas: int = 1
 ) -> ChainSpec:
     return ChainSpec(
-        tuple(StageSpec(Build(name, notes), cpus=0.5, gpus=0, name=name) for name in stages),
+        tuple(StageSpec(Build(name, notes), cpus=0.5, gpus=0) for name in stages),
         replicas,
         placement_timeout=60,
     )
 
 
-def power(base: int, exponent: int) -> float:
-    """Something for `map` to do."""
-    result: float = base**exponent
-    return result
+def total(left: float, right: float) -> float:
+    return left + right
+
+
+def reciprocal(number: int) -> float:
+    """Something for `map` to do, and of 0 an error."""
+    return 1 / number
 
 
 def echo(value: str) -> str:

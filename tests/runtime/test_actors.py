@@ -11,7 +11,7 @@ from scripted import Job, attempts, chain
 
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.runtime.chain import Chain
-from lrt_dist.runtime.tasks import ChainSpec, Done, Runtime, StageSpec
+from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, Stage, StageSpec
 
 
 def test_stages_live_in_processes_of_their_own(ray_runtime: Runtime, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_dead_stage_is_replaced_and_its_tasks_done(
 def test_a_stage_killed_from_outside_is_replaced(ray_runtime: Runtime, tmp_path: Path) -> None:
     with ray_runtime.chains(chain(tmp_path)) as chains:
         ((first, _),) = chains.process_ids()  # type: ignore[attr-defined]
-        outcomes = []
+        outcomes: list[Done[Job] | Failed[Job]] = []
         for outcome in chains.run(Job(f"job{n}") for n in range(6)):
             if not outcomes:
                 os.kill(first, signal.SIGKILL)
@@ -67,15 +67,15 @@ def test_a_task_that_kills_its_stage_every_time_is_given_up(
 
 def test_resources_that_are_not_there_are_named(ray_runtime: Runtime, tmp_path: Path) -> None:
     stage = chain(tmp_path).stages[0]
-    greedy = StageSpec(stage.build, cpus=64, gpus=2, name="greedy")
+    greedy = StageSpec(stage.build, cpus=64, gpus=2)
     with pytest.raises(LrtError, match=r"64 CPU needed.* 2 GPU needed, 0 free of 0"):
         Chain(ChainSpec((greedy,), placement_timeout=1))
 
 
 def test_a_stage_that_cannot_be_built_says_why(ray_runtime: Runtime) -> None:
-    def build() -> None:
+    def build() -> Stage:
         raise UserError("no such model")
 
-    spec = ChainSpec((StageSpec(build, cpus=1, gpus=0, name="x"),), placement_timeout=30)
+    spec = ChainSpec((StageSpec(build, cpus=1, gpus=0),), placement_timeout=30)
     with pytest.raises(UserError, match=r"^no such model$"), ray_runtime.chains(spec):
         pass

@@ -9,42 +9,38 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from tiny_store import make, states
 
 from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.store.activations import ActivationStore
-from lrt_dist.store.objects import sweep_staged
-
-
-def make(url: str, dtype: str = "bfloat16", compress: str = "none") -> ActivationStore:
-    return ActivationStore.create(
-        url,
-        layers={2: 6, 5: 6},
-        rows=10,
-        rows_per_unit=4,
-        logical_dtype=dtype,
-        compress=compress,
-        fingerprint="abc",
-    )
-
-
-def states(rows: int = 4, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed)) * 1000
+from lrt_dist.store.objects import delete_partial_writes
 
 
 @pytest.mark.parametrize("compress", ["none", "zstd"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_round_trip(tmp_path: Path, dtype: str, compress: str) -> None:
+    """A copy, and norms of the same shapes: equal bits."""
     store = make(str(tmp_path / "s.zarr"), dtype, compress)
-    crcs = store.write(1, 5, states())
+    written = store.write(1, 5, states())
+    assert written.checksums.keys() == {"layers/5", "norms/5"}
     again = ActivationStore.open(str(tmp_path / "s.zarr"))
     expected = states().to(getattr(torch, dtype))
-    assert torch.equal(again.states(5, 1, crcs["layers/5"]), expected)
+    assert torch.equal(again.states(5, 1, written.checksums["layers/5"]), expected)
     norms = torch.linalg.vector_norm(states(), dim=1).numpy()
     np.testing.assert_array_equal(again.norms(5, slice(4, 8)), norms)
-    assert again.crc("layers/5", 1) == crcs["layers/5"]
+    assert written.mean_norm == pytest.approx(norms.mean(), rel=1e-6)
+    assert again.checksum("layers/5", 1) == written.checksums["layers/5"]
+
+
+def test_the_checksums_of_a_unit_are_those_that_were_written(tmp_path: Path) -> None:
+    store = make(str(tmp_path / "s.zarr"))
+    written = store.write(1, 2, states()).checksums | store.write(1, 5, states(seed=1)).checksums
+    assert store.checksums(1) == written
+    assert store.checksums(0) != written
 
 
 def test_values_beyond_float16_survive(tmp_path: Path) -> None:
+    """A copy: equal bits."""
     store = make(str(tmp_path / "s.zarr"))
     massive = torch.full((4, 6), 70144.0)  # seen in real residual streams
     store.write(0, 2, massive)
@@ -70,6 +66,7 @@ def test_any_zarr_reader_can_open_it(tmp_path: Path) -> None:
     store = make(str(tmp_path / "s.zarr"))
     store.write(0, 2, states())
     array = zarr.open_group(tmp_path / "s.zarr", mode="r")["layers/2"]
+    assert isinstance(array, zarr.Array)
     assert array.attrs["logical_dtype"] == "bfloat16"
     raw = np.asarray(array[:4]).astype(np.uint32) << 16
     np.testing.assert_allclose(raw.view(np.float32), states().numpy(), rtol=1e-2)
@@ -80,27 +77,28 @@ def test_any_zarr_reader_can_open_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("byte", [0, 17, 47, 50])
 def test_a_flipped_bit_is_found(tmp_path: Path, byte: int) -> None:
     store = make(str(tmp_path / "s.zarr"))
-    crc = store.write(1, 2, states())["layers/2"]
+    checksum = store.write(1, 2, states()).checksums["layers/2"]
     (path,) = chunks(tmp_path, "2")
     content = bytearray(path.read_bytes())
     content[byte] ^= 1
     path.write_bytes(content)
     with pytest.raises(CorruptionError, match=r"layers/2, rows 4 … 7: .*checksum"):
-        store.states(2, 1, crc)
+        store.states(2, 1, checksum)
 
 
 def test_a_chunk_that_is_gone_is_found(tmp_path: Path) -> None:
     store = make(str(tmp_path / "s.zarr"))
-    crc = store.write(1, 2, states())["layers/2"]
+    checksum = store.write(1, 2, states()).checksums["layers/2"]
     (path,) = chunks(tmp_path, "2")
     path.unlink()
     with pytest.raises(CorruptionError, match=r"layers/2 of unit 1 .* the ledger says"):
-        store.states(2, 1, crc)
+        store.states(2, 1, checksum)
 
 
 def test_creating_again_keeps_what_is_there(tmp_path: Path) -> None:
+    """A copy: equal bits."""
     make(str(tmp_path / "s.zarr")).write(0, 2, states())
-    assert torch.equal(make(str(tmp_path / "s.zarr")).states(2, 0), states().bfloat16().float())
+    assert torch.equal(make(str(tmp_path / "s.zarr")).states(2, 0), states().bfloat16())
 
 
 def test_a_store_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -126,7 +124,7 @@ def test_sweeping_takes_only_what_writers_left_half_done(tmp_path: Path) -> None
     make(str(tmp_path / "s.zarr")).write(0, 2, states())
     before = sorted(tmp_path.rglob("*"))
     (tmp_path / "s.zarr/layers/2/c/0/0#7").write_bytes(b"torn")
-    assert sweep_staged(str(tmp_path / "s.zarr")) == 1
+    assert delete_partial_writes(str(tmp_path / "s.zarr")) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 

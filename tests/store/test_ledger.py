@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_store import OTHER, SAME, record, unread
 
 from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.store.ledger import Ledger, UnitRecord
-
-
-def record(unit: int = 3, **changes: object) -> UnitRecord:
-    values: dict[str, object] = {
-        "unit": unit,
-        "rows": 4,
-        "crc": {"layers/1": "00ff00ff"},
-        "tokens": "t",
-        "fingerprint": "f",
-        "nonfinite": 0,
-        "seconds": 1.5,
-        "versions": {"torch": "2"},
-        "token_budget": 64,
-    }
-    return UnitRecord.model_validate(values | changes)
+from lrt_dist.store.ledger import Ledger
 
 
 @pytest.fixture
@@ -32,31 +19,64 @@ def ledger(tmp_path: Path) -> Ledger:
 
 def test_what_is_committed_is_known_to_everyone(ledger: Ledger) -> None:
     assert ledger.committed() == {}
-    ledger.commit(record(3))
-    ledger.commit(record(1))
+    ledger.commit(record(3), unread)
+    ledger.commit(record(1), unread)
     assert Ledger(ledger.url).committed() == {1: record(1), 3: record(3)}
 
 
 def test_committing_the_same_twice_is_harmless(ledger: Ledger) -> None:
-    ledger.commit(record())
-    ledger.commit(record(seconds=9.0, versions={"torch": "3"}))
+    ledger.commit(record(), unread)
+    ledger.commit(record(seconds=9.0), unread)
+    ledger.commit(record(seconds=9.0, versions={"torch": "3"}), unread)
     assert ledger.committed()[3].seconds == 1.5  # the first one stays
 
 
-@pytest.mark.parametrize(
-    "changes", [{"rows": 5}, {"crc": {"layers/1": "11111111"}}, {"tokens": "u"}]
-)
-def test_committing_something_else_names_both(ledger: Ledger, changes: dict[str, object]) -> None:
-    ledger.commit(record())
-    with pytest.raises(CorruptionError, match=r"unit 3 was committed twice") as caught:
-        ledger.commit(record(**changes))
-    for both in (record().content(), record(**changes).content()):
-        assert str(both) in str(caught.value)
+def test_the_same_machine_makes_the_same_bits(ledger: Ledger) -> None:
+    """Same shapes, machine, threads and versions: equal bits, or something is broken."""
+    ledger.commit(record(), unread)
+    with pytest.raises(CorruptionError, match=r"twice.*the same machine made two.* layers/1") as e:
+        ledger.commit(record(checksums=OTHER), unread)
+    assert "unit-00000003.json is the first record; `lrt-dist verify --repair`" in str(e.value)
+    assert ledger.committed() == {3: record()}
+
+
+ELSEWHERE = [
+    {"machines": ("another CPU, 2 threads",)},
+    {"machines": ("a CPU, 1 thread",)},
+    {"versions": {"torch": "3"}},
+    {"token_budget": 32},
+]
+
+
+@pytest.mark.parametrize("elsewhere", ELSEWHERE)
+def test_unlike_machines_are_held_to_rounding(ledger: Ledger, elsewhere: dict[str, Any]) -> None:
+    """To rounding: 1e-2 of the mean norm, bfloat16's."""
+    ledger.commit(record(), unread)
+    near = record(checksums=OTHER, mean_norms={1: 201.0}, **elsewhere)
+    ledger.commit(near, lambda: SAME)
+    assert ledger.committed() == {3: record()}  # the store still holds what the first one wrote
+    ledger.commit(near, lambda: OTHER)
+    assert ledger.committed() == {3: near}
+    far = record(checksums=SAME | {"layers/1": "2222"}, mean_norms={1: 190.0})
+    with pytest.raises(CorruptionError, match="layer 1 has mean norms 201 and 190"):
+        ledger.commit(far, unread)
+
+
+@pytest.mark.parametrize("elsewhere", [{}, *ELSEWHERE])
+@pytest.mark.parametrize("changes", [{"rows": 5}, {"token_digest": "u"}])
+def test_other_rows_or_tokens_are_never_the_same_unit(
+    ledger: Ledger, changes: dict[str, Any], elsewhere: dict[str, Any]
+) -> None:
+    ledger.commit(record(), unread)
+    rows, digest = changes.get("rows", 4), changes.get("token_digest", "t")
+    expected = f"unit 3 was committed twice.*4 rows of tokens t, and {rows} rows of tokens {digest}"
+    with pytest.raises(CorruptionError, match=expected):
+        ledger.commit(record(**changes, **elsewhere), unread)
 
 
 def test_another_identity_is_refused_with_the_differing_keys(ledger: Ledger) -> None:
-    stamp = ledger.claim({"layers": [1, 2], "model": "a"})
-    assert ledger.claim({"model": "a", "layers": [1, 2]}) == stamp
+    fingerprint = ledger.claim({"layers": [1, 2], "model": "a"})
+    assert ledger.claim({"model": "a", "layers": [1, 2]}) == fingerprint
     with pytest.raises(UserError, match=r"layers: \[1, 2\] -> \[1, 3\]"):
         ledger.claim({"layers": [1, 3], "model": "a"})
 
@@ -65,12 +85,12 @@ def test_quarantine_ends_with_success(ledger: Ledger) -> None:
     ledger.quarantine(3, "not finite")
     assert ledger.quarantined() == {3: "not finite"}
     assert ledger.committed() == {}
-    ledger.commit(record(3))
+    ledger.commit(record(3), unread)
     assert ledger.quarantined() == {}
 
 
 def test_what_is_committed_is_not_quarantined_whatever_a_kill_left(ledger: Ledger) -> None:
-    ledger.commit(record(3))
+    ledger.commit(record(3), unread)
     ledger.quarantine(3, "before")
     assert ledger.quarantined() == {}
 
@@ -84,14 +104,14 @@ def test_reading_makes_no_folders(tmp_path: Path) -> None:
 
 
 def test_a_dropped_unit_is_not_done(ledger: Ledger) -> None:
-    ledger.commit(record())
+    ledger.commit(record(), unread)
     ledger.drop(3)
     ledger.drop(3)
     assert ledger.committed() == {}
 
 
 def test_a_torn_record_is_not_believed(ledger: Ledger) -> None:
-    ledger.commit(record())
+    ledger.commit(record(), unread)
     path = Path(ledger.url) / "unit-00000003.json"
     path.write_text(path.read_text()[:40])
     with pytest.raises(CorruptionError, match=r"unit-00000003\.json is not a ledger record"):

@@ -1,0 +1,83 @@
+"""Greedy continuations under conditions of steering, token by token, all sequences at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lrt_dist.errors import LrtError
+from lrt_dist.models.injection import Positions
+from lrt_dist.runtime.contract import Chains, Failed
+from lrt_dist.tasks.next_token import NextTokenTask
+from lrt_dist.tasks.steering import SteeredSequence
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts that are continued under conditions of steering at one layer.
+
+    Attributes:
+        key: names them.
+        layer: whose output is displaced.
+        displacements: float32 `[N, D]`.
+        conditions: for each prompt the row of its displacement.
+        ids: token ids of each prompt.
+    """
+
+    key: str
+    layer: int
+    displacements: torch.Tensor
+    conditions: tuple[int, ...]
+    ids: tuple[tuple[int, ...], ...]
+
+
+def continuations(
+    chains: Chains,
+    prompts: Sequence[Prompts],
+    positions: Positions,
+    *,
+    tokens: int,
+    token_budget: int,
+    on_token: Callable[[], None] = lambda: None,
+) -> dict[str, list[tuple[int, ...]]]:
+    """The ids that the model writes after each prompt, by key.
+
+    Args:
+        tokens: length of each continuation.
+        token_budget: tokens of a batch.
+        on_token: called when all sequences have grown by one token.
+
+    Raises:
+        LrtError: a task failed.
+    """
+    tasks = {
+        p.key: NextTokenTask(
+            p.key,
+            p.layer,
+            p.displacements,
+            p.conditions,
+            positions,
+            tuple(SteeredSequence(ids, len(ids)) for ids in p.ids),
+            token_budget,
+        )
+        for p in prompts
+    }
+    for _ in range(tokens):
+        for outcome in chains.run(list(tasks.values())):
+            if isinstance(outcome, Failed):
+                raise LrtError(f"generation for {outcome.task.key} failed: {outcome.reason}")
+            task, following = outcome.task, outcome.receipts[-1].tolist()
+            tasks[task.key] = replace(
+                task,
+                sequences=tuple(
+                    replace(sequence, ids=(*sequence.ids, token))
+                    for sequence, token in zip(task.sequences, following, strict=True)
+                ),
+            )
+        on_token()
+    return {
+        key: [sequence.ids[sequence.prompt :] for sequence in task.sequences]
+        for key, task in tasks.items()
+    }

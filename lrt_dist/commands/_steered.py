@@ -1,0 +1,203 @@
+"""The target model under steering: it scores items, and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import torch
+
+from lrt_dist.commands._displacements import Displacements
+from lrt_dist.commands._generation import Prompts, continuations
+from lrt_dist.corpus.contrast import ConceptData, Item
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import LrtError
+from lrt_dist.models.tokens import SiteTokenizer
+from lrt_dist.plan.conditions import Chosen, Condition, sample_conditions
+from lrt_dist.runtime.contract import Chains, Failed
+from lrt_dist.store.tables import SampleRow, ScoreRow
+from lrt_dist.tasks.score import ScoreTask
+from lrt_dist.tasks.scores import GeneratedScore
+from lrt_dist.tasks.sequences import neutral_sequences
+from lrt_dist.tasks.steering import SteeredSequence
+from lrt_dist.workspace.run import Run
+
+NEUTRAL_TOKENS = 64
+NEUTRAL_READS = 16
+SAMPLE_BEGINNING = 5
+CROSS_ENTROPY = "cross_entropy"
+"""Metric of neutral text: nats per token."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scores of one concept at one target layer that are made, and kept, together."""
+
+    key: str
+    concept: str
+    split: str
+    target: int
+    conditions: list[Condition]
+    items: tuple[Item, ...] = ()
+
+
+class SteeredTarget:
+    """The target model under steering: runs parts, and lets the model write."""
+
+    def __init__(
+        self, run: Run, chains: Chains, displacements: Displacements, tokenizer: SiteTokenizer
+    ) -> None:
+        self._run, self._chains = run, chains
+        self._displacements, self._tokenizer = displacements, tokenizer
+        self._settings = run.config.evaluate
+
+    def scores(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[ScoreRow]]]:
+        """Rows of each part, in the order in which parts end.
+
+        Raises:
+            LrtError: a part failed.
+        """
+        score = self._run.score
+        if isinstance(score, GeneratedScore):
+            generated = [part for part in parts if part.items]
+            yield from self._generated(generated, score)
+            parts = [part for part in parts if not part.items]
+        by_key = {part.key: part for part in parts}
+        readouts = {
+            part.key: score.read(part.items, self._tokenizer)
+            for part in parts
+            if part.items and not isinstance(score, GeneratedScore)
+        }
+        tasks = []
+        for part in parts:
+            readout = readouts.get(part.key)
+            sequences = readout.sequences if readout else self._neutral
+            slots = readout.slots if readout else len(self._neutral)
+            tasks.append(self._task(part, sequences, slots))
+        for outcome in self._chains.run(tasks):
+            if isinstance(outcome, Failed):
+                raise LrtError(f"evaluation of {outcome.task.key} failed: {outcome.reason}")
+            part, sums = by_key[outcome.task.key], outcome.receipts[-1]
+            readout = readouts.get(part.key)
+            if readout:
+                yield part, list(_rows(part, self._settings.score, readout.of(sums)))
+            else:
+                yield part, list(_rows(part, CROSS_ENTROPY, self._cross_entropies(sums)))
+
+    def samples(self, chosen: dict[str, Chosen]) -> list[SampleRow]:
+        """Greedy continuations of one test prompt per concept, all concepts at once."""
+        length = self._settings.sample_tokens
+        conditions = {n: sample_conditions(c.pair.source, c.strength) for n, c in chosen.items()}
+        begin = {name: self._beginning(self._run.concepts[name]) for name in chosen}
+        prompts = [
+            Prompts(
+                name,
+                choice.pair.target,
+                self._displacements.of(name, choice.pair.target, conditions[name]),
+                tuple(range(len(conditions[name]))),
+                (begin[name],) * len(conditions[name]),
+            )
+            for name, choice in chosen.items()
+        ]
+        with self._run.progress.phase("samples", length * len(chosen), "tokens") as phase:
+            written = continuations(
+                self._chains,
+                prompts,
+                self._run.positions,
+                tokens=length,
+                token_budget=self._settings.batch_tokens,
+                on_token=lambda: phase.advance(len(chosen)),
+            )
+        return [
+            SampleRow(
+                concept=name,
+                prompt=self._tokenizer.decode(list(begin[name])),
+                arm=condition.arm,
+                strength=condition.strength,
+                text=self._tokenizer.decode(list(ids)),
+            )
+            for name in chosen
+            for condition, ids in zip(conditions[name], written[name], strict=True)
+        ]
+
+    def _generated(
+        self, parts: Sequence[Part], score: GeneratedScore
+    ) -> Iterator[tuple[Part, list[ScoreRow]]]:
+        """Every item's prompt is continued under every condition, and the text is judged."""
+        for part in parts:
+            prompts = [self._tokenizer.encode(item.prompts[0]).ids for item in part.items]
+            numbers = range(len(part.conditions))
+            written = continuations(
+                self._chains,
+                [
+                    Prompts(
+                        part.key,
+                        part.target,
+                        self._displacements.of(part.concept, part.target, part.conditions),
+                        tuple(number for number in numbers for _ in prompts),
+                        tuple(prompts) * len(part.conditions),
+                    )
+                ],
+                self._run.positions,
+                tokens=score.tokens,
+                token_budget=self._settings.batch_tokens,
+            )
+            texts = iter(self._tokenizer.decode(list(ids)) for ids in written[part.key])
+            values = [[score.judge(item, next(texts)) for item in part.items] for _ in numbers]
+            rows = _rows(part, self._settings.score, torch.tensor(values, dtype=torch.float64))
+            yield part, list(rows)
+
+    def _task(self, part: Part, sequences: tuple[SteeredSequence, ...], slots: int) -> ScoreTask:
+        return ScoreTask(
+            key=part.key,
+            layer=part.target,
+            displacements=self._displacements.of(part.concept, part.target, part.conditions),
+            positions=self._run.positions,
+            sequences=sequences,
+            slots=slots,
+            token_budget=self._settings.batch_tokens,
+        )
+
+    @cached_property
+    def _neutral(self) -> tuple[SteeredSequence, ...]:
+        """Segments spread evenly over the corpus, cut short."""
+        index = RowIndex.open(self._run.folder.rows)
+        count = min(self._settings.neutral_segments, index.segments)
+        texts = []
+        for number in range(count):
+            unit, remainder = divmod(number * index.units, count)
+            segments = index.unit(unit)
+            segment = segments[remainder * len(segments) // count]
+            texts.append(segment.ids.target[:NEUTRAL_TOKENS])
+        return neutral_sequences(texts, self._tokenizer.special_tokens, NEUTRAL_READS)
+
+    def _cross_entropies(self, sums: torch.Tensor) -> torch.Tensor:
+        reads = torch.tensor([len(s.reads) for s in self._neutral], dtype=torch.float64)
+        return -sums / reads
+
+    def _beginning(self, data: ConceptData) -> tuple[int, ...]:
+        """Tokens of a test item's prompt; where items have none, the first words of its text."""
+        prompt = self._tokenizer.encode(data.test[0].prompts[0]).ids
+        if len(prompt) > self._tokenizer.special_tokens:
+            return prompt
+        return self._tokenizer.encode(data.test[0].texts()[0]).ids[:SAMPLE_BEGINNING]
+
+
+def _rows(part: Part, metric: str, values: torch.Tensor) -> Iterator[ScoreRow]:
+    """Scores of one part in long form.
+
+    Args:
+        values: `[conditions, items]`.
+    """
+    for condition, by_item in zip(part.conditions, values.tolist(), strict=True):
+        for item, value in enumerate(by_item):
+            yield ScoreRow(
+                concept=part.concept,
+                split=part.split,
+                item=item,
+                target_layer=part.target,
+                metric=metric,
+                value=value,
+                **asdict(condition),
+            )

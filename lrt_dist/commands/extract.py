@@ -1,0 +1,148 @@
+"""The command `extract`: hidden states of both models into activation stores, unit by unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import IncompleteError
+from lrt_dist.runtime.contract import Done
+from lrt_dist.sites import Side
+from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.ledger import Ledger, UnitRecord
+from lrt_dist.store.objects import delete_partial_writes
+from lrt_dist.tasks.extract import ExtractTask, UnitReceipt
+from lrt_dist.workspace.placement import chain, compute_dtype
+from lrt_dist.workspace.run import Run
+
+
+def extract(run: Run) -> None:
+    """Fill both stores, from wherever they stand.
+
+    Units that cannot be computed are quarantined and the others go on; see `quarantined_units`.
+    """
+    for side in Side:
+        extract_side(run, side)
+
+
+def extract_side(run: Run, side: Side) -> None:
+    """Fill the store of one model."""
+    index = RowIndex.open(run.folder.rows)
+    ledger = Ledger(run.folder.ledger_url(side))
+    fingerprint = ledger.claim(identity(run, side, index))
+    committed = ledger.committed()
+    missing = [unit for unit in range(index.units) if unit not in committed]
+    facts, layers = run.facts[side], run.layers[side]
+    if not missing:
+        return
+    url = run.folder.store_url(side)
+    delete_partial_writes(url)
+    delete_partial_writes(ledger.url)
+    store = ActivationStore.create(
+        url,
+        layers=dict.fromkeys(layers, facts.width),
+        rows=index.rows,
+        rows_per_unit=index.rows_per_unit,
+        logical_dtype=run.config.extract.store_dtype,
+        compress=run.config.extract.compress,
+        fingerprint=fingerprint,
+    )
+    budget = run.config.extract.batch_tokens
+    machines = {record.machines for record in committed.values()}
+    versions = {name: version(name) for name in ("torch", "transformers", "zarr")}
+
+    def tasks() -> Iterator[ExtractTask]:
+        for unit in missing:
+            lengths = tuple(len(segment.ids[side]) for segment in index.unit(unit))
+            yield ExtractTask(unit, side, run.folder.rows, url, layers, lengths, budget)
+
+    spec = chain(run, side, head=False, batch_tokens=budget)
+    name = f"extract {run.folder.model(side).model.rsplit('/', 1)[-1]}"
+    with (
+        run.progress.phase(name, index.units, "units") as bar,
+        run.runtime.chains(spec) as chains,
+    ):
+        bar.resume(len(committed))
+        for outcome in chains.run(tasks()):
+            if isinstance(outcome, Done):
+                record = _record(outcome, fingerprint, versions)
+                ledger.commit(record, partial(store.checksums, record.unit))
+                if record.machines not in machines:
+                    machines.add(record.machines)
+                    _note_machine(run, record, first=len(machines) == 1)
+            else:
+                ledger.quarantine(outcome.task.unit, outcome.reason)
+                run.progress.note(
+                    "quarantined", f"unit {outcome.task.unit} quarantined: {outcome.reason}"
+                )
+            bar.advance()
+
+
+def _note_machine(run: Run, record: UnitRecord, *, first: bool) -> None:
+    """Say it where a store gets units of another kind of machine; see `UnitRecord.conflict`."""
+    if not first:
+        run.progress.note(
+            "machine",
+            f"from unit {record.unit} on computed by {', then '.join(record.machines)}, unlike the "
+            "units before: numbers agree to rounding, not bit for bit",
+        )
+
+
+def identity(run: Run, side: Side, index: RowIndex) -> dict[str, Any]:
+    """Everything that the bytes of a store depend on, beside the libraries' versions."""
+    model, extract_config = run.folder.model(side), run.config.extract
+    return {
+        "model": model.model,
+        "revision": model.revision,
+        "weights": run.facts[side].digest,
+        "layers": list(run.layers[side]),
+        "compute_dtype": compute_dtype(run, side),
+        "store_dtype": extract_config.store_dtype,
+        "compress": extract_config.compress,
+        "batch_tokens": extract_config.batch_tokens,
+        "rows": index.rows,
+        "rows_per_unit": index.rows_per_unit,
+        "row_index": index.digest,
+    }
+
+
+def quarantined_units(run: Run) -> dict[str, str]:
+    """Quarantined units of both models, with reasons, of an extraction that is complete but for
+    them.
+
+    Raises:
+        IncompleteError: a unit is neither committed nor quarantined.
+    """
+    index = RowIndex.open(run.folder.rows)
+    reasons: dict[str, str] = {}
+    for side in Side:
+        ledger = Ledger(run.folder.ledger_url(side))
+        quarantined = ledger.quarantined()
+        missing = index.units - len(ledger.committed().keys() | quarantined.keys())
+        if missing:
+            raise IncompleteError(
+                f"{run.folder.store_url(side)} is incomplete: {missing} of {index.units} units are "
+                "missing; run `lrt-dist extract` to go on"
+            )
+        name = run.folder.model(side).model
+        reasons |= {f"{name}, unit {unit}": reason for unit, reason in quarantined.items()}
+    return reasons
+
+
+def _record(done: Done[ExtractTask], fingerprint: str, versions: dict[str, str]) -> UnitRecord:
+    receipts: list[UnitReceipt] = done.receipts
+    return UnitRecord(
+        unit=done.task.unit,
+        rows=receipts[0].rows,
+        checksums={name: c for receipt in receipts for name, c in receipt.checksums.items()},
+        mean_norms={layer: n for receipt in receipts for layer, n in receipt.mean_norms.items()},
+        machines=tuple(receipt.machine for receipt in receipts if receipt.checksums),
+        token_digest=receipts[0].token_digest,
+        fingerprint=fingerprint,
+        seconds=max(receipt.seconds for receipt in receipts),
+        versions=versions,
+        token_budget=done.task.token_budget,
+    )

@@ -1,0 +1,215 @@
+"""The command `fit`: moments of all units, then maps between every wanted pair of layers."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lrt_dist.commands._moments import (
+    RunMoments,
+    fitted_units,
+    moments,
+    moments_fingerprint,
+    moments_of_others,
+)
+from lrt_dist.commands.extract import quarantined_units
+from lrt_dist.config import fingerprint_of
+from lrt_dist.errors import IncompleteError
+from lrt_dist.plan.cost import cores_of_task, solve_bytes
+from lrt_dist.runtime.contract import Needs
+from lrt_dist.sites import Direction, LayerPair
+from lrt_dist.store.tables import FitRow, JointFitRow, SolvedRow, Table, is_current
+from lrt_dist.tasks.solve import MapEnd, SolveTask, solve
+from lrt_dist.workspace.run import Run
+
+
+def fit(run: Run) -> Table[FitRow]:
+    """Fit every wanted pair, unless it is done.
+
+    Returns:
+        One row for each pair of layers; reverse and joint maps have tables of their own.
+
+    Raises:
+        IncompleteError: extraction is not done.
+        UserError: too few documents for the folds; see also `moments_of_others`.
+    """
+    quarantined_units(run)
+    inputs = fit_inputs(run)
+    path = run.folder.fits[Direction.FORWARD]
+    if not is_current(path, inputs.fingerprint):
+        _fit(run, inputs)
+    return Table.read(path, FitRow)
+
+
+def current_fits(run: Run) -> str:
+    """Fingerprint of the maps of this configuration.
+
+    Raises:
+        IncompleteError: they were not fitted yet.
+    """
+    path = run.folder.fits[Direction.FORWARD]
+    if path.is_file() and is_current(path, fingerprint := fit_inputs(run).fingerprint):
+        return fingerprint
+    raise IncompleteError(
+        f"{run.folder.out} has no maps of this configuration; run `lrt-dist fit` first"
+    )
+
+
+@dataclass(frozen=True)
+class FitInputs:
+    """What the maps of a run are made from.
+
+    Attributes:
+        own: fingerprint of the run's own moments.
+        others: moments of the runs that `fit.moments_of` names.
+        fingerprint: of all of it, and of how maps are fitted.
+    """
+
+    own: str
+    others: list[RunMoments]
+    fingerprint: str
+
+
+def fit_inputs(run: Run) -> FitInputs:
+    """See `FitInputs`; reads ledgers, computes nothing."""
+    own = moments_fingerprint(run.folder, fitted_units(run.folder))
+    others = moments_of_others(run)
+    config = run.config.fit
+    fingerprint = fingerprint_of(
+        {
+            "moments": [own, *(other.fingerprint for other in others)],
+            "pairs": [str(pair) for pair in run.pairs],
+            "method": config.method,
+            "reverse": config.reverse,
+            "joint": run.joint,
+        }
+    )
+    return FitInputs(own, others, fingerprint)
+
+
+def _fit(run: Run, inputs: FitInputs) -> None:
+    began = time.monotonic()
+    records = fitted_units(run.folder)
+    all_moments = [moments(run, records, inputs.own), *inputs.others]
+    # Maps are about to change: what was made from the old ones must not look current.
+    for stale in (*run.folder.fits.values(), *run.folder.evaluation):
+        stale.unlink(missing_ok=True)
+    tasks = list(_tasks(run, all_moments, inputs.fingerprint))
+    with run.progress.phase("fit", sum(len(task.ends) for task in tasks), "maps") as phase:
+        for task, _ in zip(tasks, run.runtime.map(solve, tasks, _needs(run, tasks)), strict=True):
+            phase.advance(len(task.ends))
+    seconds = round(time.monotonic() - began, 2)
+    forward: list[FitRow] = []
+    reverse: list[FitRow] = []
+    joint: list[JointFitRow] = []
+    for task in tasks:
+        for common in _rows(run, task, all_moments, seconds):
+            if task.direction is Direction.JOINT:
+                joint.append(JointFitRow(source_layers=task.layers, **common))
+            else:
+                rows = forward if task.direction is Direction.FORWARD else reverse
+                rows.append(FitRow(source_layer=task.layers[0], **common))
+    if joint:
+        Table.of(JointFitRow, joint).save(run.folder.fits[Direction.JOINT], inputs.fingerprint)
+    if reverse:
+        Table.of(FitRow, reverse).save(run.folder.fits[Direction.REVERSE], inputs.fingerprint)
+    # This table comes last: its presence says that the fit is whole.
+    Table.of(FitRow, forward).save(run.folder.fits[Direction.FORWARD], inputs.fingerprint)
+    if not run.config.fit.keep_moments:
+        shutil.rmtree(run.folder.moments)
+    _note_best(run, forward)
+
+
+def _tasks(run: Run, all_moments: list[RunMoments], fingerprint: str) -> Iterator[SolveTask]:
+    """One for each source layer, each joint group, and each target layer with reverse maps."""
+    layer_facts = all_moments[0].layers
+
+    def task(direction: Direction, layers: tuple[int, ...], ends: list[int]) -> SolveTask:
+        begin = layers if direction is Direction.JOINT else layers[0]
+        path = run.folder.map_path
+        return SolveTask(
+            direction=direction,
+            layers=layers,
+            norm=(
+                layer_facts[direction.begin, layers[0]].median_norm if len(layers) == 1 else None
+            ),
+            ends=tuple(
+                MapEnd(
+                    layer=end,
+                    norm=layer_facts[direction.end, end].median_norm,
+                    map_path=path(begin, end, direction=direction),
+                    mismatched_path=path(begin, end, direction=direction, mismatched=True),
+                )
+                for end in ends
+            ),
+            begin_model=run.folder.model(direction.begin).model,
+            end_model=run.folder.model(direction.end).model,
+            moments=tuple(moments.files for moments in all_moments),
+            folds=run.config.fit.folds,
+            method=run.method,
+            method_name=run.config.fit.method,
+            table=run.folder.map_table(begin, direction=direction),
+            fingerprint=fingerprint,
+        )
+
+    sources = sorted({pair.source for pair in run.pairs})
+    targets = sorted({pair.target for pair in run.pairs})
+    for source in sources:
+        ends = [pair.target for pair in run.pairs if pair.source == source]
+        yield task(Direction.FORWARD, (source,), ends)
+    for group in run.joint:
+        ends = [t for t in targets if all(LayerPair(s, t) in run.pairs for s in group)]
+        if ends:
+            yield task(Direction.JOINT, group, ends)
+    if run.config.fit.reverse:
+        for target in targets:
+            ends = [pair.source for pair in run.pairs if pair.target == target]
+            yield task(Direction.REVERSE, (target,), ends)
+
+
+def _needs(run: Run, tasks: list[SolveTask]) -> Needs:
+    """What the largest of the tasks needs."""
+    widths = run.widths
+    sizes = [(len(t.layers) * widths[t.direction.begin], widths[t.direction.end]) for t in tasks]
+    return Needs(
+        cpus=cores_of_task(max(map(max, sizes)), max(run.runtime.node_cpus)),
+        memory=max(solve_bytes(d, e, run.config.fit.folds) for d, e in sizes),
+    )
+
+
+def _rows(
+    run: Run, task: SolveTask, all_moments: list[RunMoments], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """The fields that all rows of `MapRow` have, for each map of a task."""
+    begin, end = task.direction.begin, task.direction.end
+    facts = all_moments[0].layers
+    for row in Table.read(task.table, SolvedRow):
+        yield {
+            **asdict(row),
+            "source_model": task.begin_model,
+            "target_model": task.end_model,
+            "method": task.method_name,
+            "documents": sum(moments.documents for moments in all_moments),
+            "d_source": run.widths[begin] * len(task.layers),
+            "d_target": run.widths[end],
+            "rows_left_out": sum(moments.rows for moments in all_moments) - row.n,
+            "left_out_share_source": max(
+                facts[begin, layer].left_out_share for layer in task.layers
+            ),
+            "left_out_share_target": facts[end, row.target_layer].left_out_share,
+            "folds": task.folds,
+            "seconds": seconds,
+        }
+
+
+def _note_best(run: Run, rows: list[FitRow]) -> None:
+    best = max(rows, key=lambda row: row.r2)
+    run.progress.note(
+        "fit",
+        f"{len(rows)} maps from {best.n:,} rows ({best.rows_left_out:,} left out); best held-out "
+        f"R² {best.r2:.3f} at {best.source_layer}→{best.target_layer}, mismatched "
+        f"{best.r2_mismatched:.3f}",
+    )

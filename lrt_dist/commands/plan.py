@@ -1,0 +1,197 @@
+"""The command `plan`: what a run would do, before it does it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lrt_dist.commands._moments import run_tiles, tile_needs
+from lrt_dist.corpus.readers import corpus_files, read_documents
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.corpus.segments import cut_segments
+from lrt_dist.errors import UserError
+from lrt_dist.models.tokens import SiteTokenizer
+from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
+from lrt_dist.plan.memory import StagePlan
+from lrt_dist.sites import Side, Sided
+from lrt_dist.workspace.placement import chain, stage_plans
+from lrt_dist.workspace.run import Run
+
+SAMPLE_DOCUMENTS = 32
+GPU_FLOPS = 2.0e14
+"""Operations a second assumed of one GPU: about half of what an A100 does in bfloat16 GEMMs."""
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """Extraction of one model.
+
+    Attributes:
+        side: source or target.
+        model: its name.
+        layers: wanted ones.
+        stages: blocks and bytes of every stage.
+        replicas: of the whole chain.
+        device: GPU or CPU.
+        tokens: of the whole extraction.
+        store_bytes: of the whole extraction.
+        hours: of the whole extraction.
+    """
+
+    side: Side
+    model: str
+    layers: tuple[int, ...]
+    stages: list[StagePlan]
+    replicas: int
+    device: str
+    tokens: int
+    store_bytes: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        exact: whether counts come from a finished row index, not from a sample of the corpus.
+        documents: of the corpus.
+        rows: sites.
+        units: of work.
+        models: extraction of each model.
+        pairs: of layers.
+        tiles: in which the moments of all pairs are accumulated.
+        moments_bytes: of all tiles, on disk.
+        tile_memory: bytes of memory of the task of the largest tile.
+        read_bytes: from both stores, for all tiles and mismatched rows.
+        passes: `read_bytes` over the bytes of the stores.
+        fit_hours: of accumulation.
+        flops_source: where the speed behind the hours comes from.
+    """
+
+    exact: bool
+    documents: int
+    rows: int
+    units: int
+    models: Sided[ModelPlan]
+    pairs: int
+    tiles: int
+    moments_bytes: int
+    tile_memory: int
+    read_bytes: int
+    passes: float
+    fit_hours: float
+    flops_source: str
+
+    @property
+    def hours(self) -> float:
+        return sum(model.hours for model in self.models) + self.fit_hours
+
+
+def plan(run: Run) -> Plan:
+    """Count, without starting anything.
+
+    Raises:
+        UserError: the run cannot be done as asked; the largest obstacle comes first.
+    """
+    run.check()
+    exact = run.folder.rows.is_file()
+    documents, rows, tokens = _counts(run) if exact else _estimate(run)
+    speed, source = _speed(run)
+
+    def model_plan(side: Side) -> ModelPlan:
+        facts, layers = run.facts[side], run.layers[side]
+        budget = run.config.extract.batch_tokens
+        stages = stage_plans(run, side, head=False, batch_tokens=budget)
+        replicas = chain(run, side, head=False, batch_tokens=budget).replicas
+        flops = forward_flops(tokens[side], facts.block_parameters, max(layers))
+        devices = replicas * len(stages) if run.runtime.gpus else 1
+        return ModelPlan(
+            side=side,
+            model=facts.name,
+            layers=layers,
+            stages=stages,
+            replicas=replicas,
+            device="GPU" if run.runtime.gpus else "CPU",
+            tokens=tokens[side],
+            store_bytes=store_bytes(
+                rows, dict.fromkeys(layers, facts.width), run.config.extract.store_dtype
+            ),
+            hours=flops / (speed * devices) / 3600,
+        )
+
+    models = Sided.of(model_plan)
+    fit_speed = _gemm_speed(torch.float64)
+    tiles = run_tiles(run)
+    number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
+    read = rows * number_bytes * sum(tile.numbers_read(run.widths) for tile in tiles)
+    folds = run.config.fit.folds
+    return Plan(
+        exact=exact,
+        documents=documents,
+        rows=rows,
+        units=-(-rows // run.config.extract.rows_per_unit),
+        models=models,
+        pairs=len(run.pairs),
+        tiles=len(tiles),
+        moments_bytes=sum(tile.bytes(run.widths, folds) for tile in tiles),
+        tile_memory=max(tile_needs(run, tile).memory for tile in tiles),
+        read_bytes=read,
+        passes=read / max(1, sum(model.store_bytes for model in models)),
+        fit_hours=moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
+        / fit_speed
+        / 3600,
+        flops_source=source,
+    )
+
+
+def _counts(run: Run) -> tuple[int, int, Sided[int]]:
+    index = RowIndex.open(run.folder.rows)
+    tokens = Sided.of(lambda side: sum(index.token_counts(side)))
+    return index.documents, index.rows, tokens
+
+
+def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
+    """Scale a sample of documents up to the size of the corpus."""
+    config = run.config.corpus
+    sample = list(itertools.islice(read_documents(config), SAMPLE_DOCUMENTS))
+    encoders = Sided(SiteTokenizer.load(run.config.source), SiteTokenizer.load(run.config.target))
+    segments = [
+        segment
+        for document in sample
+        for segment in cut_segments(document, encoders, config.max_tokens, run.config.sites)
+    ]
+    read = sum(len(document.text.encode()) for document in sample)
+    if config.dataset:
+        raise UserError(
+            "the size of a dataset is only known once it was read: run `lrt-dist index` first"
+        )
+    size = sum(path.stat().st_size for path in corpus_files(config))
+    scale = max(1.0, size / read)
+    if config.max_documents:
+        scale = min(scale, config.max_documents / len(sample))
+    rows = sum(len(segment.char_ends) for segment in segments)
+    tokens = Sided.of(lambda side: int(sum(len(segment.ids[side]) for segment in segments) * scale))
+    return int(len(sample) * scale), int(rows * scale), tokens
+
+
+def _speed(run: Run) -> tuple[float, str]:
+    if run.runtime.gpus:
+        return GPU_FLOPS, f"assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s for each GPU"
+    speed = _gemm_speed(torch.float32)
+    return 0.6 * speed, f"60 % of a bare GEMM on this machine ({speed / 1e9:.0f} GFLOP/s)"
+
+
+def _gemm_speed(dtype: torch.dtype) -> float:
+    """Operations a second of a square GEMM here, the best of three."""
+    n = 1024
+    a = torch.randn(n, n, dtype=dtype)
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best

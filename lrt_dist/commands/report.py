@@ -1,0 +1,76 @@
+"""The command `report`: the results as one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lrt_dist.commands.evaluate import evaluation_fingerprint
+from lrt_dist.commands.extract import quarantined_units
+from lrt_dist.commands.fit import current_fits
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import IncompleteError
+from lrt_dist.formatting import format_seconds
+from lrt_dist.report.page import write_report
+from lrt_dist.report.results import Results
+from lrt_dist.store.tables import is_current
+from lrt_dist.version import __version__
+from lrt_dist.workspace.run import Run
+
+FEW_UNITS = 4
+"""Below this, half a corpus away is nearby."""
+
+
+def report(run: Run) -> Path:
+    """Write `report.html` from the tables of the run.
+
+    Raises:
+        IncompleteError: the maps or scores of this configuration were not made yet.
+    """
+    folder = run.folder
+    current_fits(run)
+    if folder.scores.is_file() and not is_current(folder.scores, evaluation_fingerprint(run)):
+        raise IncompleteError(
+            f"{folder.scores} is of another configuration; run `lrt-dist evaluate` first"
+        )
+    index = RowIndex.open(folder.rows)
+    warnings = [
+        f"{unit} was quarantined and is not part of any number here: {reason}"
+        for unit, reason in quarantined_units(run).items()
+    ]
+    if index.units < FEW_UNITS:
+        warnings.append(
+            f"There are only {index.units} units of rows, so mismatched rows may be of documents "
+            "that are alike, and their R² may be too high. Lower extract.rows_per_unit or use "
+            "more text."
+        )
+    facts = {
+        "lrt_dist": __version__,
+        "rows": f"{index.rows:,} in {index.units} units",
+        "segments": f"{index.segments:,}",
+        "documents": f"{index.documents:,}",
+        **_durations(folder.log),
+    }
+    if run.positions.needs_prompt and run.config.concepts:
+        warnings.append(
+            f"The price of steering is not defined for evaluate.positions: "
+            f"{run.config.evaluate.positions}, which steers nothing of a text without a prompt."
+        )
+    return write_report(
+        Results.read(folder.out), change=run.score.label, warnings=warnings, facts=facts
+    )
+
+
+def _durations(log: Path) -> dict[str, str]:
+    """Seconds of every phase of the run, over all attempts."""
+    if not log.is_file():
+        return {}
+    totals: dict[str, float] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a killed run may be torn
+        if record["event"] == "phase_end":
+            totals[record["phase"]] = totals.get(record["phase"], 0.0) + record["seconds"]
+    return {f"time: {phase}": format_seconds(seconds) for phase, seconds in totals.items()}

@@ -1,0 +1,77 @@
+"""The command `status`: how far a run is, from its ledgers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from lrt_dist.sites import Direction, Side
+from lrt_dist.store.ledger import Ledger
+from lrt_dist.workspace.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """One activation store.
+
+    Attributes:
+        side: source or target.
+        model: its name.
+        committed: units that are done.
+        units: units in all; None before extraction began.
+        rows: rows committed.
+        quarantined: `{unit: reason}`.
+        seconds: median seconds of a unit; None before the first one.
+        machines: units that each kind of machine computed.
+    """
+
+    side: Side
+    model: str
+    committed: int
+    units: int | None
+    rows: int
+    quarantined: dict[int, str]
+    seconds: float | None
+    machines: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Both stores, and which later results exist."""
+
+    name: str
+    indexed: bool
+    stores: tuple[StoreStatus, ...]
+    present: dict[str, bool]
+
+    @property
+    def extracted(self) -> bool:
+        """Whether every unit of both stores is committed."""
+        return all(store.units == store.committed for store in self.stores)
+
+
+def status(folder: RunFolder) -> RunStatus:
+    """Read the ledgers; works while a run goes on, after a crash, and from another machine."""
+    stores = []
+    for side in Side:
+        ledger = Ledger(folder.ledger_url(side))
+        identity, committed = ledger.identity(), ledger.committed()
+        seconds = sorted(record.seconds for record in committed.values())
+        stores.append(
+            StoreStatus(
+                side=side,
+                model=folder.model(side).model,
+                committed=len(committed),
+                units=-(-identity["rows"] // identity["rows_per_unit"]) if identity else None,
+                rows=sum(record.rows for record in committed.values()),
+                quarantined=ledger.quarantined(),
+                seconds=seconds[len(seconds) // 2] if seconds else None,
+                machines=Counter(" → ".join(r.machines) for r in committed.values()),
+            )
+        )
+    present = {
+        "fits": folder.fits[Direction.FORWARD].is_file(),
+        "scores": folder.scores.is_file(),
+        "report": folder.report.is_file(),
+    }
+    return RunStatus(folder.config.name, folder.rows.is_file(), tuple(stores), present)

@@ -1,0 +1,122 @@
+"""Adding a displacement to hidden states: at which positions, and in any causal LM of a user."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from lrt_dist.errors import UserError
+from lrt_dist.maps.vectors import SteeringVector
+from lrt_dist.models.blocks import find_blocks
+from lrt_dist.models.hooks import block_output, change_output
+from lrt_dist.registry import Registry
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Which positions of a sequence are steered.
+
+    Attributes:
+        choose: `(tokens, prompt) -> indices`: of a sequence of so many tokens, the first `prompt`
+            of which are the prompt; a module's own function, since workers import it.
+        needs_prompt: whether the choice means nothing for text that has no prompt, such as the
+            neutral text on which the price of steering is measured.
+    """
+
+    choose: Callable[[int, int], Sequence[int]]
+    needs_prompt: bool = False
+
+
+POSITIONS: Registry[Positions] = Registry("choice of positions", Positions)
+
+
+def all_positions(tokens: int, prompt: int) -> range:
+    """Every token, of the prompt and of what follows."""
+    return range(tokens)
+
+
+def last_of_prompt(tokens: int, prompt: int) -> range:
+    """The last token of the prompt alone."""
+    return range(prompt - 1, prompt)
+
+
+POSITIONS.add("all")(Positions(all_positions))
+POSITIONS.add("last")(Positions(last_of_prompt, needs_prompt=True))
+
+
+def position_mask(
+    positions: Positions, lengths: Sequence[tuple[int, int]], width: int
+) -> torch.Tensor:
+    """Which positions of a padded batch are steered, bool `[B, T]`.
+
+    Args:
+        lengths: tokens, and tokens of the prompt, of each sequence.
+        width: T.
+    """
+    mask_BT = torch.zeros(len(lengths), width, dtype=torch.bool)
+    for row, (tokens, prompt) in enumerate(lengths):
+        mask_BT[row, list(positions.choose(tokens, prompt))] = True
+    return mask_BT
+
+
+def inject(
+    hidden_BTD: torch.Tensor, displacement: torch.Tensor, mask_BT: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`h + displacement` at the positions of a mask.
+
+    Args:
+        hidden_BTD: `[..., B, T, D]`.
+        displacement: `[D]`, or of any shape that broadcasts against `[..., B, T, D]`.
+        mask_BT: bool `[B, T]`; None for every position.
+    """
+    added = displacement.to(hidden_BTD)
+    if mask_BT is not None:
+        added = added * mask_BT.to(hidden_BTD).unsqueeze(-1)
+    return hidden_BTD + added
+
+
+@contextmanager
+def steer(
+    model: transformers.PreTrainedModel, vector: SteeringVector, strength: float
+) -> Iterator[None]:
+    """Steer a causal LM while the context lasts: every forward pass, every position.
+
+    Adds `α · s · v/‖v‖` to the output of the block that the vector names, s being the vector's
+    `norm`; `model.generate` works as ever. Contexts may be nested, and their hooks are removed
+    even if something fails in between.
+
+    Args:
+        model: any causal LM of transformers, on any device and of any dtype.
+        vector: of the same width as the model; `AffineMap.transfer` makes one of another model's.
+        strength: α, the length of what is added as a share of the layer's median norm; a negative
+            one steers the other way.
+
+    Raises:
+        UserError: the model has no such layer or another width, or the vector has no norm.
+    """
+    block = _block_of(model, vector)
+    displacement = vector.displacement(strength)
+
+    def add(output: Any) -> torch.Tensor:
+        return inject(block_output(output), displacement)
+
+    with change_output(block, add):
+        yield
+
+
+def _block_of(model: transformers.PreTrainedModel, vector: SteeringVector) -> nn.Module:
+    blocks = find_blocks(model)
+    width = int(model.config.get_text_config().hidden_size)
+    if not 0 <= vector.layer < len(blocks) or len(vector.values) != width:
+        raise UserError(
+            f"the vector {vector.concept!r} has {len(vector.values)} dimensions and lives at layer "
+            f"{vector.layer} of {vector.model}; this model has layers 0 … {len(blocks) - 1} and "
+            f"width {width}; use AffineMap.transfer to carry a vector to another model"
+        )
+    return blocks[vector.layer]

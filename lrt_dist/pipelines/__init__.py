@@ -1,1 +1,0 @@
-"""One file a verb: each joins a plan, stages and a runtime. `lrt_dist.verbs` has them together."""

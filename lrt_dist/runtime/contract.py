@@ -1,0 +1,229 @@
+"""What the runtimes run: tasks that flow through a chain of stages.
+
+A *chain* is one replica of something that may be too large for one process, cut into stages. A
+task goes through it in batches: the carry of batch b goes from stage to stage, so that all stages
+work at once. `SerialRuntime` and `RayRuntime` keep one contract, written down here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from lrt_dist.errors import DeviceMemoryError, LrtError, UnitError
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Task(Protocol):
+    """A piece of work, small enough to be sent; the unit of retry.
+
+    `key` names it in a run; `batches` is how many steps it takes; `smaller()` is the same work in
+    smaller batches, or None where it cannot be cut further.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def batches(self) -> int: ...
+    def smaller(self) -> Self | None: ...
+
+
+T = TypeVar("T", bound=Task)
+T_co = TypeVar("T_co", bound=Task, covariant=True)
+
+
+class Stage(Protocol):
+    """One stage of a chain; lives in one process.
+
+    For each task: `open`, then `step` for every batch in order, then `close`; `receipt` may be
+    called from another thread, and waits for whatever `close` left to be done. A task may be
+    opened again after it failed; what was left of it is then forgotten.
+    """
+
+    def open(self, task: Any) -> None: ...
+    def step(self, key: str, batch: int, carry: Any) -> Any: ...
+    def close(self, key: str) -> None: ...
+    def receipt(self, key: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """How to build a stage, and what it needs.
+
+    Attributes:
+        build: called in the stage's own process; must be picklable.
+        cpus: cores that it uses.
+        gpus: GPUs that it uses.
+    """
+
+    build: Callable[[], Stage]
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class ChainSpec:
+    """The stages of one replica, how many replicas, and how long to wait for their resources."""
+
+    stages: tuple[StageSpec, ...]
+    replicas: int = 1
+    placement_timeout: float = 300.0
+
+
+@dataclass(frozen=True)
+class FailurePolicy:
+    """When to give up.
+
+    Attributes:
+        retries: further attempts of a task after a transient error or a dead process.
+        consecutive: so many tasks given up in a row stop the run.
+    """
+
+    retries: int = 2
+    consecutive: int = 3
+
+
+DEFAULT_POLICY = FailurePolicy()
+
+
+@dataclass(frozen=True)
+class Done(Generic[T_co]):
+    """A task that went through: one receipt of each stage, in chain order."""
+
+    task: T_co
+    receipts: list[Any]
+
+
+@dataclass(frozen=True)
+class Failed(Generic[T_co]):
+    """A task given up, with the reason."""
+
+    task: T_co
+    reason: str
+
+
+class Chains(Protocol):
+    """Running replicas of a chain."""
+
+    def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
+        """Put tasks through; yields each once, as it ends, in any order.
+
+        Tasks are drawn from the iterable as there is room.
+
+        Raises:
+            LrtError: `FailurePolicy.consecutive` tasks in a row were given up.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one call of a function needs: cores, and bytes of memory."""
+
+    cpus: int = 1
+    memory: int = 0
+
+
+class Runtime(Protocol):
+    """Where work runs: the cores and memory (bytes) of each node, and the GPUs in all."""
+
+    node_cpus: tuple[float, ...]
+    node_memory: tuple[float, ...]
+    gpus: float
+
+    def chains(self, spec: ChainSpec) -> AbstractContextManager[Chains]: ...
+
+    def map(
+        self, function: Callable[[A], R], arguments: Sequence[A], needs: Needs = Needs()
+    ) -> Iterator[R]:
+        """`function(a)` for each `a`, results in the order of the arguments."""
+        ...
+
+    def reduce(
+        self,
+        leaf: Callable[[A], R],
+        merge: Callable[[R, R], R],
+        trees: Sequence[Sequence[Node[A]]],
+        needs: Needs = Needs(),
+        on_leaf: Callable[[], None] = lambda: None,
+    ) -> Iterator[R]:
+        """The root of each tree, in order; see `merge_tree`.
+
+        Args:
+            on_leaf: called here, once for every node of level 0 that is made.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Node(Generic[A]):
+    """A node of a tree of merges: `leaf(argument)` makes it, and it stands for `2^level` leaves
+    of which some may be done already."""
+
+    level: int
+    argument: A
+
+
+def merge_tree(
+    nodes: Iterable[Node[A]], make: Callable[[Node[A]], R], merge: Callable[[R, R], R]
+) -> R:
+    """Make all nodes, in order, and merge neighbours of one level as soon as both are there.
+
+    The last operands are merged from the right. So what is merged with what depends on the
+    nodes alone, and nodes that take the place of their leaves change nothing.
+    """
+    waiting: list[tuple[int, R]] = []
+
+    def merge_last() -> None:
+        (level, left), (_, right) = waiting[-2:]
+        waiting[-2:] = [(level + 1, merge(left, right))]
+
+    for node in nodes:
+        waiting.append((node.level, make(node)))
+        while len(waiting) > 1 and waiting[-2][0] == waiting[-1][0]:
+            merge_last()
+    while len(waiting) > 1:
+        merge_last()
+    return waiting[0][1]
+
+
+class Attempts:
+    """Counts failures and decides: again, smaller, or give up. Shared by both runtimes."""
+
+    def __init__(self, policy: FailurePolicy) -> None:
+        self._policy = policy
+        self._failures: dict[str, int] = {}
+        self._given_up_in_a_row = 0
+
+    def succeeded(self) -> None:
+        """A task went through."""
+        self._given_up_in_a_row = 0
+
+    def next_try(self, task: T, error: BaseException) -> T | None:
+        """The task to try next, or None to give it up.
+
+        Raises:
+            LrtError: `error` itself, where no further attempt can help; or too many tasks in a
+                row were given up.
+        """
+        if isinstance(error, DeviceMemoryError):
+            smaller = task.smaller()
+            if smaller is not None:
+                return smaller
+        elif isinstance(error, LrtError) and not isinstance(error, UnitError):
+            raise error  # wrong input, full disk, corruption: another attempt changes nothing
+        elif not isinstance(error, UnitError):
+            self._failures[task.key] = self._failures.get(task.key, 0) + 1
+            if self._failures[task.key] <= self._policy.retries:
+                return task
+        self._given_up_in_a_row += 1
+        if self._given_up_in_a_row >= self._policy.consecutive:
+            raise LrtError(
+                f"{self._given_up_in_a_row} tasks in a row failed, the last one {task.key}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return None

@@ -1,0 +1,309 @@
+"""The result tables: typed rows, the Parquet schema that follows from them, reading and writing.
+
+A row is a frozen dataclass; its fields are the columns. `docs/store-format.md` lists them all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lrt_dist.errors import CorruptionError
+from lrt_dist.files import atomic_write
+from lrt_dist.linear.fit import FitMetrics
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Row = TypeVar("Row", bound=DataclassInstance)
+else:
+    Row = TypeVar("Row")
+
+_FINGERPRINT = b"lrt_dist_fingerprint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapRow(FitMetrics):
+    """What is known of every map, whichever way it goes; the metrics of its fit are columns too.
+
+    Attributes:
+        source_model: name of the model where the map begins.
+        target_model: name of the model where the map ends.
+        target_layer: layer where the map ends.
+        method: fit method.
+        documents: documents that have a row.
+        d_source: width where the map begins, over all its layers.
+        d_target: width where the map ends.
+        rows_left_out: rows that were left out since their norm is far above the layer's median.
+        left_out_share_source: share of the squared norms that these rows hold where the map begins.
+        left_out_share_target: the same where the map ends.
+        folds: cross-validation folds.
+        seconds: time of the whole fit command, all maps together.
+    """
+
+    source_model: str
+    target_model: str
+    target_layer: int
+    method: str
+    documents: int
+    d_source: int
+    d_target: int
+    rows_left_out: int
+    left_out_share_source: float
+    left_out_share_target: float
+    folds: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRow(MapRow):
+    """One map from one layer: `fits.parquet`, and `fits-reverse.parquet` for reverse maps.
+
+    Attributes:
+        source_layer: layer where the map begins.
+    """
+
+    source_layer: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointFitRow(MapRow):
+    """One map from several layers side by side: `fits-joint.parquet`.
+
+    Attributes:
+        source_layers: layers where the map begins.
+    """
+
+    source_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolvedRow(FitMetrics):
+    """What one solve task found of one map: `maps/{layer}.parquet`.
+
+    Attributes:
+        target_layer: layer where the map ends.
+    """
+
+    target_layer: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRow:
+    """One layer of one model, over all rows of the run: `moments/{fingerprint}/layers.parquet`.
+
+    Attributes:
+        side: source or target.
+        layer: block index.
+        median_norm: median Euclidean norm of its hidden states.
+        left_out_share: share of the sum of squared norms in the rows that were left out.
+    """
+
+    side: str
+    layer: int
+    median_norm: float
+    left_out_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """One item under one condition: `scores.parquet`.
+
+    Attributes:
+        concept: name of the concept.
+        split: dev, test or neutral.
+        item: number of the item within its split.
+        target_layer: layer of the target model that was steered.
+        arm: what was injected: none, native, transferred, mismatched or random.
+        source_layer: layer whose vector was mapped; -1 for arms that do not depend on it.
+        draw: number of the random draw; 0 for the other arms.
+        strength: in units of the layer's median norm; 0 for `none`.
+        metric: what was measured, e.g. propensity; cross_entropy on neutral text.
+        value: of the metric. Propensity: log-odds of the positive continuation, in nats;
+            cross_entropy: nats per token.
+    """
+
+    concept: str
+    split: str
+    item: int
+    target_layer: int
+    arm: str
+    source_layer: int
+    draw: int
+    strength: float
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorRow:
+    """A concept's vectors at one pair of layers: `vectors.parquet`.
+
+    Attributes:
+        concept: name of the concept.
+        source_layer: layer of the source model.
+        target_layer: layer of the target model.
+        cosine: between the transferred and the native vector.
+        cosine_mismatched: the same for the vector under the mismatched map.
+        chosen: whether this pair was chosen on the development items.
+        strength: the positive strength that was chosen for the concept.
+        pairs: contrast pairs behind the vectors.
+        overlap: whether texts of the concept occur in the corpus of the map.
+    """
+
+    concept: str
+    source_layer: int
+    target_layer: int
+    cosine: float
+    cosine_mismatched: float
+    chosen: bool
+    strength: float
+    pairs: int
+    overlap: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRow:
+    """A greedy continuation: `samples.parquet`.
+
+    Attributes:
+        concept: name of the concept.
+        prompt: text that the model continued.
+        arm: what was injected; see `scores.parquet`.
+        strength: in units of the layer's median norm.
+        text: the continuation, without the prompt.
+    """
+
+    concept: str
+    prompt: str
+    arm: str
+    strength: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Table(Generic[Row]):
+    """Rows of one type, kept as columns.
+
+    Attributes:
+        row: the type of the rows.
+        arrow: the columns; `table.arrow.to_pandas()` for a notebook.
+    """
+
+    row: type[Row]
+    arrow: pa.Table
+
+    @classmethod
+    def of(cls, row: type[Row], rows: Iterable[Row]) -> Table[Row]:
+        """A table of some rows."""
+        listed = list(rows)
+        columns = {f.name: [getattr(r, f.name) for r in listed] for f in fields(row)}
+        return cls(row, pa.table(columns, schema=schema(row)))
+
+    @classmethod
+    def read(cls, path: Path, row: type[Row]) -> Table[Row]:
+        """Read what `save` wrote.
+
+        Raises:
+            CorruptionError: the file is no Parquet file, or lacks a column.
+            FileNotFoundError: there is none.
+        """
+        try:
+            table = pq.read_table(path)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptionError(
+                f"{path} cannot be read as Parquet ({error}): delete it and run its step again"
+            ) from error
+        wanted = schema(row)
+        missing = [name for name in wanted.names if name not in table.column_names]
+        if missing:
+            raise CorruptionError(
+                f"{path} has no column {', '.join(missing)}: it was written by another version; "
+                "delete it and run its step again"
+            )
+        return cls(row, table.select(wanted.names).replace_schema_metadata(None).cast(wanted))
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the table, with the fingerprint of what it was made from.
+
+        Raises:
+            DiskFullError: there is no space left.
+        """
+        marked = self.arrow.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
+        with atomic_write(path) as partial:
+            pq.write_table(marked, partial)
+
+    def __len__(self) -> int:
+        return int(self.arrow.num_rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        hints = get_type_hints(self.row)
+        for values in self.arrow.to_pylist():
+            yield self.row(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+    def filter(self, condition: pa.compute.Expression) -> Table[Row]:
+        """The rows for which an Arrow expression holds."""
+        return Table(self.row, self.arrow.filter(condition))
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column."""
+        values: list[Any] = self.arrow[name].to_pylist()
+        return values
+
+
+def concat(tables: Iterable[Table[Row]], row: type[Row]) -> Table[Row]:
+    """All rows of some tables, in their order."""
+    return Table(row, pa.concat_tables([table.arrow for table in tables]).cast(schema(row)))
+
+
+def is_current(path: Path, fingerprint: str) -> bool:
+    """Whether a table exists, can be read, and was made from the same things."""
+    if not path.is_file():
+        return False
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return bool(metadata.get(_FINGERPRINT, b"").decode() == fingerprint)
+
+
+def schema(row: type[Row]) -> pa.Schema:
+    """The columns of a row type: a subclass's own fields first, inherited ones after them."""
+    own = inspect.get_annotations(row)
+    names = [field.name for field in fields(row)]
+    ordered = [*(n for n in names if n in own), *(n for n in names if n not in own)]
+    hints = get_type_hints(row)
+    return pa.schema([(name, _arrow_type(hints[name])) for name in ordered])
+
+
+_SCALARS = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    if hint in _SCALARS:
+        return _SCALARS[hint]
+    assert get_origin(hint) is tuple, hint
+    items = get_args(hint)
+    # A pair of numbers is kept as a list of floats, which Arrow reads in any language.
+    return pa.list_(_arrow_type(items[0]) if items[1] is ... else pa.float64())
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """A value as Arrow gives it, as the row's field has it."""
+    if hint is float:
+        return math.nan if value is None else value
+    if get_origin(hint) is not tuple:
+        return hint(value)
+    items = get_args(hint)
+    if items[1] is ...:
+        return tuple(_typed(items[0], item) for item in value)
+    return tuple(_typed(kind, item) for kind, item in zip(items, value, strict=True))

@@ -1,0 +1,112 @@
+"""A stage of a chain that holds some blocks of a model and runs whatever work a task brings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from lrt_dist.config import ModelConfig
+from lrt_dist.errors import DeviceMemoryError
+from lrt_dist.models.blocks import BlockStack
+
+
+class Work(Protocol):
+    """What one task does within one stage; made by `ModelTask.start`."""
+
+    def step(self, batch: int, carry: Any) -> Any:
+        """Run one batch; returns what the next stage needs, None from the last stage."""
+        ...
+
+    def close(self) -> None:
+        """All batches are through."""
+        ...
+
+    def receipt(self) -> Any:
+        """What the driver gets, once everything is written; small."""
+        ...
+
+
+class ModelTask(Protocol):
+    """A task for `ModelStage`; see `runtime.contract.Task`."""
+
+    @property
+    def key(self) -> str: ...
+    def start(self, stack: BlockStack) -> Work: ...
+
+
+class ModelStage:
+    """See `runtime.contract.Stage`."""
+
+    def __init__(self, config: ModelConfig, owned: range, *, head: bool, device: str) -> None:
+        self._stack = BlockStack.load(config, owned, head=head, device=device)
+        self._works: dict[str, Work] = {}
+        self._lock = threading.Lock()
+
+    def open(self, task: ModelTask) -> None:
+        with self._lock:
+            self._works[task.key] = task.start(self._stack)
+
+    def step(self, key: str, batch: int, carry: Any) -> Any:
+        try:
+            with self._forgotten_on_error(key) as work:
+                return work.step(batch, carry)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise DeviceMemoryError(f"{key}, batch {batch}: {error}") from error
+
+    def close(self, key: str) -> None:
+        with self._forgotten_on_error(key) as work:
+            work.close()
+
+    def receipt(self, key: str) -> Any:
+        with self._forgotten_on_error(key) as work:
+            receipt = work.receipt()
+        self._forget(key, work)
+        return receipt
+
+    @contextmanager
+    def _forgotten_on_error(self, key: str) -> Iterator[Work]:
+        """A work holds a unit's states; one that failed is started anew, so it need not stay."""
+        work = self._works[key]
+        try:
+            yield work
+        except BaseException:
+            self._forget(key, work)
+            raise
+
+    def _forget(self, key: str, work: Work) -> None:
+        with self._lock:
+            if self._works.get(key) is work:  # the key may have been opened again meanwhile
+                del self._works[key]
+
+
+@dataclass(frozen=True)
+class BuildModelStage:
+    """Builds a `ModelStage` in the process that will hold it."""
+
+    config: ModelConfig
+    owned: range
+    head: bool
+    device: str
+
+    def __call__(self) -> ModelStage:
+        # Ray sets OMP_NUM_THREADS to the cores the actor asked for; torch follows it.
+        return ModelStage(self.config, self.owned, head=self.head, device=self.device)
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Token ids right-padded with 0 to int64 `[B, T]`.
+
+    No mask goes with them: a causal model never looks right, so what stands behind a sequence
+    cannot change it, and only its own positions are read.
+    """
+    longest = max(len(ids) for ids in sequences)
+    padded = torch.zeros(len(sequences), longest, dtype=torch.int64)
+    for row, ids in enumerate(sequences):
+        padded[row, : len(ids)] = torch.tensor(ids)
+    return padded

@@ -1,0 +1,96 @@
+"""The most likely next token of sequences, each under a condition of steering of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from lrt_dist.models.blocks import BlockStack
+from lrt_dist.models.injection import Positions, inject, position_mask
+from lrt_dist.plan.units import cut_batches
+from lrt_dist.tasks.model_stage import pad
+from lrt_dist.tasks.steering import SteeredSequence, run_steered
+
+
+@dataclass(frozen=True)
+class NextTokenTask:
+    """One greedy token after each sequence.
+
+    Attributes:
+        key: names the task.
+        layer: whose output is displaced.
+        displacements: float32 `[N, D]`; a zero row is no steering.
+        conditions: for each sequence the row of its displacement.
+        positions: which positions are steered.
+        sequences: what is run.
+        token_budget: tokens of a batch.
+    """
+
+    key: str
+    layer: int
+    displacements: torch.Tensor
+    conditions: tuple[int, ...]
+    positions: Positions
+    sequences: tuple[SteeredSequence, ...]
+    token_budget: int
+
+    @property
+    def batches(self) -> int:
+        """Number of steps."""
+        return len(self.cut())
+
+    def cut(self) -> list[list[int]]:
+        """The batches, as indices of sequences."""
+        return cut_batches([len(s.ids) for s in self.sequences], self.token_budget)
+
+    def smaller(self) -> NextTokenTask | None:
+        """Half the budget, down to one sequence a batch."""
+        if self.token_budget < min(len(s.ids) for s in self.sequences):
+            return None
+        return replace(self, token_budget=self.token_budget // 2)
+
+    def start(self, stack: BlockStack) -> NextTokenWork:
+        """The task in one stage."""
+        return NextTokenWork(self, stack)
+
+
+class NextTokenWork:
+    """See `tasks.model_stage.Work`.
+
+    The last stage's receipt is int64 `[sequences]`, the others' is None. The carry is `[B, T, D]`.
+    """
+
+    def __init__(self, task: NextTokenTask, stack: BlockStack) -> None:
+        self._task, self._stack = task, stack
+        self._batches = task.cut()
+        self._last = stack.owned.stop == stack.layers
+        self._tokens = torch.zeros(len(task.sequences), dtype=torch.int64)
+
+    def step(self, batch: int, carry: Any) -> Any:
+        chosen = self._batches[batch]
+        sequences = [self._task.sequences[i] for i in chosen]
+        ids_BT = pad([sequence.ids for sequence in sequences])
+        lengths = [(len(sequence.ids), sequence.prompt) for sequence in sequences]
+        mask_BT = position_mask(self._task.positions, lengths, ids_BT.shape[1])
+        displacement_B1D = self._task.displacements[
+            [self._task.conditions[i] for i in chosen]
+        ].unsqueeze(1)
+
+        def displaced(hidden_BTD: torch.Tensor) -> torch.Tensor:
+            return inject(hidden_BTD, displacement_B1D, mask_BT.to(hidden_BTD.device))
+
+        hidden = run_steered(self._stack, ids_BT, carry, layer=self._task.layer, change=displaced)
+        if not self._last:
+            return hidden.cpu()
+        ends = torch.tensor([len(sequence.ids) - 1 for sequence in sequences])
+        logits = self._stack.logits(hidden, torch.arange(len(sequences)), ends)
+        self._tokens[chosen] = logits.argmax(-1).cpu()
+        return None
+
+    def close(self) -> None:
+        return None
+
+    def receipt(self) -> torch.Tensor | None:
+        return self._tokens if self._last else None

@@ -1,0 +1,152 @@
+"""All maps that begin at one layer, or at several jointly: moments in, maps and metrics out."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from lrt_dist.linear.fit import Coefficients, SourceFit, mismatched, pair_moments
+from lrt_dist.linear.methods import Method
+from lrt_dist.linear.moments import Moments, Pair, merge_all
+from lrt_dist.maps.affine import AffineMap
+from lrt_dist.sites import Direction, Layers, Sided
+from lrt_dist.store.moments import MomentFiles
+from lrt_dist.store.tables import SolvedRow, Table, is_current
+from lrt_dist.tasks.accumulate import variable
+
+
+@dataclass(frozen=True)
+class MapEnd:
+    """Where one map ends.
+
+    Attributes:
+        layer: of the model across.
+        norm: median norm of its hidden states.
+        map_path: where the map goes.
+        mismatched_path: where the map fitted to mismatched rows goes.
+    """
+
+    layer: int
+    norm: float
+    map_path: Path
+    mismatched_path: Path
+
+
+@dataclass(frozen=True)
+class SolveTask:
+    """Maps with one beginning.
+
+    Attributes:
+        direction: which way they go.
+        layers: where they begin: one layer, or several if the direction is joint.
+        norm: median norm of the hidden states where they begin; None for a joint map.
+        ends: where they end.
+        begin_model: name of the model where they begin.
+        end_model: name of the model where they end.
+        moments: for each run whose text counts, files that hold all that is needed.
+        folds: their number.
+        method: how the maps are fitted.
+        method_name: what the method is called.
+        table: where the metrics go, one row for each end.
+        fingerprint: of what the maps are made from; the table keeps it.
+    """
+
+    direction: Direction
+    layers: tuple[int, ...]
+    norm: float | None
+    ends: tuple[MapEnd, ...]
+    begin_model: str
+    end_model: str
+    moments: tuple[tuple[Path, ...], ...]
+    folds: int
+    method: Method
+    method_name: str
+    table: Path
+    fingerprint: str
+
+    @property
+    def begin(self) -> Layers:
+        """One layer as a number, several as a tuple."""
+        return self.layers if self.direction is Direction.JOINT else self.layers[0]
+
+
+def solve(task: SolveTask) -> Path:
+    """Write all maps, and the table last; a table that is current is left as it is."""
+    if is_current(task.table, task.fingerprint):
+        return task.table
+    task.table.unlink(missing_ok=True)  # it would speak of maps that are about to change
+    moments = _TaskMoments(task)
+    source = SourceFit(moments.of_begin(), moments.begin, task.method)
+    rows: list[SolvedRow] = []
+    for end in task.ends:
+        fitted = source.fit(
+            moments.to(end.layer), moments.end(end.layer), moments.mismatched_pair(end.layer)
+        )
+        affine = _affine_map(task, end, fitted.map)
+        replace(affine, metrics=fitted.metrics.as_json()).save(end.map_path)
+        _affine_map(task, end, fitted.mismatched).save(end.mismatched_path)
+        rows.append(SolvedRow(target_layer=end.layer, **asdict(fitted.metrics)))
+    best = max(range(len(rows)), key=lambda number: rows[number].r2)
+    layer = rows[best].target_layer
+    curve = source.learning_curve(moments.to(layer), moments.end(layer))
+    rows[best] = replace(rows[best], learning=(*curve, *rows[best].learning))
+    Table.of(SolvedRow, rows).save(task.table, task.fingerprint)
+    return task.table
+
+
+def _affine_map(task: SolveTask, end: MapEnd, fitted: Coefficients) -> AffineMap:
+    return AffineMap(
+        fitted.weight,
+        fitted.bias,
+        (task.begin_model, task.begin),
+        (task.end_model, end.layer),
+        task.method_name,
+        fitted.ridge,
+        norms=Sided(task.norm, end.norm),
+    )
+
+
+class _TaskMoments:
+    """The moments of a task under the names that the fit sees, whichever way the maps go.
+
+    Files hold pairs (source model, target model), with target rows as the mismatched ones. For
+    reverse maps they are transposed.
+    """
+
+    def __init__(self, task: SolveTask) -> None:
+        self._runs = [MomentFiles(paths) for paths in task.moments]
+        self._folds = range(task.folds)
+        self._direction = task.direction
+        self._variables = [variable(task.direction.begin, layer) for layer in task.layers]
+        self.begin = "+".join(self._variables)
+
+    def end(self, layer: int) -> str:
+        """Name of the variable where a map ends."""
+        return variable(self._direction.end, layer)
+
+    def of_begin(self) -> list[Moments]:
+        """Of the variables where the maps begin, fold by fold."""
+        pairs = list(itertools.combinations_with_replacement(self._variables, 2))
+        return [self._fold(fold, pairs) for fold in self._folds]
+
+    def to(self, layer: int) -> list[Moments]:
+        """Of beginning and end, also with mismatched rows, and of the end; fold by fold."""
+        y = self.end(layer)
+        if self._direction is Direction.REVERSE:
+            pairs = [*pair_moments(y, self.begin), (y, y)]
+            return [self._fold(fold, pairs).transposed() for fold in self._folds]
+        pairs = [(y, y), *(pair for x in self._variables for pair in pair_moments(x, y))]
+        return [self._fold(fold, pairs) for fold in self._folds]
+
+    def mismatched_pair(self, layer: int) -> Pair:
+        """The pair of variables whose rows are of different documents."""
+        if self._direction is Direction.REVERSE:
+            return mismatched(self.begin), self.end(layer)
+        return self.begin, mismatched(self.end(layer))
+
+    def _fold(self, fold: int, pairs: list[Pair]) -> Moments:
+        merged = merge_all(files.fold(fold, pairs) for files in self._runs)
+        if self._direction is Direction.JOINT:
+            return merged.concat(self._variables, self.begin)
+        return merged

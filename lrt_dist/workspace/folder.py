@@ -1,0 +1,166 @@
+"""The output directory of a run: where everything lies, and whose it is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from lrt_dist.config import ModelConfig, RunConfig, differing_keys, read_run
+from lrt_dist.errors import UserError
+from lrt_dist.files import atomic_write
+from lrt_dist.sites import Direction, LayerPair, Layers, Side, layers_text
+from lrt_dist.store.ledger import Ledger
+from lrt_dist.store.objects import child
+
+COSTLY = ("source", "target", "corpus", "sites", "extract")
+"""Sections that decide the activations. The others only decide what is cheap to do again."""
+
+
+class RunFolder:
+    """Paths of one output directory."""
+
+    def __init__(self, out: Path, config: RunConfig) -> None:
+        self.out = out
+        self.config = config
+        self.rows = out / "rows.parquet"
+        self.moments = out / "moments"
+        self.fits = {
+            Direction.FORWARD: out / "fits.parquet",
+            Direction.REVERSE: out / "fits-reverse.parquet",
+            Direction.JOINT: out / "fits-joint.parquet",
+        }
+        self.vectors = out / "vectors.parquet"
+        self.scores = out / "scores.parquet"
+        self.samples = out / "samples.parquet"
+        self.evaluation = (self.scores, self.vectors, self.samples)
+        self.report = out / "report.html"
+        self.log = out / "log.jsonl"
+        self._activations = config.extract.store_url or str(out / "activations")
+
+    def model(self, side: Side) -> ModelConfig:
+        """The model of a side."""
+        return self.config.source if side is Side.SOURCE else self.config.target
+
+    def store_url(self, side: Side) -> str:
+        """Where the activation store of a side lies."""
+        return child(self._activations, f"{side}-{slug(self.model(side).model)}.zarr")
+
+    def ledger_url(self, side: Side) -> str:
+        """Where the ledger of a side lies."""
+        return self.store_url(side).removesuffix(".zarr") + ".ledger"
+
+    def map_path(
+        self,
+        begin: Layers,
+        end: int,
+        *,
+        direction: Direction = Direction.FORWARD,
+        mismatched: bool = False,
+    ) -> Path:
+        """The map between two layers, or the one fitted to mismatched rows."""
+        folder = self._maps(direction) / ("mismatched" if mismatched else "")
+        return folder / f"{layers_text(begin)}-{end}.safetensors"
+
+    def map_table(self, begin: Layers, *, direction: Direction) -> Path:
+        """Metrics of all maps from one layer, or from several jointly."""
+        return self._maps(direction) / f"{layers_text(begin)}.parquet"
+
+    def _maps(self, direction: Direction) -> Path:
+        return self.out / "maps" / ("reverse" if direction is Direction.REVERSE else "")
+
+    def native_vector(self, concept: str, side: Side, layer: int) -> Path:
+        """A vector made from a model's own hidden states."""
+        return self.out / "vectors" / f"{concept}-{side}-{layer}.safetensors"
+
+    def transferred_vector(self, concept: str, pair: LayerPair) -> Path:
+        """The source model's vector, mapped to a layer of the target model."""
+        name = f"{concept}-transferred-{pair.source}-{pair.target}.safetensors"
+        return self.out / "vectors" / name
+
+    def part_path(self, name: str) -> Path:
+        """Scores of one part of the evaluation, kept until all parts are done."""
+        return self.out / "scores" / f"{name}.parquet"
+
+    def has_activations(self) -> bool:
+        """Whether extraction has begun for either model."""
+        return any(Ledger(self.ledger_url(side)).identity() for side in Side)
+
+    @classmethod
+    def open(cls, out: Path) -> RunFolder:
+        """The folder of a run that has begun.
+
+        Raises:
+            UserError: nothing has begun in it.
+        """
+        return cls(out, read_run(out))
+
+    @classmethod
+    def claim(cls, out: Path, config: RunConfig) -> RunFolder:
+        """Make the folder, or take it up again.
+
+        Once there are activations, whatever decides them must be as it was; the rest may change,
+        and what depends on it is done again.
+
+        Raises:
+            UserError: it belongs to another run, with the differing keys.
+        """
+        path = out / "run.yaml"
+        values = config.dump()
+        if path.is_file() and (existing := cls.open(out)).has_activations():
+            old = existing.config.dump()
+            differing = [
+                line
+                for section in COSTLY
+                for line in differing_keys(old[section], values[section], section)
+            ]
+            if differing:
+                raise UserError(
+                    f"{out} belongs to another run:\n  " + "\n  ".join(differing) + "\n"
+                    "use another --out, or undo these changes"
+                )
+        with atomic_write(path) as partial:
+            partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        return cls(out, config)
+
+
+@contextmanager
+def exclusive(out: Path) -> Iterator[None]:
+    """Keep other drivers out of a run's directory; the lock ends with the process.
+
+    Raises:
+        UserError: another process works in it, or it is not a run's directory.
+    """
+    usable = (out / "run.yaml").is_file() or not out.exists()
+    if not usable and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
+        raise UserError(f"{out} exists and is no run's directory; use another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(
+                f"{lock.read().strip() or 'another process'} is working in {out}; wait for it or "
+                "end it"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"the file system of {out} cannot lock files ({error.strerror}), so two drivers "
+                "could not be kept apart; use one that knows flock"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+def slug(model: str) -> str:
+    """A model's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(model).name.removesuffix(".gguf"))

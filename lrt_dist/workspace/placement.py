@@ -1,0 +1,98 @@
+"""Where a run's models are placed: how many stages, how many replicas, on what."""
+
+from __future__ import annotations
+
+from lrt_dist.errors import UserError
+from lrt_dist.formatting import format_bytes
+from lrt_dist.models.sources import ModelFacts
+from lrt_dist.plan.cost import NUMBER_BYTES
+from lrt_dist.plan.memory import ModelSize, StagePlan, cores_each, fewest_stages, plan_stages
+from lrt_dist.runtime.contract import ChainSpec, StageSpec
+from lrt_dist.sites import Side
+from lrt_dist.tasks.model_stage import BuildModelStage
+from lrt_dist.workspace.run import Run
+
+CPU_REPLICAS = 4
+"""Most replicas of a model on a cluster without GPUs."""
+
+
+def compute_dtype(run: Run, side: Side) -> str:
+    """The dtype a model computes in: float32 without a GPU."""
+    if not run.runtime.gpus:
+        return "float32"
+    asked = run.folder.model(side).dtype
+    return run.facts[side].dtype if asked == "auto" else asked
+
+
+def stage_plans(run: Run, side: Side, *, head: bool, batch_tokens: int) -> list[StagePlan]:
+    """How a model is cut into stages.
+
+    Raises:
+        UserError: it cannot be cut as asked, or does not fit.
+    """
+    facts, cluster = run.facts[side], run.config.cluster
+    size = model_size(facts)
+    last = facts.layers - 1 if head else max(run.layers[side])
+    number_bytes = NUMBER_BYTES[compute_dtype(run, side)]
+    shared = {"last_layer": last, "number_bytes": number_bytes, "batch_tokens": batch_tokens}
+    if cluster.stages != "auto":
+        try:
+            return plan_stages(size, head=head, stages=cluster.stages, **shared)
+        except ValueError as error:
+            raise UserError(f"cluster.stages: {facts.name}: {error}") from error
+    if not run.runtime.gpus:
+        return plan_stages(size, head=head, stages=1, **shared)
+    from lrt_dist.runtime.preflight import gpu_memory
+
+    memory = gpu_memory(run.runtime)
+    plans = fewest_stages(size, device_bytes=memory, head=head, **shared)
+    if plans is None:
+        raise UserError(
+            f"{facts.name}: not even one block fits a GPU of {format_bytes(memory)}; lower "
+            "extract.batch_tokens or use larger GPUs"
+        )
+    return plans
+
+
+def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
+    """The chain of a model, with as many replicas as the cluster holds."""
+    plans = stage_plans(run, side, head=head, batch_tokens=batch_tokens)
+    gpus = 1.0 if run.runtime.gpus else 0.0
+    replicas = _replicas(run, plans)
+    cpus = 1.0 if gpus else cores_each(run.runtime.node_cpus, replicas * len(plans))
+    stages = tuple(
+        StageSpec(
+            build=BuildModelStage(
+                run.folder.model(side),
+                plan.owned,
+                head and plan is plans[-1],
+                "cuda" if gpus else "cpu",
+            ),
+            cpus=cpus,
+            gpus=gpus,
+        )
+        for plan in plans
+    )
+    return ChainSpec(stages, replicas, run.config.cluster.placement_timeout)
+
+
+def _replicas(run: Run, plans: list[StagePlan]) -> int:
+    """One for each set of GPUs. Without GPUs a few that share the cores, since one small
+    model does not keep many cores busy, as long as half of the memory holds them."""
+    asked, runtime = run.config.cluster.replicas, run.runtime
+    if asked != "auto":
+        return asked
+    if runtime.gpus:
+        return max(1, int(runtime.gpus // len(plans)))
+    by_memory = sum(runtime.node_memory) / 2 / sum(plan.bytes for plan in plans)
+    return max(1, int(min(CPU_REPLICAS, sum(runtime.node_cpus) // len(plans), by_memory)))
+
+
+def model_size(facts: ModelFacts) -> ModelSize:
+    """The arithmetic's view of a model."""
+    return ModelSize(
+        facts.block_parameters,
+        facts.embedding_parameters,
+        facts.head_parameters,
+        facts.width,
+    )

@@ -1,0 +1,154 @@
+"""A run in progress: its folder, what its models are, and which layers and pairs it wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lrt_dist.config import RunConfig
+from lrt_dist.corpus.contrast import ConceptData, load_concept
+from lrt_dist.errors import UserError
+from lrt_dist.linear.methods import FIT_METHODS, Method
+from lrt_dist.maps.vectors import VECTOR_METHODS
+from lrt_dist.models.injection import POSITIONS, Positions
+from lrt_dist.models.sources import ModelFacts, check_layers, describe
+from lrt_dist.report.figures import FIGURES
+from lrt_dist.runtime.contract import Runtime
+from lrt_dist.runtime.progress import Progress
+from lrt_dist.runtime.serial import SerialRuntime
+from lrt_dist.sites import LayerPair, Sided
+from lrt_dist.tasks.scores import SCORES, Score
+from lrt_dist.workspace.folder import RunFolder, exclusive
+
+
+@dataclass
+class Run:
+    """What every command works on; made by `open_run`."""
+
+    folder: RunFolder
+    progress: Progress
+
+    @property
+    def config(self) -> RunConfig:
+        """The run as it was asked for."""
+        return self.folder.config
+
+    @cached_property
+    def facts(self) -> Sided[ModelFacts]:
+        """What each model is."""
+        return Sided.of(lambda side: describe(self.folder.model(side)))
+
+    @cached_property
+    def layers(self) -> Sided[tuple[int, ...]]:
+        """Wanted layers of each model."""
+        return Sided.of(lambda side: check_layers(side, self.folder.model(side), self.facts[side]))
+
+    @cached_property
+    def pairs(self) -> list[LayerPair]:
+        """Wanted pairs of layers.
+
+        Raises:
+            UserError: a pair names a layer that is not extracted.
+        """
+        if self.config.fit.pairs == "all":
+            return [LayerPair(s, t) for s in self.layers.source for t in self.layers.target]
+        pairs = [LayerPair(s, t) for s, t in self.config.fit.pairs]
+        for pair in pairs:
+            if pair.source not in self.layers.source or pair.target not in self.layers.target:
+                raise UserError(
+                    f"fit.pairs: {pair} is not among source.layers {list(self.layers.source)} × "
+                    f"target.layers {list(self.layers.target)}"
+                )
+        return sorted(set(pairs))
+
+    @cached_property
+    def joint(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of source layers for joint maps.
+
+        Raises:
+            UserError: a group names a layer that is not extracted.
+        """
+        for group in self.config.fit.joint:
+            absent = [layer for layer in group if layer not in self.layers.source]
+            if absent:
+                raise UserError(
+                    f"fit.joint: layer {absent[0]} of {list(group)} is not among source.layers "
+                    f"{list(self.layers.source)}"
+                )
+        return self.config.fit.joint
+
+    @property
+    def widths(self) -> Sided[int]:
+        """Dimensions of the hidden states of each model."""
+        return Sided.of(lambda side: self.facts[side].width)
+
+    @cached_property
+    def concepts(self) -> dict[str, ConceptData]:
+        """Every concept's items, split."""
+        limit = self.config.evaluate.max_items
+        return {concept.name: load_concept(concept, limit) for concept in self.config.concepts}
+
+    @property
+    def method(self) -> Method:
+        """The fit method."""
+        return FIT_METHODS.find(self.config.fit.method)
+
+    @property
+    def positions(self) -> Positions:
+        """Which positions are steered."""
+        return POSITIONS.find(self.config.evaluate.positions)
+
+    @property
+    def score(self) -> Score:
+        """What evaluation measures."""
+        return SCORES.find(self.config.evaluate.score)
+
+    def check(self) -> None:
+        """Find what is wrong with the input before anything is started.
+
+        Raises:
+            UserError: see `layers`, `pairs`, `joint` and `load_concept`.
+        """
+        _ = self.layers, self.pairs, self.joint, self.concepts
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """Where the work runs; Ray is only imported if it is asked for."""
+        address = self.config.cluster.address
+        if address == "serial":
+            return SerialRuntime(gpus=torch.cuda.device_count())
+        from lrt_dist.runtime.pool import RayRuntime
+
+        return RayRuntime(address)
+
+
+@contextmanager
+def open_run(out: str | Path, config: RunConfig) -> Iterator[Run]:
+    """Claim an output directory for a run and keep others out of it meanwhile.
+
+    Raises:
+        UserError: the run names something that does not exist; or the directory belongs to
+            another run, or another process works in it.
+    """
+    out = Path(out).resolve()
+    _check_names(config)
+    with exclusive(out):
+        folder = RunFolder.claim(out, config)
+        with Progress(folder.log) as progress:
+            yield Run(folder, progress)
+
+
+def _check_names(config: RunConfig) -> None:
+    """Whether all that a run names exists; asked before a directory is made."""
+    FIT_METHODS.find(config.fit.method)
+    POSITIONS.find(config.evaluate.positions)
+    SCORES.find(config.evaluate.score)
+    for concept in config.concepts:
+        VECTOR_METHODS.find(concept.vector.method)
+    for figure in config.report.figures:
+        FIGURES.find(figure)

@@ -1,0 +1,33 @@
+"""A real S3 server on the loopback interface, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+
+@contextmanager
+def s3_bucket(name: str) -> Iterator[str]:
+    """The URL of a new bucket, with its credentials in the environment."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    try:
+        with mock.patch.dict(os.environ, variables):
+            boto3.client("s3").create_bucket(Bucket=name)
+            yield f"s3://{name}"
+    finally:
+        server.stop()
