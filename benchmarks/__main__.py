@@ -20,10 +20,10 @@ MODULES = {
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",
-        "grid_ridgecv_no_null",
+        "grid_ridgecv_no_control",
         "grid_ridgecv_loo",
         "grid_himalaya",
-        "grid_himalaya_no_null",
+        "grid_himalaya_no_control",
         "grid_dask",
     ],
 }

@@ -3,7 +3,7 @@
 Ours is what a user of `lrt_dist` gets: moments per fold from rows, then a map, its control and all
 metrics for every pair. The others get the same float64 rows in memory, the same λ and the same
 folds, and only have to find the λ and the weights; they are not asked for a control. Names that end
-in `_no_null` are the same work for both sides: ours gets no mismatched rows, and its control is
+in `_no_control` are the same work for both sides: ours gets no mismatched rows, and its control is
 fitted to the true ones. The others' loop over pairs is measured on one pair a round, another one
 each time, and multiplied; `dask`, which shares its factorizations among targets as a good engineer
 would, on one source a round.
@@ -180,10 +180,10 @@ class Baseline:
 
 BASELINES = {
     "grid_ridgecv": Baseline(ridgecv, 40, ("scikit-learn", "numpy")),
-    "grid_ridgecv_no_null": Baseline(ridgecv, 40, ("scikit-learn", "numpy"), control=False),
+    "grid_ridgecv_no_control": Baseline(ridgecv, 40, ("scikit-learn", "numpy"), control=False),
     "grid_ridgecv_loo": Baseline(ridgecv_loo, 5, ("scikit-learn", "numpy"), same_choice=False),
     "grid_himalaya": Baseline(himalaya_ridgecv, 100, ("himalaya",)),
-    "grid_himalaya_no_null": Baseline(himalaya_ridgecv, 100, ("himalaya",), control=False),
+    "grid_himalaya_no_control": Baseline(himalaya_ridgecv, 100, ("himalaya",), control=False),
     "grid_dask": Baseline(dask_normal_equations, 5, ("dask", "numpy"), by="source"),
 }
 

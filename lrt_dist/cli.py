@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,17 +25,16 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="""Take a steering vector from one language model and use it on another.
-
-Fits affine maps between the hidden-state spaces of two models, carries steering vectors over, and
-measures with controls whether they still steer. Start with [bold]lrt-dist demo[/bold]; then let
-[bold]lrt-dist init DIR --source … --target … --text …[/bold] write a RUN.yaml for your own models
-and text, and say [bold]lrt-dist run DIR/RUN.yaml --out OUT[/bold].
-
-Every command can be run again and goes on where it stopped.
-
-Exit codes: 0 done, 1 failed, 2 the input is wrong (nothing was started), 3 incomplete: run the
-same command again.""",
+    # One line a paragraph: the terminal breaks them.
+    help="Take a steering vector from one language model and use it on another.\n\n"
+    "Fits affine maps between the hidden-state spaces of two models, maps steering vectors from "
+    "one to the other, and measures with controls whether they still steer.\n\n"
+    "Start with [bold]lrt-dist demo[/bold]. Then let [bold]lrt-dist init DIR --source … --target … "
+    "--text …[/bold] write a RUN.yaml for your own models and text, and say [bold]lrt-dist run "
+    "DIR/RUN.yaml --out OUT[/bold].\n\n"
+    "Every command can be run again and goes on where it stopped.\n\n"
+    "Exit codes: 0 done; 1 failed; 2 the input is wrong, nothing was started; 3 incomplete, run "
+    "the same command again.",
 )
 console = Console()
 
@@ -84,8 +84,9 @@ def init(
 
     path = write(folder, source=source, target=target, texts=text)
     console.print(f"wrote {path} and {folder / 'concepts'}; next:", soft_wrap=True)
-    console.print(f"  lrt-dist plan {path}", soft_wrap=True)
-    console.print(f"  lrt-dist run {path} --out {folder / 'out'}", soft_wrap=True)
+    run_file, out = shlex.quote(str(path)), shlex.quote(str(folder / "out"))
+    console.print(f"  lrt-dist plan {run_file}", soft_wrap=True)
+    console.print(f"  lrt-dist run {run_file} --out {out}", soft_wrap=True)
 
 
 @app.command()

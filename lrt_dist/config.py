@@ -54,6 +54,11 @@ class ModelConfig(_Strict):
         description="Revision at the hub: a commit hash, tag or branch. `null` means the default "
         "branch.",
     )
+    imports: tuple[str, ...] = Field(
+        (),
+        description="modules of your own that register the model's class with transformers; they "
+        "are imported by the driver and by every worker",
+    )
     trust_remote_code: bool = Field(
         False, description="Whether to run Python code that the model's repository ships."
     )
@@ -196,6 +201,13 @@ class FitConfig(_Strict):
         False,
         description="Whether the corpus may hold texts of the concepts. The report then warns.",
     )
+
+    @field_validator("pairs")
+    @classmethod
+    def _pairs_are_some(cls, pairs: Any) -> Any:
+        if pairs == ():
+            raise ValueError("no pairs; name at least one, or write `pairs: all`")
+        return pairs
 
     @field_validator("joint")
     @classmethod

@@ -1,7 +1,7 @@
 """Statistics of steering effects: how much of a native vector's effect survives the map.
 
-Everything here is computed from *changes* of propensity against the unsteered model. Uncorrected
-propensities share their baseline, so they correlate whatever the vector does.
+Everything here is computed from *changes* of a score against the unsteered model. Uncorrected
+scores share their baseline, so they correlate whatever the vector does.
 
 Inputs may have any real dtype and are computed in float64. Scalars come back as Python floats.
 """

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import inspect
 from collections.abc import Callable
 from importlib import import_module
-from types import UnionType
 from typing import Generic, TypeVar
 
 from lrt_dist.errors import UserError
@@ -20,15 +21,16 @@ class Registry(Generic[T]):
     that any installed module holds. `docs/extending.md` walks through an example of each kind.
     """
 
-    def __init__(self, kind: str, types: type | UnionType) -> None:
+    def __init__(self, kind: str, accepts: Callable[[object], bool], expected: str) -> None:
         """An empty registry.
 
         Args:
             kind: what an error calls a choice, e.g. `vector method`.
-            types: of which a choice must be an instance.
+            accepts: whether a thing can be such a choice.
+            expected: what an error calls things that can, e.g. `a function`.
         """
         self.kind = kind
-        self._types = types
+        self._accepts, self._expected = accepts, expected
         self._choices: dict[str, T] = {}
 
     def add(self, name: str) -> Callable[[T], T]:
@@ -45,6 +47,10 @@ class Registry(Generic[T]):
             return choice
 
         return register
+
+    def __contains__(self, choice: object) -> bool:
+        """Whether a choice, not its name, is registered."""
+        return choice in self._choices.values()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,18 +70,30 @@ class Registry(Generic[T]):
             raise UserError(f"no {self.kind} is called {name!r}; {self._hint(name)}")
         try:
             choice: T = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
+        except Exception as error:
             raise UserError(
-                f"{self.kind} {name!r} cannot be imported: {error}; the module must be installed, "
-                "or lie in a folder on PYTHONPATH, for the driver and for every worker"
+                f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error}; the "
+                "module must be installed, or lie in a folder on PYTHONPATH, for the driver and "
+                "for every worker"
             ) from error
-        if not isinstance(choice, self._types):
-            wanted = getattr(self._types, "__name__", str(self._types))
+        if not self._accepts(choice):
             raise UserError(
-                f"{self.kind} {name!r} is a {type(choice).__name__} where a {wanted} was expected; "
-                "docs/extending.md has an example"
+                f"{self.kind} {name!r} is a {type(choice).__name__} where {self._expected} was "
+                "expected; docs/extending.md has an example"
             )
         return choice
+
+    def identity(self, name: str) -> str:
+        """What a fingerprint has of a choice: its name, and of one's own code also its digest.
+
+        Raises:
+            UserError: see `find`.
+        """
+        if name in self._choices:
+            return name
+        self.find(name)
+        source = inspect.getsource(import_module(name.partition(":")[0]))
+        return f"{name} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
     def _hint(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.0)

@@ -34,11 +34,11 @@ def save_tensors(
         # safetensors writes through a memory map, where a full disk kills the process: reserve.
         content = sum(tensor.nbytes for tensor in tensors.values())
         # As one string: a dictionary would come out in another order every time.
-        said = json.dumps(dict(metadata), sort_keys=True)
-        header = 4096 + 256 * len(tensors) + 2 * len(said)
+        packed = json.dumps(dict(metadata), sort_keys=True)
+        header = 4096 + 256 * len(tensors) + 2 * len(packed)
         with partial.open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, content + header)
-        save_file({name: _owning(t) for name, t in tensors.items()}, partial, {_KEY: said})
+        save_file({name: _owning(t) for name, t in tensors.items()}, partial, {_KEY: packed})
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 
 import pytest
 
@@ -17,7 +16,7 @@ from lrt_dist.tasks.scores import SCORES
 
 @pytest.fixture
 def colours() -> Registry[int]:
-    registry: Registry[int] = Registry("colour", int)
+    registry: Registry[int] = Registry("colour", lambda choice: isinstance(choice, int), "a number")
     registry.add("red")(1)
     registry.add("green")(2)
     return registry
@@ -29,7 +28,7 @@ def test_a_choice_is_found_by_its_name(colours: Registry[int]) -> None:
 
 
 def test_what_is_registered_stays_what_it_is() -> None:
-    registry: Registry[Callable[[int], int]] = Registry("function", FunctionType)
+    registry: Registry[Callable[[int], int]] = Registry("function", callable, "a function")
 
     @registry.add("double")
     def double(number: int) -> int:
@@ -46,7 +45,7 @@ def test_a_name_is_taken_once(colours: Registry[int]) -> None:
 
 
 def test_registries_keep_to_themselves(colours: Registry[int]) -> None:
-    other: Registry[int] = Registry("colour", int)
+    other: Registry[int] = Registry("colour", lambda choice: isinstance(choice, int), "a number")
     other.add("red")(5)
     assert (colours.find("red"), other.find("red")) == (1, 5)
 
@@ -74,12 +73,12 @@ TEXT = "blue"
 
 
 def test_a_thing_of_another_type_is_refused(colours: Registry[int]) -> None:
-    with pytest.raises(UserError, match="is a str where a int was expected; docs/extending"):
+    with pytest.raises(UserError, match="is a str where a number was expected; docs/extending"):
         colours.find(f"{__name__}:TEXT")
 
 
 def test_an_empty_registry_asks_for_ones_own() -> None:
-    registry: Registry[int] = Registry("colour", int)
+    registry: Registry[int] = Registry("colour", lambda choice: isinstance(choice, int), "a number")
     with pytest.raises(UserError, match="no colour is called 'red'; write module:attribute"):
         registry.find("red")
 

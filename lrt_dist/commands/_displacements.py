@@ -53,7 +53,7 @@ class Displacements:
 
     def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> torch.Tensor:
         """What each condition adds: `α · s · v/‖v‖`, float32 `[conditions, d_target]`; s is the
-        layer's median residual norm."""
+        layer's norm."""
         return torch.stack([self._one(concept, target, condition) for condition in conditions])
 
     def _one(self, concept: str, target: int, condition: Condition) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from lrt_dist.errors import LrtError
 from lrt_dist.models.injection import Positions
-from lrt_dist.runtime.contract import Chains, Failed
+from lrt_dist.runtime.contract import Chains, Failed, receipts_of
 from lrt_dist.tasks.next_token import NextTokenTask
 from lrt_dist.tasks.steering import SteeredSequence
 
@@ -68,12 +68,12 @@ def continuations(
         for outcome in chains.run(list(tasks.values())):
             if isinstance(outcome, Failed):
                 raise LrtError(f"generation for {outcome.task.key} failed: {outcome.reason}")
-            task, following = outcome.task, outcome.receipts[-1].tolist()
+            task, (tokens_N,) = outcome.task, receipts_of(outcome)
             tasks[task.key] = replace(
                 task,
                 sequences=tuple(
                     replace(sequence, ids=(*sequence.ids, token))
-                    for sequence, token in zip(task.sequences, following, strict=True)
+                    for sequence, token in zip(task.sequences, tokens_N.tolist(), strict=True)
                 ),
             )
         on_token()

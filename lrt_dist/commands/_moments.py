@@ -52,15 +52,13 @@ class RunMoments:
         fingerprint: changes with whatever they depend on.
         files: one for each tile.
         rows: of the units, before any row was left out.
-        documents: of the units.
-        layers: facts of every layer, by side and block index.
+        documents: of the row index.
     """
 
     fingerprint: str
     files: tuple[Path, ...]
     rows: int
     documents: int
-    layers: dict[tuple[Side, int], LayerRow]
 
 
 def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
@@ -77,14 +75,23 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
     index = RowIndex.open(run.folder.rows)
     tiles = {folder / f"{_name(tile)}.safetensors": tile for tile in run_tiles(run)}
     missing = {path: tile for path, tile in tiles.items() if not path.exists()}
+    folds_path = folder / "folds.npy"
     if missing:
         _sweep(run.folder.moments, folder, tiles)
-        folds_path = folder / "folds.npy"
-        if not folds_path.exists():
-            _assign_folds(run, index, records, folds_path)
+    if not (folds_path.exists() and (folder / "layers.parquet").exists()):
+        _assign_folds(run, index, records, folds_path)
+    if missing:
         _accumulate(run, index, records, folds_path, missing, len(tiles) - len(missing))
     rows = sum(len(index.unit_rows(unit)) for unit in records)
-    return RunMoments(fingerprint, tuple(tiles), rows, index.documents, _read_layers(folder))
+    return RunMoments(fingerprint, tuple(tiles), rows, index.documents)
+
+
+def delete_moments(run: Run) -> None:
+    """Delete the moments of a run; a kill in between leaves nothing that looks whole."""
+    deleted = run.folder.moments.with_name(".moments-deleted")
+    shutil.rmtree(deleted, ignore_errors=True)
+    run.folder.moments.rename(deleted)
+    shutil.rmtree(deleted)
 
 
 def moments_of_others(run: Run) -> list[RunMoments]:
@@ -122,7 +129,7 @@ def moments_of_others(run: Run) -> list[RunMoments]:
                 "such pairs); run `lrt-dist fit` there for the same pairs, with fit.keep_moments"
             )
         rows = sum(len(index.unit_rows(unit)) for unit in records)
-        moments.append(RunMoments(fingerprint, files, rows, index.documents, _read_layers(kept)))
+        moments.append(RunMoments(fingerprint, files, rows, index.documents))
     return moments
 
 
@@ -300,8 +307,9 @@ def _write_layers(run: Run, records: Records, left_out: NDArray[np.bool_], folde
     Table.of(LayerRow, rows).save(folder / "layers.parquet", folder.name)
 
 
-def _read_layers(folder: Path) -> dict[tuple[Side, int], LayerRow]:
-    rows = Table.read(folder / "layers.parquet", LayerRow)
+def layer_facts(run: Run, fingerprint: str) -> dict[tuple[Side, int], LayerRow]:
+    """Facts of every layer, by side and block index, that `moments` left behind."""
+    rows = Table.read(run.folder.moments / fingerprint / "layers.parquet", LayerRow)
     return {(Side(row.side), row.layer): row for row in rows}
 
 

@@ -15,12 +15,11 @@ from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import Chosen, Condition, sample_conditions
-from lrt_dist.runtime.contract import Chains, Failed
+from lrt_dist.runtime.contract import Chains, Failed, receipts_of
 from lrt_dist.store.tables import SampleRow, ScoreRow
 from lrt_dist.tasks.score import ScoreTask
-from lrt_dist.tasks.scores import GeneratedScore
-from lrt_dist.tasks.sequences import neutral_sequences
-from lrt_dist.tasks.steering import SteeredSequence
+from lrt_dist.tasks.scores import GeneratedScore, Readout
+from lrt_dist.tasks.sequences import CrossEntropies, neutral_sequences
 from lrt_dist.workspace.run import Run
 
 NEUTRAL_TOKENS = 64
@@ -32,11 +31,22 @@ CROSS_ENTROPY = "cross_entropy"
 
 @dataclass(frozen=True)
 class Part:
-    """Scores of one concept at one target layer that are made, and kept, together."""
+    """Scores of one concept at one target layer that are made, and kept, together.
+
+    Attributes:
+        key: names it.
+        concept: whose vectors are injected.
+        split: dev, test or neutral.
+        metric: what is measured.
+        target: the layer that is steered.
+        conditions: what is injected.
+        items: what is scored; none for neutral text.
+    """
 
     key: str
     concept: str
     split: str
+    metric: str
     target: int
     conditions: list[Condition]
     items: tuple[Item, ...] = ()
@@ -58,32 +68,21 @@ class SteeredTarget:
         Raises:
             LrtError: a part failed.
         """
-        score = self._run.score
-        if isinstance(score, GeneratedScore):
-            generated = [part for part in parts if part.items]
-            yield from self._generated(generated, score)
-            parts = [part for part in parts if not part.items]
-        by_key = {part.key: part for part in parts}
-        readouts = {
-            part.key: score.read(part.items, self._tokenizer)
-            for part in parts
-            if part.items and not isinstance(score, GeneratedScore)
-        }
-        tasks = []
+        forced: dict[str, tuple[Part, Readout]] = {}
         for part in parts:
-            readout = readouts.get(part.key)
-            sequences = readout.sequences if readout else self._neutral
-            slots = readout.slots if readout else len(self._neutral)
-            tasks.append(self._task(part, sequences, slots))
+            if part.metric == CROSS_ENTROPY:
+                forced[part.key] = part, self._neutral
+            elif isinstance(self._run.score, GeneratedScore):
+                yield part, list(_rows(part, self._judged(part, self._run.score)))
+            else:
+                forced[part.key] = part, self._run.score.read(part.items, self._tokenizer)
+        tasks = [self._task(part, readout) for part, readout in forced.values()]
         for outcome in self._chains.run(tasks):
             if isinstance(outcome, Failed):
                 raise LrtError(f"evaluation of {outcome.task.key} failed: {outcome.reason}")
-            part, sums = by_key[outcome.task.key], outcome.receipts[-1]
-            readout = readouts.get(part.key)
-            if readout:
-                yield part, list(_rows(part, self._settings.score, readout.of(sums)))
-            else:
-                yield part, list(_rows(part, CROSS_ENTROPY, self._cross_entropies(sums)))
+            part, readout = forced[outcome.task.key]
+            (sums,) = receipts_of(outcome)
+            yield part, list(_rows(part, readout.of(sums)))
 
     def samples(self, chosen: dict[str, Chosen]) -> list[SampleRow]:
         """Greedy continuations of one test prompt per concept, all concepts at once."""
@@ -121,46 +120,46 @@ class SteeredTarget:
             for condition, ids in zip(conditions[name], written[name], strict=True)
         ]
 
-    def _generated(
-        self, parts: Sequence[Part], score: GeneratedScore
-    ) -> Iterator[tuple[Part, list[ScoreRow]]]:
-        """Every item's prompt is continued under every condition, and the text is judged."""
-        for part in parts:
-            prompts = [self._tokenizer.encode(item.prompts[0]).ids for item in part.items]
-            numbers = range(len(part.conditions))
-            written = continuations(
-                self._chains,
-                [
-                    Prompts(
-                        part.key,
-                        part.target,
-                        self._displacements.of(part.concept, part.target, part.conditions),
-                        tuple(number for number in numbers for _ in prompts),
-                        tuple(prompts) * len(part.conditions),
-                    )
-                ],
-                self._run.positions,
-                tokens=score.tokens,
-                token_budget=self._settings.batch_tokens,
-            )
-            texts = iter(self._tokenizer.decode(list(ids)) for ids in written[part.key])
-            values = [[score.judge(item, next(texts)) for item in part.items] for _ in numbers]
-            rows = _rows(part, self._settings.score, torch.tensor(values, dtype=torch.float64))
-            yield part, list(rows)
+    def _judged(self, part: Part, score: GeneratedScore) -> torch.Tensor:
+        """Continue every item's prompt under every condition, and judge the texts.
 
-    def _task(self, part: Part, sequences: tuple[SteeredSequence, ...], slots: int) -> ScoreTask:
+        Returns:
+            float64 `[conditions, items]`.
+        """
+        prompts = [self._tokenizer.encode(item.prompts[0]).ids for item in part.items]
+        numbers = range(len(part.conditions))
+        written = continuations(
+            self._chains,
+            [
+                Prompts(
+                    part.key,
+                    part.target,
+                    self._displacements.of(part.concept, part.target, part.conditions),
+                    tuple(number for number in numbers for _ in prompts),
+                    tuple(prompts) * len(part.conditions),
+                )
+            ],
+            self._run.positions,
+            tokens=score.tokens,
+            token_budget=self._settings.batch_tokens,
+        )
+        texts = iter(self._tokenizer.decode(list(ids)) for ids in written[part.key])
+        values = [[score.judge(item, next(texts)) for item in part.items] for _ in numbers]
+        return torch.tensor(values, dtype=torch.float64)
+
+    def _task(self, part: Part, readout: Readout) -> ScoreTask:
         return ScoreTask(
             key=part.key,
             layer=part.target,
             displacements=self._displacements.of(part.concept, part.target, part.conditions),
             positions=self._run.positions,
-            sequences=sequences,
-            slots=slots,
+            sequences=readout.sequences,
+            slots=readout.slots,
             token_budget=self._settings.batch_tokens,
         )
 
     @cached_property
-    def _neutral(self) -> tuple[SteeredSequence, ...]:
+    def _neutral(self) -> CrossEntropies:
         """Segments spread evenly over the corpus, cut short."""
         index = RowIndex.open(self._run.folder.rows)
         count = min(self._settings.neutral_segments, index.segments)
@@ -170,11 +169,9 @@ class SteeredTarget:
             segments = index.unit(unit)
             segment = segments[remainder * len(segments) // count]
             texts.append(segment.ids.target[:NEUTRAL_TOKENS])
-        return neutral_sequences(texts, self._tokenizer.special_tokens, NEUTRAL_READS)
-
-    def _cross_entropies(self, sums: torch.Tensor) -> torch.Tensor:
-        reads = torch.tensor([len(s.reads) for s in self._neutral], dtype=torch.float64)
-        return -sums / reads
+        return CrossEntropies(
+            neutral_sequences(texts, self._tokenizer.special_tokens, NEUTRAL_READS)
+        )
 
     def _beginning(self, data: ConceptData) -> tuple[int, ...]:
         """Tokens of a test item's prompt; where items have none, the first words of its text."""
@@ -184,7 +181,7 @@ class SteeredTarget:
         return self._tokenizer.encode(data.test[0].texts()[0]).ids[:SAMPLE_BEGINNING]
 
 
-def _rows(part: Part, metric: str, values: torch.Tensor) -> Iterator[ScoreRow]:
+def _rows(part: Part, values: torch.Tensor) -> Iterator[ScoreRow]:
     """Scores of one part in long form.
 
     Args:
@@ -197,7 +194,7 @@ def _rows(part: Part, metric: str, values: torch.Tensor) -> Iterator[ScoreRow]:
                 split=part.split,
                 item=item,
                 target_layer=part.target,
-                metric=metric,
+                metric=part.metric,
                 value=value,
                 **asdict(condition),
             )

@@ -10,7 +10,7 @@ from lrt_dist.config import ConceptConfig
 from lrt_dist.errors import LrtError
 from lrt_dist.maps.vectors import SteeringVector, make_vector
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.runtime.contract import Chains, Failed
+from lrt_dist.runtime.contract import Chains, Failed, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.tasks.contrast import ContrastTask
 from lrt_dist.tasks.sequences import ContrastTexts, contrast_texts
@@ -45,7 +45,7 @@ def native_vectors(
         if isinstance(outcome, Failed):
             raise LrtError(f"{outcome.task.key}: {outcome.reason}")
         concept = concepts[outcome.task.concept]
-        states = {layer: s for receipt in outcome.receipts for layer, s in receipt.items()}
+        states = {layer: s for receipt in receipts_of(outcome) for layer, s in receipt.items()}
         vectors = {
             layer: SteeringVector(
                 concept.name,

@@ -13,14 +13,15 @@ from typing import Any
 
 from lrt_dist.commands._displacements import Displacements
 from lrt_dist.commands._moments import fitted_units, median_norms
-from lrt_dist.commands._steered import Part, SteeredTarget
+from lrt_dist.commands._steered import CROSS_ENTROPY, Part, SteeredTarget
 from lrt_dist.commands._vectors import LayerVectors, native_vectors
 from lrt_dist.commands.fit import current_fits
 from lrt_dist.commands.index import check_overlap
 from lrt_dist.config import fingerprint_of
-from lrt_dist.corpus.contrast import Item
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.effects import cosine
+from lrt_dist.maps.vectors import VECTOR_METHODS
+from lrt_dist.models.injection import POSITIONS
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import (
     NO_LAYER,
@@ -35,6 +36,7 @@ from lrt_dist.plan.conditions import (
 from lrt_dist.runtime.contract import Chains
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.tables import SampleRow, ScoreRow, Table, VectorRow, concat, is_current
+from lrt_dist.tasks.scores import SCORES
 from lrt_dist.workspace.placement import chain
 from lrt_dist.workspace.run import Run
 
@@ -79,7 +81,7 @@ class _Evaluation:
 
     def __init__(self, run: Run, fingerprint: str) -> None:
         self._run, self._fingerprint = run, fingerprint
-        self._settings = run.config.evaluate
+        self._strengths = run.config.evaluate.strengths
         self._tokenizer = SiteTokenizer.load(run.config.target)
 
     def run_all(self) -> None:
@@ -93,7 +95,7 @@ class _Evaluation:
             tokenizer = SiteTokenizer.load(run.config.source)
             source = self._native(Side.SOURCE, chains, tokenizer, norms.source)
         del chains  # in one process it holds the source model
-        spec = chain(run, Side.TARGET, head=True, batch_tokens=self._settings.batch_tokens)
+        spec = chain(run, Side.TARGET, head=True, batch_tokens=run.config.evaluate.batch_tokens)
         with run.runtime.chains(spec) as chains:
             target = self._native(Side.TARGET, chains, self._tokenizer, norms.target)
             displacements = Displacements(run, Sided(source, target), norms.target)
@@ -126,10 +128,8 @@ class _Evaluation:
         for pair in self._run.pairs:
             by_target.setdefault(pair.target, []).append(pair.source)
         return [
-            _items_part(
-                name, "dev", target, dev_conditions(sources, self._settings.strengths), data.dev
-            )
-            for name, data in self._run.concepts.items()
+            self._items_part(name, "dev", target, dev_conditions(sources, self._strengths))
+            for name in self._run.concepts
             for target, sources in by_target.items()
         ]
 
@@ -137,16 +137,24 @@ class _Evaluation:
         parts = []
         for name, choice in chosen.items():
             source, target = choice.pair.source, choice.pair.target
-            conditions = test_conditions(
-                source, self._settings.strengths, self._settings.random_draws
-            )
-            items = self._run.concepts[name].test
-            parts.append(_items_part(name, "test", target, conditions, items))
+            draws = self._run.config.evaluate.random_draws
+            conditions = test_conditions(source, self._strengths, draws)
+            parts.append(self._items_part(name, "test", target, conditions))
             if not self._run.positions.needs_prompt:  # else nothing of neutral text is steered
                 key = f"{name}-neutral-{source}-{target}-{choice.strength}"
                 conditions = neutral_conditions(source, choice.strength)
-                parts.append(Part(key, name, "neutral", target, conditions))
+                parts.append(Part(key, name, "neutral", CROSS_ENTROPY, target, conditions))
         return parts
+
+    def _items_part(
+        self, concept: str, split: str, target: int, conditions: list[Condition]
+    ) -> Part:
+        layers = sorted({condition.source_layer for condition in conditions})
+        key = f"{concept}-{split}-{fingerprint_of({'source_layers': layers})}-{target}"
+        data = self._run.concepts[concept]
+        items = data.dev if split == "dev" else data.test
+        metric = self._run.config.evaluate.score
+        return Part(key, concept, split, metric, target, conditions, items)
 
     def _scores(self, name: str, steered: SteeredTarget, parts: list[Part]) -> Table[ScoreRow]:
         """All scores of some parts; those that an earlier attempt finished are read."""
@@ -177,7 +185,7 @@ class _Evaluation:
                     effect(Arm.TRANSFERRED, pair.source, pair.target, s),
                 )
                 for pair in self._run.pairs
-                for s in self._settings.strengths
+                for s in self._strengths
                 if s > 0
             }
         )
@@ -206,17 +214,11 @@ class _Evaluation:
                 )
 
 
-def _items_part(
-    concept: str, split: str, target: int, conditions: list[Condition], items: tuple[Item, ...]
-) -> Part:
-    layers = sorted({str(condition.source_layer) for condition in conditions})
-    key = "-".join([concept, split, *layers, str(target)])
-    return Part(key, concept, split, target, conditions, items)
-
-
 def _settings(run: Run) -> dict[str, Any]:
-    settings = run.config.evaluate.model_dump(mode="json")
-    return {key: value for key, value in settings.items() if key != "batch_tokens"}
+    settings = run.config.evaluate.model_dump(mode="json", exclude={"batch_tokens"})
+    settings["positions"] = POSITIONS.identity(run.config.evaluate.positions)
+    settings["score"] = SCORES.identity(run.config.evaluate.score)
+    return settings
 
 
 def _concept_identity(run: Run) -> list[dict[str, Any]]:
@@ -228,5 +230,6 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
         ]
         # By content: the same data under another path is the same data.
         known = concept.model_dump(mode="json", exclude={"data", "items"})
-        concepts.append({**known, "content": digests})
+        method = VECTOR_METHODS.identity(concept.vector.method)
+        concepts.append({**known, "method": method, "content": digests})
     return concepts

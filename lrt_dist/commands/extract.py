@@ -9,12 +9,12 @@ from typing import Any
 
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError
-from lrt_dist.runtime.contract import Done
+from lrt_dist.runtime.contract import Done, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.ledger import Ledger, UnitRecord
 from lrt_dist.store.objects import delete_partial_writes
-from lrt_dist.tasks.extract import ExtractTask, UnitReceipt
+from lrt_dist.tasks.extract import ExtractTask
 from lrt_dist.workspace.placement import chain, compute_dtype
 from lrt_dist.workspace.run import Run
 
@@ -133,7 +133,7 @@ def quarantined_units(run: Run) -> dict[str, str]:
 
 
 def _record(done: Done[ExtractTask], fingerprint: str, versions: dict[str, str]) -> UnitRecord:
-    receipts: list[UnitReceipt] = done.receipts
+    receipts = receipts_of(done)
     return UnitRecord(
         unit=done.task.unit,
         rows=receipts[0].rows,

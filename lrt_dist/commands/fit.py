@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +9,9 @@ from typing import Any
 
 from lrt_dist.commands._moments import (
     RunMoments,
+    delete_moments,
     fitted_units,
+    layer_facts,
     moments,
     moments_fingerprint,
     moments_of_others,
@@ -18,6 +19,7 @@ from lrt_dist.commands._moments import (
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
+from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.plan.cost import cores_of_task, solve_bytes
 from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Direction, LayerPair
@@ -82,7 +84,7 @@ def fit_inputs(run: Run) -> FitInputs:
         {
             "moments": [own, *(other.fingerprint for other in others)],
             "pairs": [str(pair) for pair in run.pairs],
-            "method": config.method,
+            "method": FIT_METHODS.identity(config.method),
             "reverse": config.reverse,
             "joint": run.joint,
         }
@@ -119,13 +121,13 @@ def _fit(run: Run, inputs: FitInputs) -> None:
     # This table comes last: its presence says that the fit is whole.
     Table.of(FitRow, forward).save(run.folder.fits[Direction.FORWARD], inputs.fingerprint)
     if not run.config.fit.keep_moments:
-        shutil.rmtree(run.folder.moments)
+        delete_moments(run)
     _note_best(run, forward)
 
 
 def _tasks(run: Run, all_moments: list[RunMoments], fingerprint: str) -> Iterator[SolveTask]:
     """One for each source layer, each joint group, and each target layer with reverse maps."""
-    layer_facts = all_moments[0].layers
+    facts = layer_facts(run, all_moments[0].fingerprint)
 
     def task(direction: Direction, layers: tuple[int, ...], ends: list[int]) -> SolveTask:
         begin = layers if direction is Direction.JOINT else layers[0]
@@ -133,13 +135,11 @@ def _tasks(run: Run, all_moments: list[RunMoments], fingerprint: str) -> Iterato
         return SolveTask(
             direction=direction,
             layers=layers,
-            norm=(
-                layer_facts[direction.begin, layers[0]].median_norm if len(layers) == 1 else None
-            ),
+            norm=(facts[direction.begin, layers[0]].median_norm if len(layers) == 1 else None),
             ends=tuple(
                 MapEnd(
                     layer=end,
-                    norm=layer_facts[direction.end, end].median_norm,
+                    norm=facts[direction.end, end].median_norm,
                     map_path=path(begin, end, direction=direction),
                     mismatched_path=path(begin, end, direction=direction, mismatched=True),
                 )
@@ -185,7 +185,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     """The fields that all rows of `MapRow` have, for each map of a task."""
     begin, end = task.direction.begin, task.direction.end
-    facts = all_moments[0].layers
+    facts = layer_facts(run, all_moments[0].fingerprint)
     for row in Table.read(task.table, SolvedRow):
         yield {
             **asdict(row),

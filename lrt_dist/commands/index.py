@@ -78,7 +78,7 @@ def index(run: Run) -> RowIndex:
 
 
 def _check_folds(run: Run, rows: RowIndex) -> None:
-    """Every fold must get a document; said now, not after the extraction. A run that adds to others
+    """Every fold must get a document; checked before the extraction. A run that adds to others
     need not fill them all."""
     if run.config.fit.moments_of:
         return

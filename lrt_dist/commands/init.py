@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -62,8 +63,8 @@ def init(folder: Path, *, source: str, target: str, texts: Sequence[str]) -> Pat
     corpus = corpus_files(CorpusConfig(paths=tuple(patterns)))
     plain = any(file.suffix in TEXT_SUFFIXES for file in corpus)
     content = _TEMPLATE.format(
-        run_file=path,
-        out=folder / "out",
+        run_file=shlex.quote(str(path)),
+        out=shlex.quote(str(folder / "out")),
         name=json.dumps(f"{Path(models['source']).name} to {Path(models['target']).name}"),
         source=json.dumps(models["source"]),
         target=json.dumps(models["target"]),

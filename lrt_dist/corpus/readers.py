@@ -86,7 +86,8 @@ def _text(path: Path, name: str, separator: str | None) -> Iterator[Document]:
     if separator is None:
         yield Document(name, text)
         return
-    for number, piece in enumerate(text.split(separator)):
+    # A separator is written with \n, whatever the file's line ends are.
+    for number, piece in enumerate(text.replace("\r\n", "\n").split(separator)):
         yield Document(f"{name}#{number}", piece)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lrt_dist.linear.methods import AFFINE, Candidates, Choice, Method, scale, solution
+from lrt_dist.linear.methods import AFFINE, FIT_METHODS, Candidates, Choice, Method, scale, solution
 from lrt_dist.linear.moments import Moments, Pair, merge_all
 from lrt_dist.linear.ridge import Spectrum, Split
 from lrt_dist.linear.similarity import between_folds, cka, cka_between_folds
@@ -204,6 +204,7 @@ class SourceFit:
         ).with_variables(self._total)
         whole = [fold.with_variables(mine) for fold, mine in zip(folds, self._own, strict=True)]
         spectrum = self._spectrum
+        fitted = self._map(total, pair, target, final)
         metrics = FitMetrics(
             n=total.n,
             rank=spectrum.rank,
@@ -211,7 +212,7 @@ class SourceFit:
             effective_rank=spectrum.effective_rank,
             ridge_relative=final.ridge(spectrum.w) / scale(spectrum.w),
             ridge=final.ridge(spectrum.w),
-            map_rank=final.rank or min(spectrum.rank, len(total.mean[target])),
+            map_rank=final.rank or self._full_rank(fitted.weight),
             r2=_r2(error, squares),
             **_quantiles(error, squares),
             r2_mismatched=_r2([splits[0].errors(mismatched_Z)], squares[:1]),
@@ -221,7 +222,7 @@ class SourceFit:
             learning=((total.n - folds[0].n, _r2(error[:1], squares[:1])),),
         )
         return PairFit(
-            self._map(total, pair, target, final),
+            fitted,
             self._map(total, mismatched_pair, target, final),
             metrics,
         )
@@ -264,6 +265,12 @@ class SourceFit:
         if self._ridge is not None:
             return Choice(self._ridge, relative=False)
         return candidates.best(folds)
+
+    def _full_rank(self, weight: torch.Tensor) -> int:
+        """Of weights whose rank was not chosen; a method of one's own may cut it."""
+        if self._method in FIT_METHODS:
+            return min(self._spectrum.rank, weight.shape[1])
+        return int(torch.linalg.matrix_rank(weight))
 
     def _map(self, total: Moments, pair: Pair, target: str, choice: Choice) -> Coefficients:
         spectrum = self._spectrum

@@ -25,7 +25,10 @@ class Method:
             workers import it.
         centred: whether moments are taken about the means, so that the map has a bias.
         penalised: whether λ is chosen by cross-validation; else it is 0.
-        ranked: whether the rank of Z is chosen by cross-validation too.
+        ranked: whether the rank of Z is chosen by cross-validation too, after λ.
+
+    Raises:
+        ValueError: ranked, but not penalised.
     """
 
     solve: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -33,8 +36,14 @@ class Method:
     penalised: bool = False
     ranked: bool = False
 
+    def __post_init__(self) -> None:
+        if self.ranked and not self.penalised:
+            raise ValueError("a ranked method is penalised too: its rank is chosen after λ")
 
-FIT_METHODS: Registry[Method] = Registry("fit method", Method)
+
+FIT_METHODS: Registry[Method] = Registry(
+    "fit method", lambda choice: isinstance(choice, Method), "a linear.methods.Method"
+)
 
 
 def ridge(w: torch.Tensor, B: torch.Tensor, penalty: float) -> torch.Tensor:
@@ -102,7 +111,15 @@ class Candidates:
     @cached_property
     def _paths(self) -> torch.Tensor:
         """float64 `[folds, λ]`; only made where there is something to choose."""
-        return torch.stack([split.path(self._ratios * scale(split.w)) for split in self._splits])
+        return torch.stack([self._path(split) for split in self._splits])
+
+    def _path(self, split: SplitTarget) -> torch.Tensor:
+        """float64 `[λ]`."""
+        ridges = self._ratios * scale(split.w)
+        if self._method.solve is ridge:
+            return split.path(ridges)
+        candidates = [self._method.solve(split.w, split.B, penalty) for penalty in ridges.tolist()]
+        return torch.stack([split.errors(Z).sum() for Z in candidates])
 
     def best(self, folds: Sequence[int]) -> Choice:
         """The λ, and for a ranked method the rank at that λ, with the least error over folds."""

@@ -76,7 +76,7 @@ class Moments:
         )
 
     def transposed(self) -> Moments:
-        """The same with every pair (a, b) as (b, a): what a map the way back needs."""
+        """The same with every pair (a, b) as (b, a): what a reverse map needs."""
         second = {(b, a): value.T for (a, b), value in self.second.items()}
         return Moments(self.n, self.parts, self.mean, second)
 

@@ -110,14 +110,14 @@ def fit(
     fitted = source.fit(frozen, "y")
     learning = (*source.learning_curve(frozen, "y"), *fitted.metrics.learning)
 
-    def affine(found: Coefficients) -> AffineMap:
+    def affine(fitted: Coefficients) -> AffineMap:
         return AffineMap(
-            found.weight,
-            found.bias,
+            fitted.weight,
+            fitted.bias,
             ("x", 0),
             ("y", 0),
             method,
-            found.ridge,
+            fitted.ridge,
             norms=Sided(_median(norms.source), _median(norms.target)),
         )
 
@@ -209,7 +209,7 @@ def _first_bad(x: Any, y: Any, n: int) -> tuple[str, int]:
 
 
 def _tensor(array: Any, start: int, stop: int) -> torch.Tensor:
-    rows = as_tensor(array[start:stop]).cpu()
+    rows = as_tensor(array[start:stop]).detach().cpu()
     # An activation store keeps bfloat16 as uint16 and says so (docs/store-format.md).
     if dict(getattr(array, "attrs", {})).get("logical_dtype") == "bfloat16":
         return rows.view(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The model card of a map: what a stranger on a hub must know to use it and to judge it."""
+"""The model card of a map: what a reader on a hub must know to use it and to judge it."""
 
 from __future__ import annotations
 

@@ -19,18 +19,18 @@ def as_tensor(array: Array) -> torch.Tensor:
         TypeError: an array of numbers that torch does not have, or no array.
     """
     if isinstance(array, torch.Tensor):
-        return array.detach()
+        return array
     numbers = np.asarray(array)
     # A copy: torch takes no foreign byte order and no negative strides, and warns of what is
     # read-only (a memory map, say).
     return torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("="), order="C"))
 
 
-def like(result: torch.Tensor, given: A) -> A:
+def like(result: torch.Tensor, model: A) -> A:
     """The result as the caller's kind of array: NumPy for NumPy, else a tensor.
 
     bfloat16, which NumPy does not have, becomes float32.
     """
-    if isinstance(given, torch.Tensor):
+    if isinstance(model, torch.Tensor):
         return result
     return (result.float() if result.dtype == torch.bfloat16 else result).cpu().numpy()

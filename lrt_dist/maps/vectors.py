@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ VectorMethod = Callable[..., torch.Tensor]
 """`(positive, negative, **parameters) -> vector`: float64 `[n, d]` twice, row i of both belonging
 together, to float64 `[d]`, pointing from negative to positive."""
 
-VECTOR_METHODS: Registry[VectorMethod] = Registry("vector method", FunctionType)
+VECTOR_METHODS: Registry[VectorMethod] = Registry("vector method", callable, "a function")
 
 
 @dataclass(frozen=True, eq=False)  # `==` of tensors is no truth value
@@ -53,7 +52,7 @@ class SteeringVector:
     norm: float | None = None
 
     def __post_init__(self) -> None:
-        values = as_tensor(self.values)
+        values = as_tensor(self.values).detach()
         if values.ndim != 1:
             raise ValueError(f"a steering vector is [d], got {list(values.shape)}")
         object.__setattr__(self, "values", values)
@@ -147,17 +146,28 @@ def make_vector(
         UserError: there is no such method, or it takes no such parameter, or it gave no vector.
     """
     x, y = as_tensor(positive).to(torch.float64), as_tensor(negative).to(torch.float64)
-    function = VECTOR_METHODS.find(method)
-    try:
-        call = inspect.signature(function).bind(x, y, **(parameters or {}))
-    except TypeError as error:
-        raise UserError(f"vector method {method!r}: {error}") from error
-    vector = function(*call.args, **call.kwargs)
+    check_vector_method(method, parameters)
+    vector = as_tensor(VECTOR_METHODS.find(method)(x, y, **(parameters or {})))
     if vector.shape != x.shape[1:]:
         raise UserError(
             f"vector method {method!r} gave {list(vector.shape)} where [{x.shape[1]}] was expected"
         )
+    if not bool(torch.isfinite(vector).all()):
+        raise UserError(f"vector method {method!r} gave numbers that are not finite")
     return vector.to(torch.float64)
+
+
+def check_vector_method(method: str, parameters: Mapping[str, Any] | None = None) -> None:
+    """Whether there is a method of that name that takes these parameters.
+
+    Raises:
+        UserError: there is none.
+    """
+    function = VECTOR_METHODS.find(method)
+    try:
+        inspect.signature(function).bind(None, None, **(parameters or {}))
+    except TypeError as error:
+        raise UserError(f"vector method {method!r}: {error}") from error
 
 
 @VECTOR_METHODS.add("mean_difference")

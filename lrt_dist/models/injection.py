@@ -33,7 +33,9 @@ class Positions:
     needs_prompt: bool = False
 
 
-POSITIONS: Registry[Positions] = Registry("choice of positions", Positions)
+POSITIONS: Registry[Positions] = Registry(
+    "choice of positions", lambda choice: isinstance(choice, Positions), "an injection.Positions"
+)
 
 
 def all_positions(tokens: int, prompt: int) -> range:
@@ -58,10 +60,19 @@ def position_mask(
     Args:
         lengths: tokens, and tokens of the prompt, of each sequence.
         width: T.
+
+    Raises:
+        UserError: a position outside its sequence.
     """
     mask_BT = torch.zeros(len(lengths), width, dtype=torch.bool)
     for row, (tokens, prompt) in enumerate(lengths):
-        mask_BT[row, list(positions.choose(tokens, prompt))] = True
+        chosen = list(positions.choose(tokens, prompt))
+        if any(not 0 <= position < tokens for position in chosen):
+            raise UserError(
+                f"evaluate.positions: {positions.choose.__name__} chose {chosen} in a sequence of "
+                f"{tokens} tokens, {prompt} of them the prompt"
+            )
+        mask_BT[row, chosen] = True
     return mask_BT
 
 

@@ -9,7 +9,7 @@ import torch
 
 
 def machine_kind(device: torch.device) -> str:
-    """`NVIDIA H100 80GB HBM3`, or `AMD EPYC, AVX512, 2 threads`."""
+    """`NVIDIA H100 80GB HBM3`, or `AMD EPYC 26/2/1, AVX512, 2 threads`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capability = torch.backends.cpu.get_cpu_capability()
@@ -18,11 +18,18 @@ def machine_kind(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """The model that Linux names; elsewhere the architecture."""
+    """Name and numbers of the model as Linux has them; elsewhere the architecture.
+
+    A virtual machine may hide the name behind `AMD EPYC`; family, model and stepping (on ARM
+    implementer and part) still tell generations apart.
+    """
     cpuinfo = Path("/proc/cpuinfo")
+    facts: dict[str, str] = {}
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.machine()
+            facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name", platform.machine())
+    keys = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
+    numbers = "/".join(facts[key] for key in keys if key in facts)
+    return f"{name} {numbers}".strip()

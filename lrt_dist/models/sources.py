@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ def open_source(config: ModelConfig) -> str:
 
 def load_config(config: ModelConfig) -> Any:
     """The transformers configuration of a model; see `open_source` for what can go wrong."""
+    for module in config.imports:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UserError(f"{config.model}: imports: {error}") from error
     source = open_source(config)
     try:
         return transformers.AutoConfig.from_pretrained(

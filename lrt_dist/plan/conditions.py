@@ -40,7 +40,7 @@ class Condition:
         arm: what is injected.
         source_layer: whose vector was mapped; `NO_LAYER` for the other arms.
         draw: number of the random draw; 0 for the other arms.
-        strength: in units of the layer's median residual norm; 0 for `none`.
+        strength: in units of the layer's norm; 0 for `none`.
     """
 
     arm: Arm

@@ -1,4 +1,4 @@
-"""Strength curves: mean change of propensity over strength, one curve per arm."""
+"""Strength curves: mean change of the score over strength, one curve per arm."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from lrt_dist.errors import UserError
 from lrt_dist.plan.conditions import Arm
 from lrt_dist.registry import Registry
 from lrt_dist.report.curves import Curve
@@ -41,7 +41,7 @@ STYLES = {
 RunFigure = Callable[[Results], Figure]
 """A figure about a whole run, which `report.figures` names; its docstring is its caption."""
 
-FIGURES: Registry[RunFigure] = Registry("figure", FunctionType)
+FIGURES: Registry[RunFigure] = Registry("figure", callable, "a function")
 
 # The page scales a figure to its column: at 5 inches, 11 points stay 9 on a telephone.
 _WIDTH = 5.0
@@ -64,12 +64,18 @@ def run_figure(name: str, results: Results) -> tuple[str, str]:
     """A further figure as SVG, and its caption.
 
     Raises:
-        UserError: there is no figure of that name.
+        UserError: there is no figure of that name, or it draws something else.
     """
     draw = FIGURES.find(name)
     caption = (draw.__doc__ or name).strip().split("\n\n")[0]
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        return _svg(draw(results), caption), caption
+        figure = draw(results)
+        if not isinstance(figure, Figure):
+            raise UserError(
+                f"report.figures: {name} returned a {type(figure).__name__}, not a matplotlib "
+                "Figure"
+            )
+        return _svg(figure, caption), caption
 
 
 def strength_figure(curves: Sequence[Curve], *, chosen: float, label: str, change: str) -> str:

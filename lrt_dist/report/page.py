@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from lrt_dist.files import atomic_write
 from lrt_dist.formatting import format_layers, percent, percent_range
+from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.report.answer import Verdict, answer, data_warnings, verdict
 from lrt_dist.report.curves import strength_curves
 from lrt_dist.report.figures import STYLES, retention_figure, run_figure, strength_figure
@@ -198,10 +199,6 @@ def _what_was_run(results: Results) -> dict[str, str]:
             "norms in the source's layers, "
             f"{_percents(fit.left_out_share_target for fit in fits)} in the target's"
         )
-        ridge = (
-            f"{_range(fit.ridge_relative for fit in fits)} × the median eigenvalue, by "
-            f"cross-validation in {fits[0].folds} folds of whole documents"
-        )
         rows |= {
             "Layers": f"{sources} → {targets}",
             "Dimensions": f"{fits[0].d_source} → {fits[0].d_target}",
@@ -209,9 +206,13 @@ def _what_was_run(results: Results) -> dict[str, str]:
             f"{_number(fits[0].documents)} documents",
             "Rows left out": left_out,
             "Method": fits[0].method,
-            "Ridge λ": ridge,
             "Rank": _range(fit.rank for fit in fits),
         }
+        if FIT_METHODS.find(config.fit.method).penalised:
+            rows["Ridge λ"] = (
+                f"{_range(fit.ridge_relative for fit in fits)} × the median eigenvalue, by "
+                f"cross-validation in {fits[0].folds} folds of whole documents"
+            )
     sites = config.sites.model_dump(mode="json")
     rows["Sites"] = ", ".join(f"{key} {value}" for key, value in sites.items())
     return rows

@@ -57,7 +57,7 @@ class Chain:
     """One replica: its actors and their placement group."""
 
     def __init__(self, spec: ChainSpec) -> None:
-        self._group = place(spec)
+        self._group = reserve(spec)
         self._actors = [
             StageActor.options(  # type: ignore[attr-defined]
                 num_cpus=stage.cpus,
@@ -122,7 +122,7 @@ def result(ref: ray.ObjectRef) -> Any:
         raise (cause if isinstance(cause, Exception) else error) from error
 
 
-def place(spec: ChainSpec) -> PlacementGroup:
+def reserve(spec: ChainSpec) -> PlacementGroup:
     """Reserve the resources of all stages at once.
 
     Raises:

@@ -16,6 +16,7 @@ from lrt_dist.errors import DeviceMemoryError, LrtError, UnitError
 
 A = TypeVar("A")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Task(Protocol):
@@ -92,7 +93,7 @@ DEFAULT_POLICY = FailurePolicy()
 
 @dataclass(frozen=True)
 class Done(Generic[T_co]):
-    """A task that went through: one receipt of each stage, in chain order."""
+    """A task that went through: one receipt of each stage, in chain order; see `receipts_of`."""
 
     task: T_co
     receipts: list[Any]
@@ -104,6 +105,21 @@ class Failed(Generic[T_co]):
 
     task: T_co
     reason: str
+
+
+class WithReceipts(Task, Protocol[R_co]):
+    """A task that says of which type its stages' receipts are."""
+
+    @property
+    def receipt_type(self) -> type[R_co]: ...
+
+
+def receipts_of(done: Done[WithReceipts[R]]) -> list[R]:
+    """What the stages of a chain returned, in chain order; stages that returned None left out."""
+    receipts = [receipt for receipt in done.receipts if receipt is not None]
+    for receipt in receipts:
+        assert isinstance(receipt, done.task.receipt_type), type(receipt)
+    return receipts
 
 
 class Chains(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 import obstore
 from obstore.exceptions import AlreadyExistsError, NotFoundError
 from obstore.store import ObjectStore
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.errors import CorruptionError, UserError, as_disk_full_error
@@ -68,10 +68,19 @@ class UnitRecord(BaseModel):
             )
         if self._conditions() == other._conditions():
             unequal = sorted(k for k in self.checksums if self.checksums[k] != other.checksums[k])
-            return f"the same machine made two different {unequal[0]}" if unequal else None
+            if not unequal:
+                return None
+            name = unequal[0]
+            return (
+                f"{name} has crc32 {self.checksums[name]} and {other.checksums[name]}, both "
+                f"computed on {' → '.join(self.machines)}"
+            )
         for layer, norm in self.mean_norms.items():
             if not math.isclose(norm, other.mean_norms[layer], rel_tol=ROUNDING):
-                return f"layer {layer} has mean norms {norm:.6g} and {other.mean_norms[layer]:.6g}"
+                return (
+                    f"layer {layer} has mean norm {norm:.6g} on {' → '.join(self.machines)} and "
+                    f"{other.mean_norms[layer]:.6g} on {' → '.join(other.machines)}"
+                )
         return None
 
     def _conditions(self) -> tuple[tuple[str, ...], dict[str, str], int]:
@@ -186,10 +195,14 @@ class Ledger:
         body = bytes(obstore.get(self._objects, name).bytes())
         try:
             return UnitRecord.model_validate_json(body)
-        except ValueError as error:
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                for problem in error.errors()
+            )
             raise CorruptionError(
-                f"{child(self.url, name)} is not a ledger record ({error}); delete it and run "
-                "extract again"
+                f"{child(self.url, name)} is not a ledger record of this version ({problems}); "
+                "delete it and run extract again, or use another --out"
             ) from error
 
     def _delete(self, name: str) -> None:

@@ -34,6 +34,11 @@ class ContrastTask:
         return f"states of {self.concept}"
 
     @property
+    def receipt_type(self) -> type[dict[int, torch.Tensor]]:
+        """Of every stage: `{layer: float32 [texts, d]}`."""
+        return dict
+
+    @property
     def batches(self) -> int:
         return len(self.cut())
 

@@ -43,6 +43,11 @@ class ExtractTask:
     token_budget: int
 
     @property
+    def receipt_type(self) -> type[UnitReceipt]:
+        """Of every stage."""
+        return UnitReceipt
+
+    @property
     def key(self) -> str:
         return f"unit {self.unit}"
 

@@ -37,6 +37,11 @@ class NextTokenTask:
     token_budget: int
 
     @property
+    def receipt_type(self) -> type[torch.Tensor]:
+        """Of the last stage; the others return None."""
+        return torch.Tensor
+
+    @property
     def batches(self) -> int:
         """Number of steps."""
         return len(self.cut())

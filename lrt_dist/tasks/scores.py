@@ -61,5 +61,9 @@ class GeneratedScore:
 
 Score = ForcedScore | GeneratedScore
 
-SCORES: Registry[Score] = Registry("score", ForcedScore | GeneratedScore)
+SCORES: Registry[Score] = Registry(
+    "score",
+    lambda choice: isinstance(choice, ForcedScore | GeneratedScore),
+    "a ForcedScore or GeneratedScore",
+)
 SCORES.add("propensity")(ForcedScore(propensity_sequences, "change of log-odds"))

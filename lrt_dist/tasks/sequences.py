@@ -37,6 +37,27 @@ class Propensities:
         return torch.stack(columns, dim=1)
 
 
+@dataclass(frozen=True)
+class CrossEntropies:
+    """How slots of log-probabilities become cross-entropies; see `tasks.scores.Readout`.
+
+    Attributes:
+        sequences: what is run; each has a slot.
+    """
+
+    sequences: tuple[SteeredSequence, ...]
+
+    @property
+    def slots(self) -> int:
+        """One for each sequence."""
+        return len(self.sequences)
+
+    def of(self, sums: torch.Tensor) -> torch.Tensor:
+        """float64 `[N, slots]` -> `[N, slots]`: nats per token that was read."""
+        reads = torch.tensor([len(s.reads) for s in self.sequences], dtype=torch.float64)
+        return -sums / reads
+
+
 def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Propensities:
     """Sequences that score every alternative of every item, teacher-forced.
 

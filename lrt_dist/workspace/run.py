@@ -14,15 +14,16 @@ from lrt_dist.config import RunConfig
 from lrt_dist.corpus.contrast import ConceptData, load_concept
 from lrt_dist.errors import UserError
 from lrt_dist.linear.methods import FIT_METHODS, Method
-from lrt_dist.maps.vectors import VECTOR_METHODS
+from lrt_dist.maps.vectors import check_vector_method
 from lrt_dist.models.injection import POSITIONS, Positions
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
+from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.report.figures import FIGURES
 from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Sided
-from lrt_dist.tasks.scores import SCORES, Score
+from lrt_dist.tasks.scores import SCORES, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
 
@@ -80,6 +81,11 @@ class Run:
                     f"fit.joint: layer {absent[0]} of {list(group)} is not among source.layers "
                     f"{list(self.layers.source)}"
                 )
+            wanted = set(self.pairs)
+            if not any(all(LayerPair(s, t) in wanted for s in group) for t in self.layers.target):
+                raise UserError(
+                    f"fit.joint: no target layer is in fit.pairs with every layer of {list(group)}"
+                )
         return self.config.fit.joint
 
     @property
@@ -112,9 +118,23 @@ class Run:
         """Find what is wrong with the input before anything is started.
 
         Raises:
-            UserError: see `layers`, `pairs`, `joint` and `load_concept`.
+            UserError: see `check_names`, `layers`, `pairs`, `joint` and `load_concept`.
         """
+        check_names(self.config)
         _ = self.layers, self.pairs, self.joint, self.concepts
+        if isinstance(self.score, GeneratedScore):
+            self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        """A model can only go on from a prompt."""
+        tokenizer = SiteTokenizer.load(self.config.target)
+        for name, data in self.concepts.items():
+            for item in (*data.dev, *data.test):
+                if not tokenizer.encode(item.prompts[0]).ids:
+                    raise UserError(
+                        f"concept {name}: an item has no prompt ({item.positive[0]!r}), so "
+                        f"evaluate.score {self.config.evaluate.score} has nothing to continue"
+                    )
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -136,19 +156,23 @@ def open_run(out: str | Path, config: RunConfig) -> Iterator[Run]:
             another run, or another process works in it.
     """
     out = Path(out).resolve()
-    _check_names(config)
+    check_names(config)
     with exclusive(out):
         folder = RunFolder.claim(out, config)
         with Progress(folder.log) as progress:
             yield Run(folder, progress)
 
 
-def _check_names(config: RunConfig) -> None:
-    """Whether all that a run names exists; asked before a directory is made."""
+def check_names(config: RunConfig) -> None:
+    """Whether all that a run names exists; asked before a directory is made.
+
+    Raises:
+        UserError: see `Registry.find` and `check_vector_method`.
+    """
     FIT_METHODS.find(config.fit.method)
     POSITIONS.find(config.evaluate.positions)
     SCORES.find(config.evaluate.score)
     for concept in config.concepts:
-        VECTOR_METHODS.find(concept.vector.method)
+        check_vector_method(concept.vector.method, concept.vector.parameters)
     for figure in config.report.figures:
         FIGURES.find(figure)

@@ -47,8 +47,14 @@ def ledger(tmp_path: Path) -> Ledger:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"machines": OURS.machines}, "the same machine made two different layers/1"),
-        ({"mean_norms": {1: 12.0}}, "layer 1 has mean norms 10 and 12"),
+        (
+            {"machines": OURS.machines},
+            "layers/1 has crc32 aaaaaaaa and cccccccc, both computed on AMD",
+        ),
+        (
+            {"mean_norms": {1: 12.0}},
+            "mean norm 10 on AMD EPYC, AVX2, .* and 12 on AMD EPYC, AVX512",
+        ),
         ({"token_digest": "fedcba9876543210"}, "64 rows of tokens 0123456789abcdef, and 64"),
         ({"rows": 63}, "64 rows of tokens .*, and 63 rows"),
     ],
