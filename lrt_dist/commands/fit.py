@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from lrt_dist.commands._moments import (
     RunMoments,
@@ -23,7 +22,7 @@ from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.plan.cost import cores_of_task, solve_bytes
 from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Direction, LayerPair
-from lrt_dist.store.tables import FitRow, JointFitRow, SolvedRow, Table, is_current
+from lrt_dist.store.tables import FitRow, JointFitRow, MapRow, SolvedRow, Table, is_current
 from lrt_dist.tasks.solve import MapEnd, SolveTask, solve
 from lrt_dist.workspace.run import Run
 
@@ -108,12 +107,12 @@ def _fit(run: Run, inputs: FitInputs) -> None:
     reverse: list[FitRow] = []
     joint: list[JointFitRow] = []
     for task in tasks:
-        for common in _rows(run, task, all_moments, seconds):
+        for row in _rows(run, task, all_moments, seconds):
             if task.direction is Direction.JOINT:
-                joint.append(JointFitRow(source_layers=task.layers, **common))
+                joint.append(row.from_layers(task.layers))
             else:
                 rows = forward if task.direction is Direction.FORWARD else reverse
-                rows.append(FitRow(source_layer=task.layers[0], **common))
+                rows.append(row.from_layer(task.layers[0]))
     if joint:
         Table.of(JointFitRow, joint).save(run.folder.fits[Direction.JOINT], inputs.fingerprint)
     if reverse:
@@ -182,27 +181,25 @@ def _needs(run: Run, tasks: list[SolveTask]) -> Needs:
 
 def _rows(
     run: Run, task: SolveTask, all_moments: list[RunMoments], seconds: float
-) -> Iterator[dict[str, Any]]:
-    """The fields that all rows of `MapRow` have, for each map of a task."""
+) -> Iterator[MapRow]:
+    """What is known of each map of a task."""
     begin, end = task.direction.begin, task.direction.end
     facts = layer_facts(run, all_moments[0].fingerprint)
     for row in Table.read(task.table, SolvedRow):
-        yield {
-            **asdict(row),
-            "source_model": task.begin_model,
-            "target_model": task.end_model,
-            "method": task.method_name,
-            "documents": sum(moments.documents for moments in all_moments),
-            "d_source": run.widths[begin] * len(task.layers),
-            "d_target": run.widths[end],
-            "rows_left_out": sum(moments.rows for moments in all_moments) - row.n,
-            "left_out_share_source": max(
-                facts[begin, layer].left_out_share for layer in task.layers
-            ),
-            "left_out_share_target": facts[end, row.target_layer].left_out_share,
-            "folds": task.folds,
-            "seconds": seconds,
-        }
+        yield MapRow(
+            **vars(row),
+            source_model=task.begin_model,
+            target_model=task.end_model,
+            method=task.method_name,
+            documents=sum(moments.documents for moments in all_moments),
+            d_source=run.widths[begin] * len(task.layers),
+            d_target=run.widths[end],
+            rows_left_out=sum(moments.rows for moments in all_moments) - row.n,
+            left_out_share_source=max(facts[begin, layer].left_out_share for layer in task.layers),
+            left_out_share_target=facts[end, row.target_layer].left_out_share,
+            folds=task.folds,
+            seconds=seconds,
+        )
 
 
 def _note_best(run: Run, rows: list[FitRow]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,6 @@ def write_index(
     segments: Iterable[Segment],
     rows_per_unit: int,
     fingerprint: str,
-    on_unit: Callable[[int], None] = lambda rows: None,
 ) -> RowIndex:
     """Number the rows, cut units, write the index atomically.
 
@@ -144,14 +143,13 @@ def write_index(
         pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
     ):
         for unit in fill_units(segments, rows_per_unit):
-            unit_rows = sum(len(segment.char_ends) for segment in unit)
             lines = [_line(segment) for segment in unit]
             writer.write_table(pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit))
             content.update(json.dumps(lines).encode())
             documents.update(segment.document for segment in unit)
-            rows, units = rows + unit_rows, units + 1
+            rows += sum(len(segment.char_ends) for segment in unit)
+            units += 1
             segments_count += len(unit)
-            on_unit(unit_rows)
         if not rows:
             raise UserError(
                 "the two tokenizers share no site in this corpus: no token of both models ends at "

@@ -117,9 +117,9 @@ def _transferred_sentence(summaries: Sequence[ConceptSummary]) -> str:
     if mismatched := [abs(s.mismatched.value) for s in shown if s.mismatched.defined]:
         controls.append(f"a map fitted on mismatched documents {percent(max(mismatched))} at most")
     return (
-        f"Added to the target model, the vector carried over from the source keeps {share} of the "
-        f"effect that the target's own vector has ({_names(shown)}; test items, at layers and "
-        f"strength chosen on other items). In comparison, {' and '.join(controls)}."
+        "Added to the target model, the vector that was mapped from the source model keeps "
+        f"{share} of the effect that the target's own vector has ({_names(shown)}; test items, at "
+        f"layers and strength chosen on other items). In comparison, {' and '.join(controls)}."
     )
 
 

@@ -61,6 +61,14 @@ class MapRow(FitMetrics):
     folds: int
     seconds: float
 
+    def from_layer(self, source_layer: int) -> FitRow:
+        """The row of a map from one layer."""
+        return FitRow(**vars(self), source_layer=source_layer)
+
+    def from_layers(self, source_layers: tuple[int, ...]) -> JointFitRow:
+        """The row of a joint map."""
+        return JointFitRow(**vars(self), source_layers=source_layers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitRow(MapRow):
