@@ -393,7 +393,10 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
     if raw is None:
-        raise UserError(f"{path} is empty; `lrt-dist init DIR` writes a RUN.yaml to start from")
+        raise UserError(
+            f"{path} is empty; `lrt-dist init DIR --source … --target … --text …` writes one to "
+            "start from"
+        )
     if not isinstance(raw, dict):
         raise UserError(
             f"{path} holds a {_yaml_kind(raw)} where keys were expected, as in `name: my run`"

@@ -69,13 +69,18 @@ class Registry(Generic[T]):
         if not colon:
             raise UserError(f"no {self.kind} is called {name!r}; {self._hint(name)}")
         try:
-            choice: T = getattr(import_module(module), attribute)
+            imported = import_module(module)
         except Exception as error:
             raise UserError(
                 f"{self.kind} {name!r} cannot be imported: {type(error).__name__}: {error}; the "
                 "module must be installed, or lie in a folder on PYTHONPATH, for the driver and "
                 "for every worker"
             ) from error
+        if not hasattr(imported, attribute):
+            near = difflib.get_close_matches(attribute, dir(imported), n=1)
+            hint = f"; did you mean '{module}:{near[0]}'?" if near else ""
+            raise UserError(f"{self.kind} {name!r}: {module} has no {attribute!r}{hint}")
+        choice: T = getattr(imported, attribute)
         if not self._accepts(choice):
             raise UserError(
                 f"{self.kind} {name!r} is a {type(choice).__name__} where {self._expected} was "

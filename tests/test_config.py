@@ -150,7 +150,7 @@ def test_a_value_of_the_wrong_shape_is_an_error_that_names_its_place(
     ("content", "message"),
     [
         (b"- a\n- b\n", "holds a list where keys were expected"),
-        (b"", "is empty; `lrt-dist init DIR` writes a RUN.yaml"),
+        (b"", "is empty; `lrt-dist init DIR --source"),
         (b"just words", "holds a single value ('just words')"),
         (b"a: [1\n", "is not YAML"),
         (b"name: \xff\xfe\n", "is not YAML"),

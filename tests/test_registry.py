@@ -87,9 +87,7 @@ def test_an_empty_registry_asks_for_ones_own() -> None:
     ("name", "reason"),
     [
         ("no_such_module_anywhere:thing", "No module named 'no_such_module_anywhere'"),
-        ("math:no_such_thing", "no_such_thing"),
         (":thing", "Empty module name"),
-        ("math:", "math"),
         (".relative:thing", "relative"),
     ],
 )
@@ -102,6 +100,21 @@ def test_what_cannot_be_imported_says_why_and_where_it_must_be(
     assert message.startswith(f"colour {name!r} cannot be imported: ")
     assert reason in message
     assert "PYTHONPATH, for the driver and for every worker" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("math:sqr", "math has no 'sqr'; did you mean 'math:sqrt'?"),
+        ("math:", "math has no ''"),
+    ],
+)
+def test_what_a_module_does_not_have_is_told_the_nearest(
+    colours: Registry[int], name: str, reason: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        colours.find(name)
+    assert str(caught.value) == f"colour {name!r}: {reason}"
 
 
 def test_the_packages_own_choices() -> None:

@@ -46,9 +46,9 @@ def report(run: Run) -> Path:
         )
     facts = {
         "lrt_dist": __version__,
-        "rows": f"{index.rows:,} in {index.units} units",
-        "segments": f"{index.segments:,}",
-        "documents": f"{index.documents:,}",
+        "Rows": f"{index.rows:,} in {index.units} units",
+        "Segments": f"{index.segments:,}",
+        "Documents": f"{index.documents:,}",
         **_durations(folder.log),
     }
     if run.positions.needs_prompt and run.config.concepts:
@@ -73,4 +73,6 @@ def _durations(log: Path) -> dict[str, str]:
             continue  # the last line of a killed run may be torn
         if record["event"] == "phase_end":
             totals[record["phase"]] = totals.get(record["phase"], 0.0) + record["seconds"]
-    return {f"time: {phase}": format_seconds(seconds) for phase, seconds in totals.items()}
+    return {
+        f"Time, all runs: {phase}": format_seconds(seconds) for phase, seconds in totals.items()
+    }

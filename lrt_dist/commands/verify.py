@@ -37,8 +37,7 @@ def verify(folder: RunFolder, progress: Progress, *, repair: bool) -> list[Findi
         if not committed:
             continue
         store = ActivationStore.open(folder.store_url(side))
-        name = f"verify {folder.store_url(side)[-24:]}"
-        with progress.phase(name, len(committed), "units") as phase:
+        with progress.phase(f"verify ({side})", len(committed), "units") as phase:
             for unit, record in committed.items():
                 problems = tuple(_problems(index, store, record))
                 if problems:

@@ -64,6 +64,14 @@ class AffineMap:
             )
         object.__setattr__(self, "metrics", json.loads(json.dumps(dict(self.metrics))))
 
+    def __repr__(self) -> str:
+        """Without its numbers."""
+        d_source, d_target = self.weight.shape
+        return (
+            f"AffineMap({_end(self.source)} [{d_source}] → {_end(self.target)} [{d_target}], "
+            f"{self.method!r})"
+        )
+
     def map_points(self, points: A) -> A:
         """Hidden states `[..., d_source]` -> `[..., d_target]`, in the weight's dtype.
 

@@ -57,6 +57,13 @@ class SteeringVector:
             raise ValueError(f"a steering vector is [d], got {list(values.shape)}")
         object.__setattr__(self, "values", values)
 
+    def __repr__(self) -> str:
+        """Without its numbers."""
+        return (
+            f"SteeringVector({self.concept!r}, {self.model!r}, layer {self.layer}, "
+            f"[{len(self.values)}], {self.method!r}, {self.pairs} pairs, norm {self.norm})"
+        )
+
     def displacement(self, strength: float) -> torch.Tensor:
         """What is added to hidden states: `α · s · v/‖v‖`, float32 `[d]`, s being `norm`.
 

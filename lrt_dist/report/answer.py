@@ -119,7 +119,8 @@ def _transferred_sentence(summaries: Sequence[ConceptSummary]) -> str:
     return (
         "Added to the target model, the vector that was mapped from the source model keeps "
         f"{share} of the effect that the target's own vector has ({_names(shown)}; test items, at "
-        f"layers and strength chosen on other items). In comparison, {' and '.join(controls)}."
+        "layers and strength chosen on other items). In comparison, in either direction, "
+        f"{' and '.join(controls)}."
     )
 
 

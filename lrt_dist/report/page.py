@@ -149,7 +149,8 @@ def _heat_maps(results: Results, kept: Mapping[str, Grid]) -> list[HeatMap]:
             heat_map(
                 mean_grid(kept.values()),
                 title="Retention, in per cent",
-                note="Transfer itself: mean over concepts, on development items. Rings: chosen.",
+                note="Mean over concepts, on development items. Rings: chosen, by the weaker of "
+                "the native and the transferred effect.",
                 in_percent=True,
                 chosen=rings,
             )
