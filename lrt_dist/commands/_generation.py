@@ -11,7 +11,7 @@ from lrt_dist.errors import LrtError
 from lrt_dist.models.injection import Positions
 from lrt_dist.runtime.contract import Chains, Failed, receipts_of
 from lrt_dist.tasks.next_token import NextTokenTask
-from lrt_dist.tasks.steering import SteeredSequence
+from lrt_dist.tasks.token_trees import SteeredSequence, tree_of
 
 
 @dataclass(frozen=True)
@@ -52,32 +52,29 @@ def continuations(
     Raises:
         LrtError: a task failed.
     """
-    tasks = {
-        p.key: NextTokenTask(
-            p.key,
-            p.layer,
-            p.displacements,
-            p.conditions,
-            positions,
-            tuple(SteeredSequence(ids, len(ids)) for ids in p.ids),
-            token_budget,
-        )
-        for p in prompts
-    }
+    written = {p.key: [SteeredSequence(ids, len(ids)) for ids in p.ids] for p in prompts}
     for _ in range(tokens):
-        for outcome in chains.run(list(tasks.values())):
+        tasks = [
+            NextTokenTask(
+                p.key,
+                p.layer,
+                p.displacements,
+                p.conditions,
+                tuple(tree_of(sequence, positions) for sequence in written[p.key]),
+                token_budget,
+            )
+            for p in prompts
+        ]
+        for outcome in chains.run(tasks):
             if isinstance(outcome, Failed):
                 raise LrtError(f"generation for {outcome.task.key} failed: {outcome.reason}")
-            task, (tokens_N,) = outcome.task, receipts_of(outcome)
-            tasks[task.key] = replace(
-                task,
-                sequences=tuple(
-                    replace(sequence, ids=(*sequence.ids, token))
-                    for sequence, token in zip(task.sequences, tokens_N.tolist(), strict=True)
-                ),
-            )
+            key, (tokens_N,) = outcome.task.key, receipts_of(outcome)
+            written[key] = [
+                replace(sequence, ids=(*sequence.ids, token))
+                for sequence, token in zip(written[key], tokens_N.tolist(), strict=True)
+            ]
         on_token()
     return {
-        key: [sequence.ids[sequence.prompt :] for sequence in task.sequences]
-        for key, task in tasks.items()
+        key: [sequence.ids[sequence.prompt :] for sequence in sequences]
+        for key, sequences in written.items()
     }

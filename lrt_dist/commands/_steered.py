@@ -20,6 +20,7 @@ from lrt_dist.store.tables import SampleRow, ScoreRow
 from lrt_dist.tasks.score import ScoreTask
 from lrt_dist.tasks.scores import GeneratedScore, Readout
 from lrt_dist.tasks.sequences import CrossEntropies, neutral_sequences
+from lrt_dist.tasks.token_trees import trees_of
 from lrt_dist.workspace.run import Run
 
 NEUTRAL_TOKENS = 64
@@ -152,8 +153,7 @@ class SteeredTarget:
             key=part.key,
             layer=part.target,
             displacements=self._displacements.of(part.concept, part.target, part.conditions),
-            positions=self._run.positions,
-            sequences=readout.sequences,
+            trees=trees_of(readout.sequences, self._run.positions, shared=False),
             slots=readout.slots,
             token_budget=self._settings.batch_tokens,
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,23 @@ from lrt_dist.models.machine import machine_kind
 from lrt_dist.models.sources import load_config, model_class, open_source, quiet
 
 
+@dataclass(frozen=True)
+class Branches:
+    """Which tokens of a batch see which, where sequences branch.
+
+    Attributes:
+        depth_BT: int64 `[B, T]`, for each token the number of tokens before it on its branch.
+        sees_BTT: bool `[B, T, T]`, whether token i (second axis) attends to token j (third).
+    """
+
+    depth_BT: torch.Tensor
+    sees_BTT: torch.Tensor
+
+    def repeat(self, copies: int) -> Branches:
+        """Of the batch so many times over."""
+        return Branches(self.depth_BT.repeat(copies, 1), self.sees_BTT.repeat(copies, 1, 1))
+
+
 class BlockStack:
     """Blocks `[owned.start, owned.stop)` of a causal LM, ready to run.
 
@@ -36,10 +54,11 @@ class BlockStack:
         dtype: in what it computes.
         machine: kind of CPU or GPU, and threads: bits are promised for equal ones alone.
         vocabulary: number of tokens V.
+        window: tokens that every kind of attention of this model sees back; None without limit.
     """
 
     def __init__(self, model: transformers.PreTrainedModel, owned: range) -> None:
-        self._model = model.eval()
+        self._model = model.eval().requires_grad_(False)
         self._blocks = find_blocks(model)
         self.owned = owned
         self.layers = len(self._blocks)
@@ -47,6 +66,7 @@ class BlockStack:
         self.device, self.dtype = parameter.device, parameter.dtype
         self.machine = machine_kind(self.device)
         self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.window: int | None = getattr(model.config.get_text_config(), "sliding_window", None)
         self._embedding_width = int(model.get_input_embeddings().embedding_dim)
 
     @classmethod
@@ -91,7 +111,6 @@ class BlockStack:
             )
         return cls(model, owned)
 
-    @torch.inference_mode()
     def run(
         self,
         token_ids_BT: torch.Tensor,
@@ -99,6 +118,7 @@ class BlockStack:
         *,
         start: int | None = None,
         stop: int | None = None,
+        branches: Branches | None = None,
         capture: Sequence[int] = (),
         select: Callable[[torch.Tensor], torch.Tensor] = lambda hidden: hidden,
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
@@ -107,12 +127,84 @@ class BlockStack:
         Args:
             token_ids_BT: int64 `[B, T]`, right-padded; read only where `start` is 0.
             hidden_BTD: `[B, T, D]`, the output of block `start - 1`; None where `start` is 0.
+            branches: who sees whom where sequences branch; None where each token sees all that
+                stand before it.
             capture: layers whose output is wanted.
             select: what to keep of a captured `[B, T, D]`, e.g. the site rows.
 
         Returns:
             The output `[B, T, D]` of block `stop - 1`, and `{layer: select(output)}`.
         """
+        with torch.inference_mode():
+            return self._run(token_ids_BT, hidden_BTD, start, stop, branches, capture, select)
+
+    def run_differentiably(
+        self,
+        token_ids_BT: torch.Tensor,
+        hidden_BTD: torch.Tensor | None,
+        *,
+        branches: Branches | None = None,
+        layers: Sequence[int],
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """Run all owned blocks so that autograd can go back through them.
+
+        Args:
+            hidden_BTD: as for `run`; with `requires_grad` to go back to it.
+            layers: owned layers whose outputs are wanted. Where nothing before the lowest of them
+                has a gradient, its output is a leaf, and no graph is kept of the blocks before it.
+
+        Returns:
+            The output `[B, T, D]` of the last owned block, and `{layer: output}`, all in the graph.
+        """
+        needs_leaf = bool(layers) and not (hidden_BTD is not None and hidden_BTD.requires_grad)
+        with torch.enable_grad(), ExitStack() as stack:
+            if needs_leaf:
+                stack.enter_context(
+                    hooks.change_output(
+                        self._blocks[min(layers)],
+                        lambda out: hooks.block_output(out).detach().requires_grad_(),
+                    )
+                )
+            return self._run(
+                token_ids_BT, hidden_BTD, None, None, branches, layers, lambda hidden: hidden
+            )
+
+    def logits(
+        self, hidden_BTD: torch.Tensor, batch: torch.Tensor, position: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits `[n, V]` at the n positions (batch[i], position[i]).
+
+        `hidden_BTD` is the output of the last block; the final norm, the head and whatever the
+        model does after it (soft-capping, scaling) are applied to these positions only. Part of
+        the autograd graph where `hidden_BTD` is.
+        """
+        head = self._model.get_output_embeddings()
+        if self.owned.stop != self.layers or isinstance(head, _Absent):
+            raise ValueError("this stack was loaded without a head")
+        # As n sequences of one token: they must not count as n positions of one.
+        rows_n1D = hidden_BTD.to(self.device, self.dtype)[
+            batch.to(self.device), position.to(self.device)
+        ].unsqueeze(1)
+        with (
+            torch.inference_mode(not rows_n1D.requires_grad),
+            self._only(range(0)),
+            hooks.change_output(self._blocks[self.layers - 1], lambda _: rows_n1D),
+        ):
+            ids = torch.empty(rows_n1D.shape[:2], dtype=torch.int64)
+            output = self._forward(ids, embed=False)
+        logits: torch.Tensor = output.logits[:, 0]
+        return logits
+
+    def _run(
+        self,
+        token_ids_BT: torch.Tensor,
+        hidden_BTD: torch.Tensor | None,
+        start: int | None,
+        stop: int | None,
+        branches: Branches | None,
+        capture: Sequence[int],
+        select: Callable[[torch.Tensor], torch.Tensor],
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
         start = self.owned.start if start is None else start
         stop = self.owned.stop if stop is None else stop
         wanted = range(start, stop)
@@ -132,40 +224,30 @@ class BlockStack:
             )
             stack.enter_context(hooks.stop_after(self._blocks[stop - 1]))
             try:
-                self._forward(token_ids_BT, embed=start == 0)
+                self._forward(token_ids_BT, embed=start == 0, branches=branches)
             except hooks.StopForward as done:
                 return done.hidden_BTD, captured
         raise AssertionError(f"the forward pass went past block {stop - 1}")
 
-    @torch.inference_mode()
-    def logits(
-        self, hidden_BTD: torch.Tensor, batch: torch.Tensor, position: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits `[n, V]` at the n positions (batch[i], position[i]).
-
-        `hidden_BTD` is the output of the last block; the final norm, the head and whatever the
-        model does after it (soft-capping, scaling) are applied to these positions only.
-        """
-        head = self._model.get_output_embeddings()
-        if self.owned.stop != self.layers or isinstance(head, _Absent):
-            raise ValueError("this stack was loaded without a head")
-        last = hidden_BTD.to(self.device, self.dtype)
-        with (
-            self._only(range(0)),
-            hooks.change_output(self._blocks[self.layers - 1], lambda _: last),
-            hooks.only_positions(head, batch.to(self.device), position.to(self.device)),
-        ):
-            output = self._forward(torch.empty(last.shape[:2], dtype=torch.int64), embed=False)
-        logits: torch.Tensor = output.logits[0]
-        return logits
-
-    def _forward(self, token_ids_BT: torch.Tensor, *, embed: bool) -> Any:
+    def _forward(
+        self, token_ids_BT: torch.Tensor, *, embed: bool, branches: Branches | None = None
+    ) -> Any:
+        sight: dict[str, Any] = {}
+        if branches is not None:
+            blocked = torch.finfo(self.dtype).min
+            sees = branches.sees_BTT.to(self.device).unsqueeze(1)
+            sight = {
+                "attention_mask": torch.zeros(
+                    sees.shape, device=self.device, dtype=self.dtype
+                ).masked_fill_(~sees, blocked),
+                "position_ids": branches.depth_BT.to(self.device),
+            }
         if embed:
-            return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False)
+            return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False, **sight)
         blank = torch.zeros(
             *token_ids_BT.shape, self._embedding_width, device=self.device, dtype=self.dtype
         )
-        return self._model(inputs_embeds=blank, use_cache=False)
+        return self._model(inputs_embeds=blank, use_cache=False, **sight)
 
     @contextmanager
     def _only(self, wanted: range) -> Iterator[None]:

@@ -68,20 +68,6 @@ def stop_after(block: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def only_positions(head: nn.Module, batch: torch.Tensor, position: torch.Tensor) -> Iterator[None]:
-    """Let the LM head see only the states at (batch[i], position[i]), as `[1, n, d]`."""
-
-    def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (args[0][batch, position].unsqueeze(0), *args[1:])
-
-    handle = head.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def _hooked(block: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
     handle = block.register_forward_hook(hook)
     try:

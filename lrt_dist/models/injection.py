@@ -52,28 +52,23 @@ POSITIONS.add("all")(Positions(all_positions))
 POSITIONS.add("last")(Positions(last_of_prompt, needs_prompt=True))
 
 
-def position_mask(
-    positions: Positions, lengths: Sequence[tuple[int, int]], width: int
-) -> torch.Tensor:
-    """Which positions of a padded batch are steered, bool `[B, T]`.
+def chosen_positions(positions: Positions, tokens: int, prompt: int) -> Sequence[int]:
+    """Which tokens of a sequence are steered, as indices.
 
     Args:
-        lengths: tokens, and tokens of the prompt, of each sequence.
-        width: T.
+        tokens: of the sequence.
+        prompt: how many of them, from the first on, are the prompt.
 
     Raises:
-        UserError: a position outside its sequence.
+        UserError: a position outside the sequence.
     """
-    mask_BT = torch.zeros(len(lengths), width, dtype=torch.bool)
-    for row, (tokens, prompt) in enumerate(lengths):
-        chosen = list(positions.choose(tokens, prompt))
-        if any(not 0 <= position < tokens for position in chosen):
-            raise UserError(
-                f"evaluate.positions: {positions.choose.__name__} chose {chosen} in a sequence of "
-                f"{tokens} tokens, {prompt} of them the prompt"
-            )
-        mask_BT[row, chosen] = True
-    return mask_BT
+    chosen = list(positions.choose(tokens, prompt))
+    if any(not 0 <= position < tokens for position in chosen):
+        raise UserError(
+            f"evaluate.positions: {positions.choose.__name__} chose {chosen} in a sequence of "
+            f"{tokens} tokens, {prompt} of them the prompt"
+        )
+    return chosen
 
 
 def inject(

@@ -14,7 +14,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lrt_dist.errors import LrtError
-from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task
+from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
 
 
 @ray.remote(concurrency_groups={"receipts": 1})
@@ -92,9 +92,11 @@ class Chain:
         steps: list[list[ray.ObjectRef]] = [[] for _ in self._actors]
         for batch in range(task.batches):
             carry = None
-            for index, actor in enumerate(self._actors):
-                carry, done = actor.step.options(num_returns=2).remote(
-                    task.key, batch, carry, opened[index]
+            for index in route(task, len(self._actors)):
+                carry, done = (
+                    self._actors[index]
+                    .step.options(num_returns=2)
+                    .remote(task.key, batch, carry, opened[index])
                 )
                 steps[index].append(done)
         closed = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from lrt_dist.errors import DeviceMemoryError, LrtError, UnitError
 
@@ -33,6 +33,22 @@ class Task(Protocol):
     def smaller(self) -> Self | None: ...
 
 
+@runtime_checkable
+class RoundTrip(Protocol):
+    """A task whose carry goes back as well: from the last stage to the first again, which is how
+    gradients go. A stage but the last sees each batch twice."""
+
+    @property
+    def turns_back(self) -> bool: ...
+
+
+def route(task: Task, stages: int) -> list[int]:
+    """The stages that a batch of a task visits, by number, in order."""
+    there = list(range(stages))
+    turns = isinstance(task, RoundTrip) and task.turns_back
+    return [*there, *reversed(there[:-1])] if turns else there
+
+
 T = TypeVar("T", bound=Task)
 T_co = TypeVar("T_co", bound=Task, covariant=True)
 
@@ -40,9 +56,10 @@ T_co = TypeVar("T_co", bound=Task, covariant=True)
 class Stage(Protocol):
     """One stage of a chain; lives in one process.
 
-    For each task: `open`, then `step` for every batch in order, then `close`; `receipt` may be
-    called from another thread, and waits for whatever `close` left to be done. A task may be
-    opened again after it failed; what was left of it is then forgotten.
+    For each task: `open`, then `step` for every batch in order (twice for a `RoundTrip`, except in
+    the last stage), then `close`; `receipt` may be called from another thread, and waits for
+    whatever `close` left to be done. A task may be opened again after it failed; what was left of
+    it is then forgotten.
     """
 
     def open(self, task: Any) -> None: ...

@@ -19,6 +19,7 @@ from lrt_dist.runtime.contract import (
     Stage,
     Task,
     merge_tree,
+    route,
 )
 
 A = TypeVar("A")
@@ -101,8 +102,8 @@ class SerialChains:
             stage.open(task)
         for batch in range(task.batches):
             carry = None
-            for stage in self._stages:
-                carry = stage.step(task.key, batch, carry)
+            for index in route(task, len(self._stages)):
+                carry = self._stages[index].step(task.key, batch, carry)
         for stage in self._stages:
             stage.close(task.key)
         return [stage.receipt(task.key) for stage in self._stages]

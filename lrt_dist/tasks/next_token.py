@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-from lrt_dist.models.injection import Positions, inject, position_mask
 from lrt_dist.plan.units import cut_batches
-from lrt_dist.tasks.model_stage import pad
-from lrt_dist.tasks.steering import SteeredSequence, run_steered
+from lrt_dist.tasks.steering import run_steered
+from lrt_dist.tasks.token_trees import TokenTree, TreeBatch
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,7 @@ class NextTokenTask:
         layer: whose output is displaced.
         displacements: float32 `[N, D]`; a zero row is no steering.
         conditions: for each sequence the row of its displacement.
-        positions: which positions are steered.
-        sequences: what is run.
+        sequences: what is run; trees that do not branch.
         token_budget: tokens of a batch.
     """
 
@@ -32,8 +30,7 @@ class NextTokenTask:
     layer: int
     displacements: torch.Tensor
     conditions: tuple[int, ...]
-    positions: Positions
-    sequences: tuple[SteeredSequence, ...]
+    sequences: tuple[TokenTree, ...]
     token_budget: int
 
     @property
@@ -76,17 +73,14 @@ class NextTokenWork:
     def step(self, batch: int, carry: Any) -> Any:
         chosen = self._batches[batch]
         sequences = [self._task.sequences[i] for i in chosen]
-        ids_BT = pad([sequence.ids for sequence in sequences])
-        lengths = [(len(sequence.ids), sequence.prompt) for sequence in sequences]
-        mask_BT = position_mask(self._task.positions, lengths, ids_BT.shape[1])
-        displacement_B1D = self._task.displacements[
-            [self._task.conditions[i] for i in chosen]
-        ].unsqueeze(1)
-
-        def displaced(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            return inject(hidden_BTD, displacement_B1D, mask_BT.to(hidden_BTD.device))
-
-        hidden = run_steered(self._stack, ids_BT, carry, layer=self._task.layer, change=displaced)
+        displacement_BD = self._task.displacements[[self._task.conditions[i] for i in chosen]]
+        hidden = run_steered(
+            self._stack,
+            TreeBatch.of(sequences),
+            carry,
+            layer=self._task.layer,
+            displacement=displacement_BD.unsqueeze(1),
+        )
         if not self._last:
             return hidden.cpu()
         ends = torch.tensor([len(sequence.ids) - 1 for sequence in sequences])

@@ -1,39 +1,35 @@
-"""Teacher-forced scores of token sequences under many conditions of steering at once.
+"""Teacher-forced scores of token trees under many conditions of steering at once.
 
 The prefix up to the steered layer is the same for all conditions, so it is computed once; from
 that layer on the conditions go through as one batch.
 
-Shape suffixes: N conditions, B sequences of a batch, T tokens, D width of the residual stream.
+Shape suffixes: N conditions, B trees of a batch, T tokens, D width of the residual stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-from lrt_dist.models.injection import Positions, inject, position_mask
 from lrt_dist.plan.units import cut_batches
-from lrt_dist.tasks.model_stage import pad
-from lrt_dist.tasks.steering import Read, SteeredSequence, run_steered
-
-LOGIT_FLOATS = 1 << 26
-"""Logits held at once, in numbers (256 MiB of float32)."""
+from lrt_dist.tasks.reading import Reads
+from lrt_dist.tasks.steering import run_steered
+from lrt_dist.tasks.token_trees import TokenTree, TreeBatch
 
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Every sequence under each of N conditions of steering at one layer.
+    """Every tree under each of N conditions of steering at one layer.
 
     Attributes:
         key: names the task.
         layer: whose output is displaced.
         displacements: float32 `[N, D]`; a zero row is no steering.
-        positions: which positions are steered.
-        sequences: what is run, and read.
+        trees: what is run, and read.
         slots: number of sums.
         token_budget: tokens of a batch over all its conditions.
     """
@@ -41,8 +37,7 @@ class ScoreTask:
     key: str
     layer: int
     displacements: torch.Tensor
-    positions: Positions
-    sequences: tuple[SteeredSequence, ...]
+    trees: tuple[TokenTree, ...]
     slots: int
     token_budget: int
 
@@ -56,14 +51,28 @@ class ScoreTask:
         """Number of steps."""
         return len(self.cut())
 
-    def cut(self) -> list[list[int]]:
-        """The batches, as indices of sequences."""
-        budget = max(1, self.token_budget // len(self.displacements))
-        return cut_batches([len(s.ids) for s in self.sequences], budget)
+    def cut(self) -> list[tuple[slice, list[int]]]:
+        """The batches: which conditions, and which trees (as indices).
+
+        Conditions are divided among batches only where a single tree under all of them would
+        exceed the budget. Trees that branch need an attention mask, so they go apart.
+        """
+        lengths = [len(tree.ids) for tree in self.trees]
+        total = len(self.displacements)
+        parts = -(-total // max(1, self.token_budget // max(lengths)))
+        edges = [total * i // parts for i in range(parts + 1)]
+        batches = []
+        for branching in (False, True):
+            alike = [i for i, tree in enumerate(self.trees) if tree.branches is branching]
+            for first, end in itertools.pairwise(edges):
+                budget = self.token_budget // (end - first)
+                for chosen in cut_batches([lengths[i] for i in alike], budget):
+                    batches.append((slice(first, end), [alike[i] for i in chosen]))
+        return batches
 
     def smaller(self) -> ScoreTask | None:
-        """Half the budget, down to one sequence a batch."""
-        if self.token_budget < len(self.displacements):
+        """Half the budget, down to one tree under one condition a batch."""
+        if self.token_budget < min(len(tree.ids) for tree in self.trees):
             return None
         return replace(self, token_budget=self.token_budget // 2)
 
@@ -86,22 +95,21 @@ class ScoreWork:
         self._sums = torch.zeros(len(task.displacements), task.slots, dtype=torch.float64)
 
     def step(self, batch: int, carry: Any) -> Any:
-        sequences = [self._task.sequences[i] for i in self._batches[batch]]
-        ids_BT = pad([sequence.ids for sequence in sequences])
-        lengths = [(len(sequence.ids), sequence.prompt) for sequence in sequences]
-        mask_BT = position_mask(self._task.positions, lengths, ids_BT.shape[1])
-
-        def displaced(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            displacement_N11D = self._task.displacements[:, None, None, :]
-            steered = inject(
-                hidden_BTD.unsqueeze(0), displacement_N11D, mask_BT.to(hidden_BTD.device)
-            )
-            return steered.flatten(0, 1)
-
-        hidden = run_steered(self._stack, ids_BT, carry, layer=self._task.layer, change=displaced)
+        conditions, chosen = self._batches[batch]
+        trees = [self._task.trees[i] for i in chosen]
+        displacement_ND = self._task.displacements[conditions]
+        hidden = run_steered(
+            self._stack,
+            TreeBatch.of(trees),
+            carry,
+            layer=self._task.layer,
+            displacement=displacement_ND[:, None, None],
+        )
         if not self._last:
             return hidden.cpu()
-        self._read(hidden, sequences)
+        reads = Reads.of(trees)
+        log_p = reads.log_p(self._stack, hidden, len(displacement_ND)).to(torch.float64)
+        self._sums[conditions] += reads.sums(log_p, self._task.slots)
         return None
 
     def close(self) -> None:
@@ -109,29 +117,3 @@ class ScoreWork:
 
     def receipt(self) -> torch.Tensor | None:
         return self._sums if self._last else None
-
-    def _read(self, hidden: torch.Tensor, sequences: Sequence[SteeredSequence]) -> None:
-        """Add the log-probabilities of one batch into their slots."""
-        conditions, count = len(self._task.displacements), len(sequences)
-        by_position: dict[tuple[int, int], list[Read]] = {}
-        for row, sequence in enumerate(sequences):
-            for read in sequence.reads:
-                by_position.setdefault((row, read.position), []).append(read)
-        flat = [
-            (condition, condition * count + row, position, reads)
-            for condition in range(conditions)
-            for (row, position), reads in by_position.items()
-        ]
-        size = max(1, LOGIT_FLOATS // self._stack.vocabulary)
-        for chunk in (flat[i : i + size] for i in range(0, len(flat), size)):
-            logits = self._stack.logits(
-                hidden,
-                torch.tensor([row for _, row, _, _ in chunk]),
-                torch.tensor([position for _, _, position, _ in chunk]),
-            )
-            log_p = logits.to(torch.float32).log_softmax(-1)
-            for line, (condition, _, _, reads) in enumerate(chunk):
-                tokens = torch.tensor([read.token for read in reads], device=log_p.device)
-                values = log_p[line, tokens].to("cpu", torch.float64)
-                for read, value in zip(reads, values, strict=True):
-                    self._sums[condition, read.slot] += value

@@ -16,7 +16,7 @@ from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.registry import Registry
 from lrt_dist.tasks.sequences import propensity_sequences
-from lrt_dist.tasks.steering import SteeredSequence
+from lrt_dist.tasks.token_trees import SteeredSequence
 
 
 class Readout(Protocol):

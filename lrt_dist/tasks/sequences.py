@@ -10,7 +10,7 @@ import torch
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import Encoding, SiteTokenizer
-from lrt_dist.tasks.steering import Read, SteeredSequence
+from lrt_dist.tasks.token_trees import Read, SteeredSequence
 
 
 @dataclass(frozen=True)

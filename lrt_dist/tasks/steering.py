@@ -1,73 +1,54 @@
 """A steered forward pass in one stage of a chain.
 
-Shape suffixes: N conditions, B sequences of a batch, T tokens, D width of the residual stream.
+Shape suffixes: N conditions, B token trees of a batch, T tokens, D width of the residual stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-
-
-@dataclass(frozen=True)
-class Read:
-    """log p(token | ids[: position + 1]), which is added to a slot."""
-
-    position: int
-    token: int
-    slot: int
-
-
-@dataclass(frozen=True)
-class SteeredSequence:
-    """One sequence that is run while it is steered.
-
-    Attributes:
-        ids: token ids.
-        prompt: tokens of the prompt; 0 where the text has none.
-        reads: what is read from it.
-    """
-
-    ids: tuple[int, ...]
-    prompt: int
-    reads: tuple[Read, ...] = ()
+from lrt_dist.models.injection import inject
+from lrt_dist.tasks.token_trees import TreeBatch
 
 
 def run_steered(
     stack: BlockStack,
-    ids_BT: torch.Tensor,
+    batch: TreeBatch,
     carry: torch.Tensor | None,
     *,
     layer: int,
-    change: Callable[[torch.Tensor], torch.Tensor],
+    displacement: torch.Tensor,
 ) -> torch.Tensor:
-    """Run a stage's blocks, and change the hidden state at a layer's output if it is among them.
+    """Run a stage's blocks, and displace the hidden state at a layer's output if it is among them.
 
     Args:
-        ids_BT: int64 `[B, T]`, right-padded.
+        batch: what is run, and which of its tokens are steered.
         carry: what the stage before returned; None in the first one.
-        layer: at whose output `change` is applied.
-        change: `[B, T, D] -> [N·B, T, D]`: one copy of the batch for each condition.
+        layer: whose output is displaced.
+        displacement: `[N, 1, 1, D]` for N copies of the batch, one for each condition, or
+            `[B, 1, D]` for one copy in which every tree has a displacement of its own.
 
     Returns:
-        The output of the stage's last block, `[B, T, D]` up to the layer, `[N·B, T, D]` after it.
+        The output of the stage's last block, `[B, T, D]` up to the layer; after it `[N·B, T, D]`
+        with condition n of tree b in line `n · B + b`.
     """
     hidden = carry
     behind = layer + 1
     if stack.owned.start < behind:
         stop = min(behind, stack.owned.stop)
-        hidden, _ = stack.run(ids_BT, hidden, stop=stop)
+        hidden, _ = stack.run(batch.ids_BT, hidden, stop=stop, branches=batch.branches)
         if stop == behind:
-            hidden = change(hidden)
+            steered = inject(hidden, displacement, batch.steered_BT.to(hidden.device))
+            hidden = steered.flatten(0, -3)
     if stack.owned.stop > behind:
         assert hidden is not None, "the stage before sent nothing"
-        copies = len(hidden) // len(ids_BT)
+        copies = len(hidden) // len(batch.ids_BT)
         hidden, _ = stack.run(
-            ids_BT.repeat(copies, 1), hidden, start=max(behind, stack.owned.start)
+            batch.ids_BT.repeat(copies, 1),
+            hidden,
+            start=max(behind, stack.owned.start),
+            branches=batch.branches.repeat(copies) if batch.branches else None,
         )
     assert hidden is not None, "a stage without blocks"
     return hidden

@@ -198,8 +198,6 @@ def test_hooks_unwind_when_the_forward_fails() -> None:
         hooks.capture({0: block}, lambda h: h),
         hooks.change_output(block, lambda _: torch.zeros(1, 2)),
         hooks.stop_after(block),
-        hooks.only_positions(block, torch.tensor([0]), torch.tensor([0])),
     ):
         raise RuntimeError("in the middle")
     assert not block._forward_hooks
-    assert not block._forward_pre_hooks

@@ -15,7 +15,7 @@ import lrt_dist
 from lrt_dist.errors import UserError
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.models.blocks import find_blocks
-from lrt_dist.models.injection import POSITIONS, Positions, inject, position_mask
+from lrt_dist.models.injection import POSITIONS, Positions, chosen_positions, inject
 
 WIDTH = 16
 FAMILIES: dict[str, Callable[[], Any]] = {
@@ -201,18 +201,14 @@ def every_other(tokens: int, prompt: int) -> range:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("all", [[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]]),
-        ("last", [[0, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]),
-        ("own", [[0, 0, 0, 1, 0, 0], [0, 1, 0, 0, 0, 0]]),
+        ("all", [[0, 1, 2, 3, 4], [0, 1]]),
+        ("last", [[2], [0]]),
+        ("own", [[3], [1]]),
     ],
 )
-def test_a_mask_has_the_chosen_positions_and_never_the_padding(
-    name: str, expected: list[list[int]]
-) -> None:
-    chosen = Positions(every_other) if name == "own" else POSITIONS.find(name)
-    mask = position_mask(chosen, [(5, 3), (2, 1)], 6)
-    assert mask.dtype == torch.bool
-    assert mask.int().tolist() == expected
+def test_positions_are_chosen_in_each_sequence(name: str, expected: list[list[int]]) -> None:
+    positions = Positions(every_other) if name == "own" else POSITIONS.find(name)
+    assert [list(chosen_positions(positions, *lengths)) for lengths in ((5, 3), (2, 1))] == expected
 
 
 def test_a_displacement_is_added_where_the_mask_is() -> None:

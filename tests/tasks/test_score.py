@@ -17,7 +17,7 @@ from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.tasks.model_stage import BuildModelStage, ModelStage
 from lrt_dist.tasks.next_token import NextTokenTask
 from lrt_dist.tasks.score import ScoreTask
-from lrt_dist.tasks.steering import Read, SteeredSequence
+from lrt_dist.tasks.token_trees import Read, SteeredSequence, trees_of
 
 SEQUENCES = (
     SteeredSequence((5, 9, 20, 7, 31), 3, (Read(2, 7, 0), Read(3, 31, 0))),
@@ -75,7 +75,8 @@ def score(folder: Path, task: ScoreTask | NextTokenTask, cuts: tuple[int, ...]) 
 
 
 def task(layer: int, positions: str = "all", budget: int = 40) -> ScoreTask:
-    return ScoreTask("t", layer, displacements(32), POSITIONS.find(positions), SEQUENCES, 4, budget)
+    trees = trees_of(SEQUENCES, POSITIONS.find(positions), shared=False)
+    return ScoreTask("t", layer, displacements(32), trees, 4, budget)
 
 
 def next_tokens(positions: str, budget: int = 40) -> NextTokenTask:
@@ -85,8 +86,7 @@ def next_tokens(positions: str, budget: int = 40) -> NextTokenTask:
         1,
         displacements(32) * 5,
         tuple(n for n in range(1, 4) for _ in SEQUENCES),
-        POSITIONS.find(positions),
-        SEQUENCES * 3,
+        trees_of(SEQUENCES, POSITIONS.find(positions), shared=False) * 3,
         budget,
     )
 

@@ -23,7 +23,7 @@ from lrt_dist.tasks.sequences import (
     neutral_sequences,
     propensity_sequences,
 )
-from lrt_dist.tasks.steering import Read
+from lrt_dist.tasks.token_trees import Read
 
 MAKERS = {
     "byte-level": byte_level_tokenizer,
