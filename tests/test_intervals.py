@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lrt_dist import intervals
 from lrt_dist.intervals import bca, cluster_interval, mean_interval, ratio_interval
 from lrt_dist.resampling import cluster_counts
 
