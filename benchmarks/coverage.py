@@ -1,6 +1,6 @@
 """How often intervals hold the truth: five kinds, on simulated items of which it is known.
 
-Every cell is 4,000 data sets of 12 to 200 items, each with 1,000 resamples, at a nominal 95 %.
+Every cell is 2,000 data sets of 12 to 200 items, each with 1,000 resamples, at a nominal 95 %.
 `lrt_dist.intervals` has what covers best; the others are here to be compared with it. The figure
 is the lowest coverage of ours at 50 items. docs/coverage.md shows all cells.
 """
@@ -22,7 +22,7 @@ from lrt_dist.resampling import cluster_counts
 OURS = "ours"
 KINDS = ("percentile", "BCa", "bootstrap-t", "Student or Fieller", OURS)
 ITEMS = (12, 25, 50, 200)
-SETS, DRAWS, BLOCK = 4000, 1000, 500
+SETS, DRAWS, BLOCK = 2000, 1000, 500
 LEVEL = 0.95
 RATIO = 0.7
 

@@ -47,7 +47,8 @@ def mean_interval(
 
     Returns:
         `(low, high)`, in units of the values. Infinite on a side on which so few clusters say
-        nothing (always with two), `(nan, nan)` for one cluster or values that are not finite.
+        nothing (two that differ never do), `(nan, nan)` for one cluster or values that are not
+        finite.
 
     Raises:
         ValueError: another shape, no items, labels that do not count one for each item, a negative
