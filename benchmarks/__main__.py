@@ -17,6 +17,7 @@ MODULES = {
     "store": ["gemm_store"],
     "growth": ["rows_linear", "pairs_linear"],
     "memory": ["memory_constant"],
+    "coverage": ["coverage"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

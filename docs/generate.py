@@ -253,6 +253,30 @@ def arrow_kind(kind: pa.DataType) -> str:
     return "float64" if pa.types.is_float64(kind) else str(kind)
 
 
+# Coverage
+
+
+def coverage() -> str:
+    """What the benchmark found: coverage of every kind of interval, and the width of ours."""
+    result = json.loads((DOCS.parent / "benchmarks/results/coverage.json").read_text("utf-8"))
+    runs = result["runs"]
+    kinds = tuple(runs[0]["coverage"])
+    head = ("data", "items", *kinds, "width", "no end")
+    rows = []
+    for run in runs:
+        width = run["width"].get("ours")
+        rows.append(
+            (
+                run["data"],
+                str(run["items"]),
+                *(f"{100 * run['coverage'][kind]:.1f}" for kind in kinds),
+                f"{width:.2f}" if width else "none",
+                f"{100 * run['unbounded']:.1f} %",
+            )
+        )
+    return _table(head, rows)
+
+
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     for cell in (cell for row in rows for cell in row):
@@ -265,6 +289,7 @@ PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (DOCS / "configuration.md", "keys", configuration),
     (DOCS / "store-format.md", "ledger record", unit_record),
     (DOCS / "store-format.md", "tables", tables),
+    (DOCS / "coverage.md", "coverage", coverage),
 )
 
 

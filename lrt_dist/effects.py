@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Index matrices of a bootstrap are made in blocks of at most this many entries (32 MiB).
-_BLOCK_ENTRIES = 1 << 22
+from lrt_dist.intervals import mean_interval as mean_interval
+from lrt_dist.intervals import ratio_interval
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Transferred ÷ native mean change, with a percentile bootstrap interval over items.
+    """Transferred ÷ native mean change, with an interval over items.
 
     All three numbers are NaN where the ratio has no meaning; `reason` then says why.
     """
@@ -115,27 +115,6 @@ def steerability(strengths: Tensor, changes: Tensor) -> float:
     return float(s @ (mean_change - mean_change.mean()) / (s @ s))
 
 
-def mean_interval(
-    values: Tensor, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over items.
-
-    Args:
-        values: `[items]`.
-        draws: resampled means.
-        seed: of the resampling.
-        level: share of the draws inside the interval.
-
-    Returns:
-        The `(1 ∓ level)/2` quantiles of the resampled means.
-
-    Raises:
-        ValueError: another shape, no items, no draws, or a level outside (0, 1).
-    """
-    means = _resampled_means(values.double()[None], draws=draws, seed=seed)
-    return _percentile(means[0], level)
-
-
 def retention(
     native_change: Tensor,
     transferred_change: Tensor,
@@ -146,15 +125,15 @@ def retention(
 ) -> Retention:
     """Share of the native effect that the transferred vector keeps: mean transferred ÷ mean native.
 
-    The interval is a percentile bootstrap that resamples items jointly, so that what an item does
-    to both arms cancels. Where the native mean's own interval includes zero, no effect can be kept
-    and the ratio is undefined: NaN, with a reason. The same holds for a single item (no
-    interval) and for values that are not finite.
+    The interval is that of [ratio_interval][lrt_dist.intervals.ratio_interval], in which what an
+    item does to both arms cancels. Where the native mean's own interval includes zero, no effect
+    can be kept and the ratio is undefined: NaN, with a reason. The same holds for a single item
+    (no interval), for an interval without an end, and for values that are not finite.
 
     Args:
         native_change: `[items]`.
         transferred_change: `[items]`, of the same items in the same order.
-        draws: resampled ratios.
+        draws: resamples.
         seed: of the resampling.
         level: share of the draws inside the interval.
 
@@ -167,48 +146,29 @@ def retention(
             f"native {list(native_change.shape)} and transferred {list(transferred_change.shape)} "
             "changes must both be [items]"
         )
-    both = torch.stack([native_change.double(), transferred_change.double()])
-    means = _resampled_means(both, draws=draws, seed=seed)
-    low, high = _percentile(means[0], level)
-    if not bool(both.isfinite().all()):
+    low, high = mean_interval(native_change, draws=draws, seed=seed, level=level)
+    if not bool((native_change.isfinite() & transferred_change.isfinite()).all()):
         return Retention.undefined("some changes are not finite")
-    if both.shape[1] < 2:
+    if len(native_change) < 2:
         return Retention.undefined("a single item gives no interval")
+    native = float(native_change.double().mean())
     if low <= 0 <= high:
         return Retention.undefined(
-            f"the native effect is not distinct from zero (mean {float(both[0].mean()):+.3g}, "
+            f"the native effect is not distinct from zero (mean {native:+.3g}, "
             f"{level:.0%} interval {low:+.3g} to {high:+.3g})"
         )
-    ratio_low, ratio_high = _percentile(means[1] / means[0], level)
-    return Retention(float(both[1].mean() / both[0].mean()), ratio_low, ratio_high)
+    low, high = ratio_interval(
+        transferred_change, native_change, draws=draws, seed=seed, level=level
+    )
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Retention.undefined(
+            f"the native effect (mean {native:+.3g}) is too uncertain for a ratio to it: its "
+            f"{level:.0%} interval has no end"
+        )
+    return Retention(float(transferred_change.double().mean()) / native, low, high)
 
 
 def _paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {list(a.shape)} and {list(b.shape)}")
     return a.double().reshape(-1), b.double().reshape(-1)
-
-
-def _resampled_means(values: Tensor, *, draws: int, seed: int) -> Tensor:
-    """values [k, items] → [k, draws]: means over the same resampled items for every k."""
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(f"a bootstrap needs [items] with at least one, got {list(values.shape)}")
-    if draws < 1:
-        raise ValueError(f"a bootstrap needs at least one draw, got {draws}")
-    items = values.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    blocks = []
-    per_block = max(1, _BLOCK_ENTRIES // items)
-    for first in range(0, draws, per_block):
-        count = min(per_block, draws - first)
-        index = torch.randint(items, (count, items), generator=generator)
-        blocks.append(values[:, index].mean(dim=-1))
-    return torch.cat(blocks, dim=1)
-
-
-def _percentile(draws: Tensor, level: float) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise ValueError(f"the level of an interval lies between 0 and 1, got {level}")
-    tail = (1 - level) / 2
-    low, high = torch.quantile(draws, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
