@@ -18,6 +18,9 @@ MODULES = {
     "growth": ["rows_linear", "pairs_linear"],
     "memory": ["memory_constant"],
     "coverage": ["coverage"],
+    "calibration": ["calibration"],
+    "cells": ["cells_linear", "cells_memory"],
+    "evaluation": ["evaluation_loop", "evaluation_reads"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

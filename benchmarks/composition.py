@@ -26,28 +26,24 @@ from lrt_dist.workspace.folder import RunFolder
 
 FOLDS = 5
 FAR = 10.0
-"""Rows whose norm exceeds so many layer medians are attention sinks, and left out."""
+"""States whose norm exceeds so many layer medians are attention sinks, and scaled down to one."""
 
 
 def read(out: Path, ends: dict[str, tuple[Side, int]]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """States at some (side, layer), `{name: float64 [n, d]}`, and the document of each row."""
     folder = RunFolder.open(out)
     index = RowIndex.open(folder.rows)
-    documents = [s.document for s in index.all_segments() for _ in s.char_ends]
-    kept = np.ones(index.rows, dtype=bool)
+    groups = index.groups()
+    documents = [groups[s.document] for s in index.all_segments() for _ in s.char_ends]
     states = {}
     for name, (side, layer) in ends.items():
         store = ActivationStore.open(folder.store_url(side))
-        norms = store.norms(layer)
-        kept &= norms <= FAR * np.median(norms)
-        states[name] = torch.cat(
-            [store.states(layer, unit) for unit in range(store.units)]
-        ).double()
-    chosen = torch.from_numpy(kept)
-    return (
-        {name: rows[chosen] for name, rows in states.items()},
-        [document for document, keep in zip(documents, kept, strict=True) if keep],
-    )
+        norms = store.norms(layer).astype(np.float64)
+        median = np.median(norms)
+        factors = torch.from_numpy(np.where(norms > FAR * median, median / norms, 1.0))
+        whole = torch.cat([store.states(layer, unit) for unit in range(store.units)])
+        states[name] = whole.double() * factors.unsqueeze(1)
+    return states, documents
 
 
 def main() -> None:
@@ -70,7 +66,7 @@ def main() -> None:
         return replace(
             fitted,
             map=replace(fitted.map, **ends),
-            mismatched=replace(fitted.mismatched, **ends),
+            mismatched=tuple(replace(control, **ends) for control in fitted.mismatched),
         )
 
     for rows in (train, test):
@@ -88,7 +84,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     for name, affine in maps.items():
         x, y = test[affine.source[0]], test[affine.target[0]]
-        control = f"{fits[name].mismatched.r2(x, y):.3f}" if name in fits else ""
+        control = f"{fits[name].mismatched[0].r2(x, y):.3f}" if name in fits else ""
         table.add_row(name, f"{affine.r2(x, y):.3f}", control)
     console = Console()
     console.print(table)

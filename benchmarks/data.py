@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from lrt_dist.linear.moments import Accumulator, Moments, Pair
-from lrt_dist.maps.arrays import MISMATCH_SHIFT
 
 SHARED = 512
 """Dimensions of what all layers see of one token."""
@@ -15,6 +14,8 @@ DECAY = 0.7
 """The i-th direction has standard deviation i^-DECAY: no gap, no floor, as in real layers."""
 OWN = 0.5
 """Standard deviation of what a layer does not share, over that of what it does."""
+MISMATCH_SHIFT = (3 - 5**0.5) / 2
+"""How far away, as a share of all rows, mismatched rows lie; all rows here are alike."""
 MASSIVE = 30.0
 """How much larger two of the channels are than the others."""
 

@@ -83,7 +83,7 @@ def ours(grid: Grid, *, control: bool = True) -> dict[tuple[str, str], PairFit]:
     fits: dict[tuple[str, str], PairFit] = {}
     for x in grid.x:
         source = SourceFit(folds, x, ratios=RATIOS)
-        fits |= {(x, y): source.fit(folds, y, None if control else (x, y)) for y in grid.y}
+        fits |= {(x, y): source.fit(folds, y, None if control else [(x, y)]) for y in grid.y}
     return fits
 
 

@@ -241,14 +241,15 @@ def constructed() -> Iterator[Data]:
 
 def of_run(out: Path) -> Iterator[Data]:
     """The stored activations of a run between its two deepest pairs of layers, without the
-    attention sinks of any wanted layer, as a fit drops them; for one pair also with them."""
+    attention sinks of any wanted layer; for one pair also with them."""
     folder = RunFolder.open(out)
     stores = [ActivationStore.open(folder.store_url(side)) for side in Side]
     index = RowIndex.open(folder.rows)
+    groups = index.groups()
     fold = torch.zeros(index.rows, dtype=torch.int64)
     for segment in index.all_segments():
         last = segment.first_row + len(segment.char_ends)
-        fold[segment.first_row : last] = fold_of(segment.document, FOLDS)
+        fold[segment.first_row : last] = fold_of(groups[segment.document], FOLDS)
     sink = np.zeros(index.rows, dtype=bool)
     for store in stores:
         for layer in store.layers:

@@ -55,7 +55,7 @@ def main() -> None:
         (x, y)
         for path in paths
         for x, y in MomentFile(path).pairs
-        if x.startswith("source/") and y.startswith("target/") and not y.endswith("mismatched")
+        if x.startswith("source/") and y.startswith("target/") and "~" not in y
     )
     table = Table("layers", title="Held-out R²")
     for column in ("one λ a map", "one λ a dimension", "low rank", "rank"):

@@ -19,10 +19,14 @@ import torch
 from benchmarks.gemm import bare_products
 from benchmarks.harness import Result, alternate, result, versions
 from lrt_dist.linear.fit import mismatched
-from lrt_dist.plan.tiles import LEAF_ROWS, Tile, plan_tiles
+from lrt_dist.plan.pairing import partner_units
+from lrt_dist.plan.tiles import LEAF_ROWS, Tile, plan_leaves, plan_tiles
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.tables import ShrunkRow, Table
+from lrt_dist.tasks import blocks
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT, AccumulateTask, accumulate
+from lrt_dist.tasks.blocks import Block, Leaf
 
 FOLDS = 5
 DOCUMENT = 128
@@ -82,16 +86,22 @@ def _task(
                 states = torch.randn(unit_rows, widths[side], generator=generator)
                 written = store.write(unit, layer, states)
                 checksums[unit][side].update(written.checksums)
-    folds_path = folder / "folds.npy"
-    np.save(folds_path, (np.arange(units * unit_rows) // DOCUMENT % FOLDS).astype(np.int16))
+    documents = np.arange(units * unit_rows) // DOCUMENT
+    np.save(folder / blocks.FOLDS, (documents % FOLDS).astype(np.int16))
+    np.save(folder / blocks.GROUPS, documents)
+    Table.of(ShrunkRow, []).save(folder / blocks.SHRUNK, "benchmark")
+    (leaf,) = plan_leaves(range(units), unit_rows, FOLDS * ROWS_PER_PRODUCT)
+    partners = partner_units(leaf, {unit: (unit,) for unit in range(units)})
     return AccumulateTask(
         tile=tile,
-        units=tuple(range(units)),
-        mismatched_units=tuple((unit + units // 2) % units for unit in range(units)),
-        index_digest="benchmark",
-        folds_path=folds_path,
-        stores=urls,
-        checksums=checksums,
+        leaf=Leaf(
+            blocks=tuple(Block(*both) for both in zip(leaf, partners, strict=True)),
+            own_share=1 / len(leaf),
+            index_digest="benchmark",
+            facts=folder,
+            stores=urls,
+            checksums=checksums,
+        ),
         folds=FOLDS,
         path=folder / "0.safetensors",
     )

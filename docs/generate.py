@@ -24,14 +24,20 @@ from lrt_dist.config import RunConfig
 from lrt_dist.linear.fit import FitMetrics
 from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.store.tables import (
+    AgreementRow,
+    ControlRow,
     FitRow,
+    ItemRow,
     JointFitRow,
     LayerRow,
     MapRow,
+    OverlapRow,
     SampleRow,
     ScoreRow,
+    ShrunkRow,
     SolvedRow,
     VectorRow,
+    VerdictRow,
     schema,
 )
 
@@ -43,8 +49,14 @@ TABLES: tuple[type, ...] = (
     MapRow,
     FitMetrics,
     LayerRow,
+    ShrunkRow,
+    OverlapRow,
+    ItemRow,
     ScoreRow,
     VectorRow,
+    ControlRow,
+    AgreementRow,
+    VerdictRow,
     SampleRow,
 )
 OWN_CODE = "`module:attribute`"

@@ -157,9 +157,15 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
         f"fit: {planned.pairs} pairs of layers in {planned.tiles} tiles of up to "
         f"{format_bytes(planned.tile_memory)} of memory; reads {format_bytes(planned.read_bytes)} "
         f"({planned.passes:.1f} passes), leaves {format_bytes(planned.moments_bytes)} of moments; "
-        f"{format_seconds(planned.fit_hours * 3600)}; extraction and fit together "
-        f"{format_seconds(planned.hours * 3600)} ({planned.flops_source})"
+        f"{format_seconds(planned.fit_hours * 3600)}"
     )
+    if (found := planned.evaluation) is not None:
+        console.print(
+            f"evaluate: {found.concepts} concepts, {found.items} items: {found.gradients} run "
+            f"forward and back, {found.passes:,} passes under steering, {found.draws:,} draws of "
+            f"controls searched; {format_seconds(planned.evaluate_hours * 3600)}"
+        )
+    console.print(f"all together {format_seconds(planned.hours * 3600)} ({planned.flops_source})")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -98,6 +99,11 @@ class CorpusConfig(_Strict):
         None,
         description="Number of documents that are read, from the first one on. `null` means all.",
     )
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.7,
+        description="Documents that share at least this part of their runs of five words stay in "
+        "one cross-validation fold. `null`: each document is by itself.",
+    )
     max_tokens: Positive = Field(
         256,
         description="Largest length of a segment, in tokens of either model, special tokens "
@@ -177,10 +183,16 @@ class FitConfig(_Strict):
         description="Groups of two source layers or more. For each group, one more map is fitted "
         "from all of its layers side by side to each target layer.",
     )
-    exclude_norm_above: Annotated[float, Field(gt=1)] | None = Field(
-        10.0,
-        description="Rows are left out of every fit if their norm, at any wanted layer of either "
-        "model, exceeds this many times the layer's median norm. `null` leaves out none.",
+    shrink_norm_above: Annotated[float, Field(gt=1)] | None = Field(
+        4.0,
+        description="A hidden state whose norm exceeds this many times its layer's median norm "
+        "(an attention sink) is scaled down to the median norm in every fit, at that layer alone. "
+        "`null`: never.",
+    )
+    mismatched_draws: Positive = Field(
+        3,
+        description="Number of random pairings of rows of different documents. Beside every map, "
+        "one is fitted to each of them: the control of the fit.",
     )
     tile_bytes: ByteSize = Field(
         ByteSize(512 * 2**20),
@@ -244,6 +256,45 @@ class VectorConfig(_Strict):
         return dict(self.model_extra or {})
 
 
+def _share_or_number(amount: int | float) -> int | float:
+    if not (0 < amount < 1 or (isinstance(amount, int) and amount >= 2)):
+        raise ValueError("must be a share between 0 and 1, or a number of items from 2 on")
+    return amount
+
+
+Amount = Annotated[int | float, AfterValidator(_share_or_number)]
+
+
+class SplitConfig(_Strict):
+    """Which items make the vector, which choose (dev), and which are reported (test). Each is a
+    number of items, from 2 on, or a share between 0 and 1: shares divide what the numbers leave,
+    in their ratio. With `items`, all of `data` makes the vector unless `vector` is a number, and
+    `dev` and `test` divide `items`."""
+
+    vector: Amount = Field(0.5, description="Items that make the vector.")
+    dev: Amount = Field(0.25, description="Items on which layers and strength are chosen.")
+    test: Amount = Field(0.25, description="Items that are reported.")
+    seed: NonNegative = Field(0, description="Seed of the division.")
+
+
+class TemplateConfig(_Strict):
+    """How a text is made of an item: prefix, prompt, suffix, separator, answer, in this order."""
+
+    prefix: str = Field("", description="Text in front of every prompt.")
+    separator: str | None = Field(
+        None,
+        description="Text between prompt and answer. `null` means that of the data's form: a line "
+        "break for `answer_matching_behavior`, for the others a blank where none is there; with "
+        "`chat`, nothing.",
+    )
+    suffix: str = Field("", description="Text behind every prompt.")
+    chat: bool = Field(
+        False,
+        description="Whether prefix, prompt and suffix are put to each model as a user's turn, in "
+        "its own chat format.",
+    )
+
+
 class ConceptConfig(_Strict):
     """A concept: contrast data for its vector, and items to measure steering on."""
 
@@ -253,8 +304,17 @@ class ConceptConfig(_Strict):
     data: str = Field(description="Contrast data: a `.jsonl`, `.json`, `.csv` or `.parquet` file.")
     items: str | None = Field(
         None,
-        description="Items for the evaluation: a file of the same forms. `null` means every second "
-        "item of `data`, which then does not make the vector.",
+        description="Items for the evaluation: a file of the same forms. `null` means that `data` "
+        "is divided. Items that ask a question of `data` are left out.",
+    )
+    split: SplitConfig = Field(SplitConfig(), description="How many items there are of each kind.")
+    swap_letters: bool = Field(
+        False,
+        description="Whether every item of two lettered choices is also used with its letters "
+        "swapped, so that no letter stands for an answer.",
+    )
+    template: TemplateConfig = Field(
+        TemplateConfig(), description="How prompt and answer become a text."
     )
     vector: VectorConfig = Field(
         VectorConfig(),
@@ -275,7 +335,16 @@ class EvaluateConfig(_Strict):
         description="Strengths α: length of the displacement as a share of the layer's median "
         "norm. Each is given with both signs; 0 is not.",
     )
-    random_draws: Positive = Field(8, description="Number of random directions that are steered.")
+    control_draws: Annotated[int, Field(ge=20)] = Field(
+        1000,
+        description="Number of draws of each drawn control (permuted labels, random vectors), "
+        "whose effects are predicted by gradients.",
+    )
+    exact_draws: Positive = Field(
+        19,
+        description="Number of draws of each drawn control that are steered where effects cannot "
+        "be predicted.",
+    )
     positions: str = Field(
         "all",
         description="Which tokens are steered. `all`: every token; `last`: the last token of the "
@@ -286,11 +355,6 @@ class EvaluateConfig(_Strict):
         description="What is measured of an item. `propensity`: log-odds of its positive "
         "continuation against its negative one, in nats; or `module:attribute`, a `ForcedScore` "
         "or `GeneratedScore` of your own.",
-    )
-    max_items: Positive | None = Field(
-        None,
-        description="Number of items of a concept that are evaluated, dev and test together. "
-        "`null` means all.",
     )
     batch_tokens: Positive = Field(
         4096, description="Number of tokens of a batch, over all its conditions, padding included."

@@ -10,7 +10,7 @@ Inputs may have any real dtype and are computed in float64. The same arguments g
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ _ROUNDING = 1e-12
 
 def mean_interval(
     values: Tensor,
-    clusters: Sequence[int] | None = None,
+    clusters: Sequence[Hashable] | None = None,
     *,
     further: float = 0.0,
     draws: int = 2000,
@@ -67,7 +67,7 @@ def mean_interval(
 def ratio_interval(
     numerator: Tensor,
     denominator: Tensor,
-    clusters: Sequence[int] | None = None,
+    clusters: Sequence[Hashable] | None = None,
     *,
     further: Tensor | None = None,
     draws: int = 2000,
@@ -182,51 +182,6 @@ def cluster_interval(
     return torch.where(defined, low, math.nan), torch.where(defined, high, math.nan)
 
 
-def bca(
-    estimate: float, replicates: Tensor, jackknife: Tensor, level: float = 0.95
-) -> tuple[float, float]:
-    """BCa interval of any statistic, from its replicates: bias-corrected and accelerated.
-
-    Efron 1987 (Journal of the American Statistical Association 82, 171-185); Efron and Tibshirani
-    1993, section 14.3. For means and ratios of means of few items `mean_interval` and
-    `ratio_interval` cover better (docs/coverage.md); this is for statistics that have no
-    standard error of their own.
-
-    Args:
-        estimate: the statistic of all items.
-        replicates: `[draws]`, of resampled items.
-        jackknife: `[clusters]`, of all clusters but one.
-        level: of confidence.
-
-    Returns:
-        `(low, high)`, `(nan, nan)` where anything is not finite.
-
-    Raises:
-        ValueError: other shapes, nothing in them, or a level outside (0, 1).
-    """
-    if replicates.ndim != 1 or jackknife.ndim != 1 or not jackknife.numel():
-        raise ValueError(
-            f"replicates {list(replicates.shape)} and jackknife {list(jackknife.shape)} must be "
-            "[draws] and [clusters]"
-        )
-    draws = replicates.numel()
-    _check(draws, level)
-    replicates, jackknife = replicates.double().sort().values, jackknife.double()
-    if not bool(torch.cat([torch.tensor([estimate]), replicates, jackknife]).isfinite().all()):
-        return math.nan, math.nan
-    deviations = jackknife.mean() - jackknife
-    spread = deviations.square().sum() ** 1.5
-    acceleration = deviations.pow(3).sum() / (6 * spread) if spread > 0 else torch.zeros(())
-    # Ties count half; no share is 0 or 1, whose normal quantile would be infinite.
-    below = ((replicates < estimate).sum() + 0.5 * (replicates == estimate).sum()) / draws
-    bias = torch.special.ndtri(below.double().clamp(0.5 / draws, 1 - 0.5 / draws))
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    z = bias + torch.special.ndtri(tails)
-    shares = torch.special.ndtr(bias + z / (1 - acceleration * z))
-    low, high = torch.quantile(replicates, shares).tolist()
-    return low, high
-
-
 def _studentised_quantiles(
     residuals: Tensor, draws: int, seed: int, level: float
 ) -> tuple[Tensor, Tensor]:
@@ -244,7 +199,7 @@ def _studentised_quantiles(
     return t[..., rank - 1], t[..., draws - rank]
 
 
-def _cluster_sums(values: Tensor, clusters: Sequence[int] | None) -> Tensor:
+def _cluster_sums(values: Tensor, clusters: Sequence[Hashable] | None) -> Tensor:
     """values [k, items] → float64 [k, clusters]."""
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(f"a bootstrap needs [items] with at least one, got {list(values.shape)}")

@@ -7,9 +7,7 @@ without one fold. The same arguments give equal bits.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch import Tensor
 _BLOCK_ENTRIES = 1 << 22
 
 
-def resampled_items(clusters: Sequence[int], draws: int, seed: int) -> Tensor:
+def resampled_items(clusters: Sequence[Hashable], draws: int, seed: int) -> Tensor:
     """How often each item occurs in resamples of whole clusters with replacement.
 
     Any statistic of weighted sums is then matrix products: the mean of `values [items]` is
@@ -56,7 +54,7 @@ def cluster_counts(clusters: int, draws: int, seed: int) -> Iterator[Tensor]:
         yield counts.scatter_add_(1, index, torch.ones_like(counts))
 
 
-def numbered(clusters: Sequence[int], items: int) -> tuple[Tensor, int]:
+def numbered(clusters: Sequence[Hashable], items: int) -> tuple[Tensor, int]:
     """The number of each item's cluster, int64 `[items]`, and how many clusters there are.
 
     Raises:
@@ -68,109 +66,12 @@ def numbered(clusters: Sequence[int], items: int) -> tuple[Tensor, int]:
     return torch.tensor([number[label] for label in clusters]), len(number)
 
 
-@dataclass(frozen=True)
-class JointDraws:
-    """What replicate b consists of, the same for every arm.
-
-    Attributes:
-        counts: float64 `[draws, items]`, how often each item is drawn.
-        vector: int64 `[draws]`, which resample of the contrast pairs.
-        fold: float64 `[draws, folds]`, standard normal weights of the folds left out of the map.
-    """
-
-    counts: Tensor
-    vector: Tensor
-    fold: Tensor
-
-    @classmethod
-    def make(
-        cls, clusters: Sequence[int], draws: int, seed: int, *, vectors: int = 0, folds: int = 0
-    ) -> JointDraws:
-        """Draw.
-
-        Args:
-            clusters: a label for each item, as in `resampled_items`.
-            draws: replicates.
-            seed: of all three; more vectors or folds leave the items drawn as they are.
-            vectors: resamples of the contrast pairs, 0 for none.
-            folds: of the map, 0 for none.
-
-        Raises:
-            ValueError: no items or no draws.
-        """
-        counts = resampled_items(clusters, draws, seed)
-        generator = torch.Generator().manual_seed(seed + 1)
-        vector = torch.randint(max(1, vectors), (draws,), generator=generator)
-        fold = torch.randn(draws, folds, generator=generator, dtype=torch.float64)
-        return cls(counts, vector, fold)
-
-
-def joint_replicates(
-    items: Tensor,
-    draws: JointDraws,
-    *,
-    vector_deltas: Tensor | None = None,
-    without_fold: Tensor | None = None,
-) -> Tensor:
-    """Replicates of a mean effect in which items, contrast pairs and the map's documents vary.
-
-    Replicate b is the mean, over its resampled items, of the effects plus
-
-    - the deltas under vector `draws.vector[b]`: what another draw of contrast pairs would change;
-    - `Σ_k ξ_bk (θ_k - θ̄) √((K-1)/K)`, with ξ = `draws.fold` and θ_k the effects under the map
-      fitted without fold k: normal noise with the covariance of the delete-one-fold jackknife
-      (Efron and Tibshirani 1993, chapter 11).
-
-    With the same `draws`, replicate b of two arms has the same items and the same contrast pairs,
-    so that what both share cancels in a ratio. Each source counts alone if the others are None.
-
-    Args:
-        items: `[items]`, effects that were measured.
-        draws: made once for all arms.
-        vector_deltas: `[vectors, items]`, effects predicted under a vector of resampled pairs, less
-            those under the vector itself. None for an arm whose vector does not vary.
-        without_fold: `[folds, items]`, effects predicted under each map without one fold. None for
-            an arm without a map.
-
-    Returns:
-        float64 `[draws]`, in units of the effects.
-
-    Raises:
-        ValueError: shapes that do not fit the items or the draws, or a single fold.
-    """
-    counts = draws.counts
-    count = counts.shape[1]
-    if items.shape != (count,):
-        raise ValueError(f"effects {list(items.shape)} of draws for {count} items")
-    weights = counts / counts.sum(1, keepdim=True)
-    means = weights @ items.double()
-    if vector_deltas is not None:
-        vectors = len(vector_deltas)
-        if vector_deltas.shape != (vectors, count) or int(draws.vector.max()) >= vectors:
-            raise ValueError(
-                f"deltas {list(vector_deltas.shape)} are not [vectors, {count}] with the "
-                f"{int(draws.vector.max()) + 1} vectors that were drawn"
-            )
-        per_vector = weights @ vector_deltas.double().T  # [draws, vectors]
-        means = means + per_vector.gather(1, draws.vector[:, None])[:, 0]
-    if without_fold is not None:
-        folds = draws.fold.shape[1]
-        if without_fold.shape != (folds, count) or folds < 2:
-            raise ValueError(
-                f"effects without a fold {list(without_fold.shape)} are not [{folds}, {count}] "
-                "with at least two folds"
-            )
-        left_out = without_fold.double()
-        noise = (left_out - left_out.mean(0)) * math.sqrt((folds - 1) / folds)
-        means = means + ((weights @ noise.T) * draws.fold).sum(1)
-    return means
-
-
 def further_covariance(arms: Sequence[tuple[Tensor | None, Tensor | None]]) -> Tensor:
     """Covariance of the arms' mean effects from contrast pairs and documents alone, items fixed.
 
     What `lrt_dist.intervals` adds to the spread of items: over vectors the sample covariance of
-    mean deltas, over folds the jackknife's, both as in `joint_replicates`.
+    mean deltas, over folds that of the delete-one-fold jackknife (Efron and Tibshirani 1993,
+    chapter 11), `(K-1)/K Σ_k (θ_k - θ̄)²`.
 
     Args:
         arms: `(vector_deltas, without_fold)` of each arm, None where nothing varies.

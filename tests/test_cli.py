@@ -89,6 +89,8 @@ def test_plan_starts_nothing(write_run: WriteRun, tmp_path: Path, lrt_dist: Comm
     assert code == 0, text
     assert "about" in text
     assert "4 pairs of layers" in text
+    # 3 dev items under 8 vectors and 2 strengths, 3 test items under 1 + 2 · 2 + 2 · 4 conditions
+    assert "6 run forward and back, 87 passes under steering" in text
     assert not (tmp_path / "out").exists()
 
 

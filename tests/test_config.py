@@ -88,7 +88,7 @@ def test_all_mistakes_are_told_at_once_with_the_file() -> None:
     [
         ("fit.folds=7", "fit", "folds", 7),
         ("source.layers=[3, 1, 3]", "source", "layers", (1, 3)),
-        ("fit.exclude_norm_above=null", "fit", "exclude_norm_above", None),
+        ("fit.shrink_norm_above=null", "fit", "shrink_norm_above", None),
         ("evaluate.strengths=[-1, 1]", "evaluate", "strengths", (-1.0, 1.0)),
         ("corpus.separator='='", "corpus", "separator", "="),
         (" sites.seed =4", "sites", "seed", 4),

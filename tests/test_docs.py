@@ -60,7 +60,7 @@ def test_no_other_key_claims_to_take_own_code() -> None:
         (FitConfig, "folds", "whole number from 2"),
         (FitConfig, "pairs", "`all` or list of pairs of whole numbers from 0"),
         (FitConfig, "joint", "list of lists of whole numbers from 0"),
-        (FitConfig, "exclude_norm_above", "number above 1 or null"),
+        (FitConfig, "shrink_norm_above", "number above 1 or null"),
         (FitConfig, "reverse", "`true` or `false`"),
         (ConceptConfig, "at", "`last` or `answer`"),
     ],

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lrt_dist.intervals import bca, cluster_interval, mean_interval, ratio_interval
-from lrt_dist.resampling import cluster_counts
+from lrt_dist.intervals import cluster_interval, mean_interval, ratio_interval
 
 SETS, DRAWS = 1000, 499
 
@@ -152,29 +151,6 @@ def test_the_same_seed_gives_the_same_interval_and_draws_come_in_blocks(
     assert mean_interval(values, seed=4) == pytest.approx(whole, abs=0.05)
 
 
-def test_bca_of_unbiased_symmetric_replicates_is_the_percentile_interval() -> None:
-    replicates = torch.arange(-1000, 1001) / 1000
-    assert bca(0.0, replicates, torch.tensor([-1.0, 0, 1])) == pytest.approx((-0.95, 0.95))
-
-
-def test_bca_of_a_skewed_mean_is_scipys() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    values = normal(40, seed=11).exp()
-    theirs = stats.bootstrap((values.numpy(),), lambda x, axis: x.mean(axis), n_resamples=20_000,
-                             rng=0, method="BCa").confidence_interval  # fmt: skip
-    counts = cluster_counts(40, 20_000, 0)
-    replicates = torch.cat([block @ values / 40 for block in counts])
-    left_out = (values.sum() - values) / 39
-    ours = bca(float(values.mean()), replicates, left_out)
-    assert ours == pytest.approx((theirs.low, theirs.high), rel=0.02)
-    assert ours[0] > float(replicates.quantile(0.025))
-
-
-def test_bca_survives_what_has_no_spread_and_names_what_is_not_finite() -> None:
-    assert bca(2.0, torch.full((9,), 2.0), torch.full((4,), 2.0)) == (2.0, 2.0)
-    assert all(math.isnan(end) for end in bca(math.nan, torch.ones(3), torch.ones(3)))
-
-
 def test_refusals_say_what_is_wrong() -> None:
     ones = torch.ones(4)
     with pytest.raises(ValueError, match="at least one"):
@@ -191,7 +167,3 @@ def test_refusals_say_what_is_wrong() -> None:
         mean_interval(ones, further=-1.0)
     with pytest.raises(ValueError, match=r"\[2, 2\]"):
         ratio_interval(ones, ones, further=torch.ones(3))
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        bca(0.0, ones, ones, level=0)
-    with pytest.raises(ValueError, match=r"\[draws\] and \[clusters\]"):
-        bca(0.0, ones, torch.ones(0))

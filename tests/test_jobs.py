@@ -77,7 +77,8 @@ def test_tasks_of_a_recipes_fit_have_room_on_a_node(path: Path) -> None:
     tiles = plan_tiles(pairs, widths, run.fit.folds, int(run.fit.tile_bytes))
     assert max(tile.bytes(widths, run.fit.folds) for tile in tiles) < 12 * 2**30
     assert (
-        solve_bytes(widths.source, widths.target, run.fit.folds) < 40 * 2**30
+        solve_bytes(widths.source, widths.target, run.fit.folds, run.fit.mismatched_draws)
+        < 40 * 2**30
     )  # nodes of rayjob.yaml have 96 GiB
     assert sum(tile.bytes(widths, run.fit.folds) for tile in tiles) < 100 * 2**30  # on disk
 
@@ -95,7 +96,7 @@ def test_the_lcross_recipe_is_the_papers_map() -> None:
     run = load_run(ROOT / "jobs" / "lcross-last-token.yaml")
     assert run.sites.mode == "last"
     assert run.fit.method == "linear"
-    assert run.fit.exclude_norm_above is None
+    assert run.fit.shrink_norm_above is None
     assert not run.fit.allow_fit_on_concepts
 
 

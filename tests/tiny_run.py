@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -41,7 +43,8 @@ def write_tiny_run(folder: Path, source: Path, target: Path, /, **sections: Any)
         "concepts": [{"name": "mood", "data": str(concept)}],
         "evaluate": {
             "strengths": [-0.5, 0.5],
-            "random_draws": 2,
+            "control_draws": 40,
+            "exact_draws": 2,
             "neutral_segments": 2,
             "sample_tokens": 2,
         },
@@ -72,3 +75,21 @@ def command_line(*arguments: str) -> int:
             assert isinstance(code, int), code
             return code
     return 0
+
+
+def fork(*arguments: str) -> BaseProcess:
+    """Like `start`, in a tenth of the time: a fork of a process that has imported all it needs.
+
+    That process has done nothing else, so a fork of it is what a new process is after its imports.
+    """
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(
+        [
+            "lrt_dist.api",
+            "transformers.models.llama.modeling_llama",
+            "transformers.models.gemma3.modeling_gemma3",
+        ]
+    )
+    process = forks.Process(target=command_line, args=arguments)
+    process.start()
+    return process

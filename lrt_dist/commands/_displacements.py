@@ -3,71 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._vectors import LayerVectors
+from lrt_dist.commands._screening import Screen
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector, displacement
-from lrt_dist.plan.conditions import Arm, Condition
-from lrt_dist.sites import LayerPair, Sided, seed_of
+from lrt_dist.plan.conditions import MAPPED_DRAWS, TARGET_DRAWS, Arm, Condition
+from lrt_dist.sites import LayerPair, Side
+from lrt_dist.tasks.screen import (
+    sampled_rows,
+    source_directions,
+    target_directions,
+    transferred_vectors,
+)
 from lrt_dist.workspace.run import Run
 
 
 class Displacements:
-    """Every direction that an evaluation needs; each map is read once.
-
-    Attributes:
-        native: `{concept: {target layer: vector}}`.
-    """
+    """Directions of all arms, read or drawn as they are asked for."""
 
     def __init__(
-        self, run: Run, vectors: Sided[dict[str, LayerVectors]], norms: dict[int, float]
+        self, run: Run, screens: dict[str, Screen], norms: dict[int, float], rows: Path
     ) -> None:
-        """Map all vectors, and save the transferred ones.
+        """Nothing is read yet.
 
         Args:
-            vectors: native vectors of each model.
+            screens: by concept; their order numbers the concepts.
             norms: median norm of each layer of the target model.
+            rows: see `sample_rows`.
         """
-        self.native = vectors.target
-        self._norms = norms
-        self._width = run.widths.target
-        self._seed = run.config.evaluate.seed
-        self._mapped: dict[tuple[str, Arm, LayerPair], SteeringVector] = {}
-        for pair in run.pairs:
-            for arm in (Arm.TRANSFERRED, Arm.MISMATCHED):
-                path = run.folder.map_path(
-                    pair.source, pair.target, mismatched=arm is Arm.MISMATCHED
-                )
-                affine = AffineMap.load(path)
-                for concept, by_layer in vectors.source.items():
-                    vector = affine.transfer(by_layer[pair.source])
-                    self._mapped[concept, arm, pair] = vector
-                    if arm is Arm.TRANSFERRED:
-                        vector.save(run.folder.transferred_vector(concept, pair))
-
-    def mapped(self, concept: str, arm: Arm, pair: LayerPair) -> SteeringVector:
-        """The source model's vector under the map, or under the mismatched map."""
-        return self._mapped[concept, arm, pair]
+        self._run, self._screens, self._norms, self._rows = run, screens, norms, rows
+        self._names = list(screens)
 
     def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> torch.Tensor:
         """What each condition adds: `α · s · v/‖v‖`, float32 `[conditions, d_target]`; s is the
         layer's norm."""
-        return torch.stack([self._one(concept, target, condition) for condition in conditions])
+        directions: dict[Condition, torch.Tensor] = {}
+        rows = []
+        for condition in conditions:
+            if condition.arm is Arm.NONE:
+                rows.append(torch.zeros(self._run.widths.target))
+                continue
+            whose = Condition(condition.arm, condition.source_layer, condition.draw)
+            if whose not in directions:
+                directions[whose] = self._direction(concept, target, whose)
+            rows.append(displacement(directions[whose], condition.strength * self._norms[target]))
+        return torch.stack(rows)
 
-    def _one(self, concept: str, target: int, condition: Condition) -> torch.Tensor:
-        if condition.arm is Arm.NONE:
-            return torch.zeros(self._width)
-        direction = self._direction(concept, target, condition)
-        return displacement(direction, condition.strength * self._norms[target])
+    def vector_of(self, concept: str, condition: Condition) -> str:
+        """The concept from whose texts an injected vector was made; empty where from none."""
+        if condition.arm is Arm.FOREIGN:
+            return self._names[condition.draw]
+        made = (Arm.NATIVE, Arm.TRANSFERRED, Arm.MISMATCHED, Arm.IDENTITY)
+        return concept if condition.arm in made else ""
 
     def _direction(self, concept: str, target: int, condition: Condition) -> torch.Tensor:
-        if condition.arm is Arm.NATIVE:
-            return self.native[concept][target].values
-        if condition.arm is Arm.RANDOM:
-            seed = seed_of(f"{self._seed}/{concept}/{target}/{condition.draw}", bits=64) >> 1
-            generator = torch.Generator().manual_seed(seed)
-            return torch.randn(self._width, generator=generator, dtype=torch.float64)
-        pair = LayerPair(condition.source_layer, target)
-        return self.mapped(concept, condition.arm, pair).values
+        arm, source, draw = condition.arm, condition.source_layer, condition.draw
+        pair, folder = LayerPair(source, target), self._run.folder
+        if arm is Arm.NATIVE:
+            return _values(folder.native_vector(concept, Side.TARGET, target))
+        if arm is Arm.TRANSFERRED:
+            return _values(folder.transferred_vector(concept, pair))
+        if arm is Arm.FOREIGN:
+            return _values(folder.transferred_vector(self._names[draw], pair))
+        if arm is Arm.MEAN:
+            return sampled_rows(self._rows, target).double().mean(0)
+        if arm in (Arm.IDENTITY, Arm.MISMATCHED):
+            vector = SteeringVector.load(folder.native_vector(concept, Side.SOURCE, source))
+            if arm is Arm.IDENTITY:
+                return vector.values
+            return AffineMap.load(folder.maps_of(pair)[1 + draw]).transfer(vector).values
+        return self._drawn(concept, pair, arm, draw)
+
+    def _drawn(self, concept: str, pair: LayerPair, arm: Arm, draw: int) -> torch.Tensor:
+        """One draw of a control at a pair, float32 `[d_target]`."""
+        config, folder = self._run.config.evaluate, self._run.folder
+        if arm in TARGET_DRAWS:
+            sources = [p.source for p in self._run.pairs if p.target == pair.target]
+            vectors = transferred_vectors(
+                {
+                    source: folder.transferred_vector(concept, LayerPair(source, pair.target))
+                    for source in sources
+                }
+            )
+            rows = sampled_rows(self._rows, pair.target)
+            drawn = target_directions(arm, pair.target, vectors, rows, draw, config.seed)
+            return drawn[pair.source]
+        assert arm in MAPPED_DRAWS, arm
+        screened, width = self._screens[concept].concept, self._run.widths.source
+        vectors_ND = source_directions(
+            arm, screened, pair.source, width, config.control_draws, config.seed
+        )
+        affine = AffineMap.load(folder.maps_of(pair)[0])
+        return vectors_ND[draw] @ affine.weight.to(torch.float32)
+
+
+def _values(path: Path) -> torch.Tensor:
+    return SteeringVector.load(path).values

@@ -7,29 +7,26 @@ making is a folder with the nodes of its tree of merges: a killed fit goes on fr
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lrt_dist.commands._rows import LAYERS, layer_norms, write_row_facts
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
-from lrt_dist.files import atomic_write
 from lrt_dist.linear.moments import Pair
 from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
+from lrt_dist.plan.pairing import partner_units, shuffled
 from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, standing_nodes
 from lrt_dist.runtime.contract import Needs, Node
-from lrt_dist.sites import Side, Sided, fold_of
-from lrt_dist.store.activations import ActivationStore
+from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import Ledger, UnitRecord
 from lrt_dist.store.moments import MomentFile
-from lrt_dist.store.tables import LayerRow, Table
 from lrt_dist.tasks.accumulate import (
-    LEFT_OUT,
     ROWS_PER_PRODUCT,
     AccumulateTask,
     accumulate,
@@ -38,6 +35,7 @@ from lrt_dist.tasks.accumulate import (
     node_path,
     tile_moments,
 )
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK, Block, Leaf
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
 
@@ -50,14 +48,14 @@ class RunMoments:
 
     Attributes:
         fingerprint: changes with whatever they depend on.
+        folder: where they lie, with facts of rows and layers.
         files: one for each tile.
-        rows: of the units, before any row was left out.
         documents: of the row index.
     """
 
     fingerprint: str
+    folder: Path
     files: tuple[Path, ...]
-    rows: int
     documents: int
 
 
@@ -69,21 +67,29 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
         fingerprint: their `moments_fingerprint`.
 
     Raises:
-        UserError: a fold without documents, or a tile that no node has room for.
+        UserError: a fold without documents, rows of one document alone, or a tile that no node has
+            room for.
     """
     folder = run.folder.moments / fingerprint
     index = RowIndex.open(run.folder.rows)
     tiles = {folder / f"{_name(tile)}.safetensors": tile for tile in run_tiles(run)}
     missing = {path: tile for path, tile in tiles.items() if not path.exists()}
-    folds_path = folder / "folds.npy"
     if missing:
         _sweep(run.folder.moments, folder, tiles)
-    if not (folds_path.exists() and (folder / "layers.parquet").exists()):
-        _assign_folds(run, index, records, folds_path)
+    write_row_facts(run, index, records, folder)
     if missing:
-        _accumulate(run, index, records, folds_path, missing, len(tiles) - len(missing))
-    rows = sum(len(index.unit_rows(unit)) for unit in records)
-    return RunMoments(fingerprint, tuple(tiles), rows, index.documents)
+        _accumulate(run, index, records, folder, missing, len(tiles) - len(missing))
+    return RunMoments(fingerprint, folder, tuple(tiles), index.documents)
+
+
+def kept_moments(run: Run, records: Records) -> tuple[tuple[Path, ...], ...] | None:
+    """Files of the moments that the maps were fitted to, for each run whose text counts; None where
+    they were not kept."""
+    folder = run.folder.moments / moments_fingerprint(run.folder, records)
+    files = tuple(sorted(folder.glob("*.safetensors")))
+    if not files:
+        return None
+    return (files, *(moments.files for moments in moments_of_others(run)))
 
 
 def delete_moments(run: Run) -> None:
@@ -128,8 +134,7 @@ def moments_of_others(run: Run) -> list[RunMoments]:
                 f"fit.moments_of: {out} has no moments of {' and '.join(absent[0])} ({len(absent)} "
                 "such pairs); run `lrt-dist fit` there for the same pairs, with fit.keep_moments"
             )
-        rows = sum(len(index.unit_rows(unit)) for unit in records)
-        moments.append(RunMoments(fingerprint, files, rows, index.documents))
+        moments.append(RunMoments(fingerprint, kept, files, index.documents))
     return moments
 
 
@@ -140,7 +145,7 @@ def moments_fingerprint(folder: RunFolder, records: Records) -> str:
         {
             "stores": [Ledger(folder.ledger_url(side)).identity() for side in Side],
             "folds": config.folds,
-            "exclude_norm_above": config.exclude_norm_above,
+            "shrink_norm_above": config.shrink_norm_above,
             "units": sorted(records),
         }
     )
@@ -149,7 +154,14 @@ def moments_fingerprint(folder: RunFolder, records: Records) -> str:
 def run_tiles(run: Run) -> list[Tile]:
     """The tiles of a run's grid."""
     config = run.config.fit
-    return plan_tiles(run.pairs, run.widths, config.folds, int(config.tile_bytes), run.joint)
+    return plan_tiles(
+        run.pairs,
+        run.widths,
+        config.folds,
+        int(config.tile_bytes),
+        run.joint,
+        config.mismatched_draws,
+    )
 
 
 def wanted_pairs(run: Run) -> list[Pair]:
@@ -164,7 +176,8 @@ def tile_needs(run: Run, tile: Tile) -> Needs:
         cpus=cores_of_task(max(run.widths), max(run.runtime.node_cpus)),
         memory=accumulate_bytes(
             tile.bytes(run.widths, config.fit.folds),
-            tile.numbers_read(run.widths),
+            sum(tile.numbers_read(run.widths)),
+            tile.numbers_multiplied(run.widths),
             max(config.extract.rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
             NUMBER_BYTES[config.extract.store_dtype],
             config.fit.folds,
@@ -187,49 +200,41 @@ def fitted_units(folder: RunFolder) -> Records:
 
 def median_norms(run: Run, side: Side, units: Collection[int]) -> dict[int, float]:
     """Median norm of the hidden states of each layer of one model, over all rows of some units."""
-    return {layer: float(np.median(norms)) for layer, norms in _norms(run, side, units)}
-
-
-def _norms(
-    run: Run, side: Side, units: Collection[int]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Norms of the rows of some units, one after the other, layer by layer."""
-    store = ActivationStore.open(run.folder.store_url(side))
-    for layer in run.layers[side]:
-        yield layer, np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units])
+    return {layer: float(np.median(norms)) for layer, norms in layer_norms(run, side, units)}
 
 
 def _accumulate(
     run: Run,
     index: RowIndex,
     records: Records,
-    folds_path: Path,
+    facts: Path,
     tiles: dict[Path, Tile],
     finished: int,
 ) -> None:
     """Every missing tile: leaves, merged as they come; some tiles were finished before."""
-    units = list(records)
-    leaves = plan_leaves(units, index.rows_per_unit)
-    # The mismatched unit of a unit lies half a corpus away, where other documents are.
-    distance = len(units) // 2
-    mismatched_unit = {unit: units[(i + distance) % len(units)] for i, unit in enumerate(units)}
+    # Random order, so that a leaf and the blocks within it are like any other part of the corpus.
+    units = shuffled(records, index.digest)
+    unit_leaves = plan_leaves(units, index.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
+    group_R = np.load(facts / GROUPS, mmap_mode="r")
+    groups = {unit: np.unique(group_R[index.unit_rows(unit)]).tolist() for unit in units}
+    blocks = [block for leaf in unit_leaves for block in leaf]
+    partners = dict(zip(blocks, partner_units(blocks, groups), strict=True))
+    leaves = [tuple(Block(block, partners[block]) for block in leaf) for leaf in unit_leaves]
 
-    def task(tile: Tile, leaf: tuple[int, ...], path: Path) -> AccumulateTask:
-        mismatched_units = tuple(mismatched_unit[unit] for unit in leaf)
-        return AccumulateTask(
-            tile=tile,
-            units=leaf,
-            mismatched_units=mismatched_units,
+    def task(tile: Tile, chosen: tuple[Block, ...], path: Path) -> AccumulateTask:
+        leaf = Leaf(
+            blocks=chosen,
+            own_share=1 / len(blocks),
             index_digest=index.digest,
-            folds_path=folds_path,
+            facts=facts,
             stores=Sided.of(run.folder.store_url),
             checksums={
                 u: Sided(records[u].source.checksums, records[u].target.checksums)
-                for u in {*leaf, *mismatched_units}
+                for block in chosen
+                for u in (*block.units, *block.partners)
             },
-            folds=run.config.fit.folds,
-            path=path,
         )
+        return AccumulateTask(tile, leaf, run.config.fit.folds, path)
 
     trees, done = [], finished * len(leaves)
     for path, tile in tiles.items():
@@ -242,8 +247,8 @@ def _accumulate(
         done += sum(len(c) for node, c in zip(nodes, covered, strict=True) if node in present)
         trees.append(
             [
-                Node(level, task(tile, units_of_leaves[0], node_path(folder, level, number)))
-                for (level, number), units_of_leaves in zip(nodes, covered, strict=True)
+                Node(level, task(tile, blocks_of_leaves[0], node_path(folder, level, number)))
+                for (level, number), blocks_of_leaves in zip(nodes, covered, strict=True)
             ]
         )
     needs = max((tile_needs(run, tile) for tile in tiles.values()), key=lambda n: n.memory)
@@ -255,64 +260,6 @@ def _accumulate(
             shutil.rmtree(root.parent)
 
 
-def _assign_folds(run: Run, index: RowIndex, records: Records, path: Path) -> None:
-    """Write the fold of every row of the corpus; rows of attention sinks are left out.
-
-    Raises:
-        UserError: a fold without a row.
-    """
-    folds = run.config.fit.folds
-    fold_R = np.full(index.rows, LEFT_OUT, dtype=np.int16)
-    for unit in records:
-        segments = index.unit(unit)
-        numbers = [fold_of(segment.document, folds) for segment in segments]
-        counts = [len(segment.char_ends) for segment in segments]
-        fold_R[index.unit_rows(unit)] = np.repeat(numbers, counts)
-    factor = run.config.fit.exclude_norm_above or np.inf
-    rows = np.concatenate([np.asarray(index.unit_rows(unit)) for unit in records])
-    for side in Side:
-        for _, norms in _norms(run, side, records):
-            massive = norms > np.float32(factor * float(np.median(norms)))
-            fold_R[rows[massive]] = LEFT_OUT
-    empty = sorted(set(range(folds)) - set(fold_R.tolist()))
-    if empty and not run.config.fit.moments_of:
-        raise UserError(
-            f"fold {empty[0]} of {folds} got no document ({index.documents} documents are spread "
-            "by a hash of their names); lower fit.folds or use more documents"
-        )
-    _write_layers(run, records, fold_R[rows] == LEFT_OUT, path.parent)
-    with atomic_write(path) as partial, partial.open("wb") as stream:
-        np.save(stream, fold_R)
-
-
-def _write_layers(run: Run, records: Records, left_out: NDArray[np.bool_], folder: Path) -> None:
-    """Facts of every layer.
-
-    Args:
-        left_out: bool, for the rows of all units one after the other.
-    """
-    rows = []
-    for side in Side:
-        for layer, norms in _norms(run, side, records):
-            squares = norms.astype(np.float64) ** 2
-            whole = float(squares.sum())
-            rows.append(
-                LayerRow(
-                    side=side,
-                    layer=layer,
-                    median_norm=float(np.median(norms)),
-                    left_out_share=float(squares[left_out].sum()) / whole if whole else 0.0,
-                )
-            )
-    Table.of(LayerRow, rows).save(folder / "layers.parquet", folder.name)
-
-
-def layer_facts(run: Run, fingerprint: str) -> dict[tuple[Side, int], LayerRow]:
-    """Facts of every layer, by side and block index, that `moments` left behind."""
-    rows = Table.read(run.folder.moments / fingerprint / "layers.parquet", LayerRow)
-    return {(Side(row.side), row.layer): row for row in rows}
-
-
 def _check_addable(run: Run, other: RunFolder) -> None:
     """Whether hidden states of another run are of the same models, made in the same way."""
 
@@ -321,7 +268,7 @@ def _check_addable(run: Run, other: RunFolder) -> None:
         shared = ("weights", "compute_dtype", "store_dtype")
         facts: dict[str, Any] = {
             "sites": config["sites"],
-            "fit": {key: config["fit"][key] for key in ("folds", "exclude_norm_above")},
+            "fit": {key: config["fit"][key] for key in ("folds", "shrink_norm_above")},
         }
         for side in Side:
             identity = Ledger(folder.ledger_url(side)).identity() or {}
@@ -344,7 +291,7 @@ def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:
     """Delete moments that this run has no use for: of other settings, or of another grid."""
     keep.mkdir(parents=True, exist_ok=True)
     wanted = {path.with_suffix("") for path in tiles} | set(tiles)
-    wanted |= {keep / "folds.npy", keep / "layers.parquet"}
+    wanted |= {keep / name for name in (FOLDS, GROUPS, SHRUNK, LAYERS)}
     for path in [*root.iterdir(), *keep.iterdir()]:
         if path != keep and path not in wanted:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

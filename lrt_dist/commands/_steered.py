@@ -1,41 +1,48 @@
-"""The target model under steering: it scores items, and writes."""
+"""The target model under steering: exact scores, cell by cell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 
+from lrt_dist.commands._chains import OnDemandChains
 from lrt_dist.commands._displacements import Displacements
 from lrt_dist.commands._generation import Prompts, continuations
-from lrt_dist.corpus.contrast import ConceptData, Item
+from lrt_dist.commands._scored_items import PromptSharing, readout_address, score_context
+from lrt_dist.corpus.contrast import Item
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.plan.conditions import Chosen, Condition, sample_conditions
-from lrt_dist.runtime.contract import Chains, Failed, receipts_of
-from lrt_dist.store.tables import SampleRow, ScoreRow
+from lrt_dist.plan.conditions import CROSS_ENTROPY, NONE, Arm, Condition
+from lrt_dist.runtime.contract import Failed, receipts_of
+from lrt_dist.store.cells import Addresses, CellStore, address, addresses_of
+from lrt_dist.store.tables import ScoreRow
+from lrt_dist.tasks.chat import rendered
 from lrt_dist.tasks.score import ScoreTask
-from lrt_dist.tasks.scores import GeneratedScore, Readout
+from lrt_dist.tasks.scores import ForcedScore, GeneratedScore, Readout
 from lrt_dist.tasks.sequences import CrossEntropies, neutral_sequences
-from lrt_dist.tasks.token_trees import trees_of
+from lrt_dist.tasks.token_trees import TokenTree
 from lrt_dist.workspace.run import Run
 
 NEUTRAL_TOKENS = 64
 NEUTRAL_READS = 16
-SAMPLE_BEGINNING = 5
-CROSS_ENTROPY = "cross_entropy"
-"""Metric of neutral text: nats per token."""
+
+CONDITIONS_PER_TASK = 32
+"""Conditions that share the layers before the steered one in one task."""
+
+ITEMS_PER_TASK = 16
+"""Items of one task: with `CONDITIONS_PER_TASK` the most that a kill can lose."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Scores of one concept at one target layer that are made, and kept, together.
+class Request:
+    """Scores that are wanted of one concept at one target layer.
 
     Attributes:
-        key: names it.
         concept: whose vectors are injected.
         split: dev, test or neutral.
         metric: what is measured.
@@ -44,157 +51,253 @@ class Part:
         items: what is scored; none for neutral text.
     """
 
-    key: str
     concept: str
     split: str
     metric: str
     target: int
-    conditions: list[Condition]
+    conditions: tuple[Condition, ...]
     items: tuple[Item, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A request, with how its items are read and by what they are addressed."""
+
+    request: Request
+    readouts: tuple[Readout, ...]
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Missing cells that one task computes: some conditions × some items.
+
+    Attributes:
+        displacements: float32 `[conditions, d]`.
+        readouts: of the items.
+        addresses: `[conditions, items]`.
+    """
+
+    target: int
+    displacements: torch.Tensor
+    readouts: tuple[Readout, ...]
+    addresses: Addresses
+
+    @property
+    def key(self) -> str:
+        """Names the block among all of an evaluation."""
+        return bytes(self.addresses[0, 0]).hex()
+
+
 class SteeredTarget:
-    """The target model under steering: runs parts, and lets the model write."""
+    """Runs requests; cells that were ever computed are read."""
 
     def __init__(
-        self, run: Run, chains: Chains, displacements: Displacements, tokenizer: SiteTokenizer
+        self,
+        run: Run,
+        chains: OnDemandChains,
+        displacements: Displacements,
+        tokenizer: SiteTokenizer,
     ) -> None:
         self._run, self._chains = run, chains
         self._displacements, self._tokenizer = displacements, tokenizer
-        self._settings = run.config.evaluate
+        self._budget = run.config.evaluate.batch_tokens
+        self._cells = CellStore(run.folder.cells)
+        self._sharing = PromptSharing(run, chains)
+        self._context = score_context(run)
 
-    def scores(self, parts: Sequence[Part]) -> Iterator[tuple[Part, list[ScoreRow]]]:
-        """Rows of each part, in the order in which parts end.
+    def scores(self, name: str, requests: Sequence[Request]) -> list[torch.Tensor]:
+        """Scores of each request, float64 `[conditions, items]`.
+
+        Args:
+            name: of the phase, for the progress bar.
 
         Raises:
-            LrtError: a part failed.
+            LrtError: some cells could not be computed.
         """
-        forced: dict[str, tuple[Part, Readout]] = {}
-        for part in parts:
-            if part.metric == CROSS_ENTROPY:
-                forced[part.key] = part, self._neutral
-            elif isinstance(self._run.score, GeneratedScore):
-                yield part, list(_rows(part, self._judged(part, self._run.score)))
-            else:
-                forced[part.key] = part, self._run.score.read(part.items, self._tokenizer)
-        tasks = [self._task(part, readout) for part, readout in forced.values()]
-        for outcome in self._chains.run(tasks):
-            if isinstance(outcome, Failed):
-                raise LrtError(f"evaluation of {outcome.task.key} failed: {outcome.reason}")
-            part, readout = forced[outcome.task.key]
-            (sums,) = receipts_of(outcome)
-            yield part, list(_rows(part, readout.of(sums)))
-
-    def samples(self, chosen: dict[str, Chosen]) -> list[SampleRow]:
-        """Greedy continuations of one test prompt per concept, all concepts at once."""
-        length = self._settings.sample_tokens
-        conditions = {n: sample_conditions(c.pair.source, c.strength) for n, c in chosen.items()}
-        begin = {name: self._beginning(self._run.concepts[name]) for name in chosen}
-        prompts = [
-            Prompts(
-                name,
-                choice.pair.target,
-                self._displacements.of(name, choice.pair.target, conditions[name]),
-                tuple(range(len(conditions[name]))),
-                (begin[name],) * len(conditions[name]),
+        score = self._run.score
+        if isinstance(score, GeneratedScore):
+            generated = [r.metric != CROSS_ENTROPY for r in requests]
+            forced = iter(
+                self._forced(name, [r for r, g in zip(requests, generated, strict=True) if not g])
             )
-            for name, choice in chosen.items()
+            return [
+                self._judged(name, request, score) if judged else next(forced)
+                for request, judged in zip(requests, generated, strict=True)
+            ]
+        return self._forced(name, requests)
+
+    def rows(self, request: Request, values: torch.Tensor) -> Iterator[ScoreRow]:
+        """A request's scores in long form."""
+        for condition, by_item in zip(request.conditions, values.tolist(), strict=True):
+            vector = self._displacements.vector_of(request.concept, condition)
+            for item, value in enumerate(by_item):
+                yield ScoreRow(
+                    concept=request.concept,
+                    split=request.split,
+                    item=item,
+                    target_layer=request.target,
+                    vector=vector,
+                    metric=request.metric,
+                    value=value,
+                    **vars(condition),
+                )
+
+    def _forced(self, name: str, requests: Sequence[Request]) -> list[torch.Tensor]:
+        if not requests:
+            return []
+        wanted = [self._wanted(request) for request in requests]
+        total = sum(len(w.request.conditions) * len(w.items) for w in wanted)
+        with self._run.progress.phase(name, total, "passes") as phase:
+            missing = sum(int(np.isnan(self._found(w)).sum()) for w in wanted)
+            phase.resume(total - missing)
+            if missing:
+                self._sharing.decide(readout for w in wanted for readout in w.readouts)
+            blocks: dict[str, _Block] = {}
+            for outcome in self._chains.run(self._tasks(wanted, blocks)):
+                block = blocks.pop(outcome.task.key)
+                if isinstance(outcome, Failed):
+                    raise LrtError(f"evaluation at layer {block.target}: {outcome.reason}")
+                (sums,) = receipts_of(outcome)
+                self._cells.add(block.addresses, _values(block.readouts, sums).numpy())
+                phase.advance(block.addresses.size)
+        return [torch.from_numpy(self._found(w)) for w in wanted]
+
+    def _wanted(self, request: Request) -> _Wanted:
+        if request.metric == CROSS_ENTROPY:
+            readouts = self._neutral
+        else:
+            score = self._run.score
+            assert isinstance(score, ForcedScore)
+            items = self._rendered(request)
+            readouts = tuple(score.read([item], self._tokenizer) for item in items)
+        return _Wanted(request, readouts, tuple(readout_address(r) for r in readouts))
+
+    def _found(self, wanted: _Wanted) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        request = wanted.request
+        displacements = self._displacements.of(request.concept, request.target, request.conditions)
+        return self._cells.find(self._addresses(request, displacements, wanted.items))
+
+    def _addresses(
+        self, request: Request, displacements: torch.Tensor, items: Sequence[bytes]
+    ) -> Addresses:
+        """Of cells, `[conditions, items]`; without steering the layer does not matter."""
+        rows = []
+        for displacement in displacements:
+            layer = str(request.target) if bool(displacement.any()) else "no layer"
+            values = displacement.numpy().tobytes()
+            rows.append(address(self._context, request.metric.encode(), layer.encode(), values))
+        return addresses_of(rows, items)
+
+    def _tasks(self, wanted: Sequence[_Wanted], blocks: dict[str, _Block]) -> Iterator[ScoreTask]:
+        """Tasks for what is missing, made as they are drawn.
+
+        How cells are cut into tasks depends on the requests alone, and a task is kept whole or not
+        at all: so a run that was killed goes on with the same tasks, and ends with the same bits.
+        """
+        for w in wanted:
+            request = w.request
+            for conditions in _chunks(request.conditions):
+                displacements = self._displacements.of(request.concept, request.target, conditions)
+                for first in range(0, len(w.items), ITEMS_PER_TASK):
+                    some = slice(first, first + ITEMS_PER_TASK)
+                    addresses = self._addresses(request, displacements, w.items[some])
+                    (rows,) = np.nonzero(np.isnan(self._cells.find(addresses)).any(axis=1))
+                    if len(rows):
+                        chosen = displacements[torch.from_numpy(rows)]
+                        block = _Block(request.target, chosen, w.readouts[some], addresses[rows])
+                        blocks[block.key] = block
+                        yield self._task(block)
+
+    def _task(self, block: _Block) -> ScoreTask:
+        trees: list[TokenTree] = []
+        slots = 0
+        for item in map(self._sharing.item, block.readouts):
+            trees += [tree.shifted(slots) for tree in item.trees]
+            slots += item.readout.slots
+        return ScoreTask(
+            block.key, block.target, block.displacements, tuple(trees), slots, self._budget
+        )
+
+    def _judged(self, name: str, request: Request, score: GeneratedScore) -> torch.Tensor:
+        """Scores of what the model writes, float64 `[conditions, items]`."""
+        prompts = [self._tokenizer.encode(i.prompts[0]).ids for i in self._rendered(request)]
+        items = [
+            address(repr((ids, item, score.tokens)).encode())
+            for ids, item in zip(prompts, request.items, strict=True)
         ]
-        with self._run.progress.phase("samples", length * len(chosen), "tokens") as phase:
+        for conditions in _chunks(request.conditions):
+            displacements = self._displacements.of(request.concept, request.target, conditions)
+            addresses = self._addresses(request, displacements, items)
+            if not np.isnan(self._cells.find(addresses)).any():
+                continue
+            numbers = range(len(conditions))
             written = continuations(
                 self._chains,
-                prompts,
+                [
+                    Prompts(
+                        name,
+                        request.target,
+                        displacements,
+                        tuple(number for number in numbers for _ in prompts),
+                        tuple(prompts) * len(conditions),
+                    )
+                ],
                 self._run.positions,
-                tokens=length,
-                token_budget=self._settings.batch_tokens,
-                on_token=lambda: phase.advance(len(chosen)),
+                tokens=score.tokens,
+                token_budget=self._budget,
             )
-        return [
-            SampleRow(
-                concept=name,
-                prompt=self._tokenizer.decode(list(begin[name])),
-                arm=condition.arm,
-                strength=condition.strength,
-                text=self._tokenizer.decode(list(ids)),
-            )
-            for name in chosen
-            for condition, ids in zip(conditions[name], written[name], strict=True)
-        ]
+            texts = iter(self._tokenizer.decode(list(ids)) for ids in written[name])
+            values = [[score.judge(item, next(texts)) for item in request.items] for _ in numbers]
+            self._cells.add(addresses, np.array(values, dtype=np.float64))
+        displacements = self._displacements.of(request.concept, request.target, request.conditions)
+        return torch.from_numpy(self._cells.find(self._addresses(request, displacements, items)))
 
-    def _judged(self, part: Part, score: GeneratedScore) -> torch.Tensor:
-        """Continue every item's prompt under every condition, and judge the texts.
-
-        Returns:
-            float64 `[conditions, items]`.
-        """
-        prompts = [self._tokenizer.encode(item.prompts[0]).ids for item in part.items]
-        numbers = range(len(part.conditions))
-        written = continuations(
-            self._chains,
-            [
-                Prompts(
-                    part.key,
-                    part.target,
-                    self._displacements.of(part.concept, part.target, part.conditions),
-                    tuple(number for number in numbers for _ in prompts),
-                    tuple(prompts) * len(part.conditions),
-                )
-            ],
-            self._run.positions,
-            tokens=score.tokens,
-            token_budget=self._settings.batch_tokens,
-        )
-        texts = iter(self._tokenizer.decode(list(ids)) for ids in written[part.key])
-        values = [[score.judge(item, next(texts)) for item in part.items] for _ in numbers]
-        return torch.tensor(values, dtype=torch.float64)
-
-    def _task(self, part: Part, readout: Readout) -> ScoreTask:
-        return ScoreTask(
-            key=part.key,
-            layer=part.target,
-            displacements=self._displacements.of(part.concept, part.target, part.conditions),
-            trees=trees_of(readout.sequences, self._run.positions, shared=False),
-            slots=readout.slots,
-            token_budget=self._settings.batch_tokens,
-        )
+    def _rendered(self, request: Request) -> tuple[Item, ...]:
+        template = self._run.concepts[request.concept].template
+        return rendered(request.items, template, self._tokenizer)
 
     @cached_property
-    def _neutral(self) -> CrossEntropies:
-        """Segments spread evenly over the corpus, cut short."""
+    def _neutral(self) -> tuple[Readout, ...]:
+        """Segments spread evenly over the corpus, cut short; without those that have no token to
+        read."""
         index = RowIndex.open(self._run.folder.rows)
-        count = min(self._settings.neutral_segments, index.segments)
+        count = min(self._run.config.evaluate.neutral_segments, index.segments)
         texts = []
         for number in range(count):
             unit, remainder = divmod(number * index.units, count)
             segments = index.unit(unit)
             segment = segments[remainder * len(segments) // count]
             texts.append(segment.ids.target[:NEUTRAL_TOKENS])
-        return CrossEntropies(
-            neutral_sequences(texts, self._tokenizer.special_tokens, NEUTRAL_READS)
-        )
-
-    def _beginning(self, data: ConceptData) -> tuple[int, ...]:
-        """Tokens of a test item's prompt; where items have none, the first words of its text."""
-        prompt = self._tokenizer.encode(data.test[0].prompts[0]).ids
-        if len(prompt) > self._tokenizer.special_tokens:
-            return prompt
-        return self._tokenizer.encode(data.test[0].texts()[0]).ids[:SAMPLE_BEGINNING]
+        special = self._tokenizer.special_tokens
+        made = (neutral_sequences([text], special, NEUTRAL_READS) for text in texts)
+        return tuple(CrossEntropies(sequences) for sequences in made if sequences)
 
 
-def _rows(part: Part, values: torch.Tensor) -> Iterator[ScoreRow]:
-    """Scores of one part in long form.
+def _chunks(conditions: Sequence[Condition]) -> Iterator[tuple[Condition, ...]]:
+    """Conditions that one task takes; no steering alone, since it is the same at every layer."""
+    if NONE in conditions:
+        yield (NONE,)
+    steered = [condition for condition in conditions if condition.arm is not Arm.NONE]
+    for first in range(0, len(steered), CONDITIONS_PER_TASK):
+        yield tuple(steered[first : first + CONDITIONS_PER_TASK])
 
-    Args:
-        values: `[conditions, items]`.
-    """
-    for condition, by_item in zip(part.conditions, values.tolist(), strict=True):
-        for item, value in enumerate(by_item):
-            yield ScoreRow(
-                concept=part.concept,
-                split=part.split,
-                item=item,
-                target_layer=part.target,
-                metric=part.metric,
-                value=value,
-                **asdict(condition),
-            )
+
+def _values(readouts: Sequence[Readout], sums: torch.Tensor) -> torch.Tensor:
+    """Sums of log-probabilities, `[conditions, slots]`, as scores, `[conditions, items]`."""
+    columns, first = [], 0
+    for readout in readouts:
+        columns.append(readout.of(sums[:, first : first + readout.slots])[:, 0])
+        first += readout.slots
+    return torch.stack(columns, dim=1)
+
+
+def effects_of(request: Request, values: torch.Tensor) -> dict[Condition, torch.Tensor]:
+    """(score at +strength - score at -strength) / 2 of every vector at every positive strength,
+    float64 `[items]`: all that any push does alike, to whichever side, cancels."""
+    by_condition = dict(zip(request.conditions, values, strict=True))
+    return {
+        condition: (value - by_condition[replace(condition, strength=-condition.strength)]) / 2
+        for condition, value in by_condition.items()
+        if condition.strength > 0
+    }

@@ -1,43 +1,54 @@
-"""The command `evaluate`: steer the target with native, transferred and control vectors.
+"""The command `evaluate`: does the transferred vector steer as the native one does?
 
-Development split on all pairs, choice of pair and strength, then everything on the test split.
-Each task's scores are kept as a part, so that an interrupted evaluation goes on.
+Contrast states and vectors of both models; gradients of all items; every vector and control at
+every pair of layers, as predicted by gradients; then the choice of pair and strength on the
+development items, and everything that is reported on the test items, under steering.
+
+Whatever takes a model is kept by content: an evaluation that was interrupted, or to which something
+was added, computes what is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrt_dist.commands._chains import OnDemandChains
+from lrt_dist.commands._choice import choose, predictions_hold
+from lrt_dist.commands._conclusions import best_effect, conclude
 from lrt_dist.commands._displacements import Displacements
+from lrt_dist.commands._gradients import item_gradients
+from lrt_dist.commands._items import check_items, write_items
 from lrt_dist.commands._moments import fitted_units, median_norms
-from lrt_dist.commands._steered import CROSS_ENTROPY, Part, SteeredTarget
-from lrt_dist.commands._vectors import LayerVectors, native_vectors
+from lrt_dist.commands._samples import samples
+from lrt_dist.commands._screening import Screen, sample_rows, screen
+from lrt_dist.commands._search import search, steered_controls
+from lrt_dist.commands._spread import Spread, without_folds
+from lrt_dist.commands._steered import SteeredTarget
+from lrt_dist.commands._test_items import Measured, measure
+from lrt_dist.commands._vectors import contrast_states, save_native_vectors
 from lrt_dist.commands.fit import current_fits
 from lrt_dist.commands.index import check_overlap
 from lrt_dist.config import fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.effects import cosine
 from lrt_dist.maps.vectors import VECTOR_METHODS
 from lrt_dist.models.injection import POSITIONS
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.plan.conditions import (
-    NO_LAYER,
-    Arm,
-    Chosen,
-    Condition,
-    choose,
-    dev_conditions,
-    neutral_conditions,
-    test_conditions,
+from lrt_dist.plan.conditions import DRAWN
+from lrt_dist.sites import Side, Sided
+from lrt_dist.store.tables import (
+    AgreementRow,
+    ControlRow,
+    ScoreRow,
+    Table,
+    VectorRow,
+    VerdictRow,
+    is_current,
 )
-from lrt_dist.runtime.contract import Chains
-from lrt_dist.sites import LayerPair, Side, Sided
-from lrt_dist.store.tables import SampleRow, ScoreRow, Table, VectorRow, concat, is_current
 from lrt_dist.tasks.scores import SCORES
-from lrt_dist.workspace.placement import chain
 from lrt_dist.workspace.run import Run
 
 
@@ -45,172 +56,119 @@ def evaluate(run: Run) -> Table[ScoreRow]:
     """Score every concept, unless it is done.
 
     Returns:
-        One row for each item under each condition; none where the run has no concepts.
+        One row for each item under each condition that was steered; none where the run has no
+        concepts (what an earlier evaluation of this run left stays where it is).
 
     Raises:
         UserError: unusable contrast data, or concept texts inside the corpus.
         IncompleteError: extraction or fit are not done.
     """
     if not run.config.concepts:
-        for stale in run.folder.evaluation:
-            stale.unlink(missing_ok=True)
         return Table.of(ScoreRow, [])
-    fingerprint = evaluation_fingerprint(run)
+    fingerprint = evaluation_fingerprint(run, current_fits(run))
+    write_items(run, fingerprint)
     if not all(is_current(path, fingerprint) for path in run.folder.evaluation):
-        _Evaluation(run, fingerprint).run_all()
+        check_items(run)
+        _evaluate(run, fingerprint)
     return Table.read(run.folder.scores, ScoreRow)
 
 
-def evaluation_fingerprint(run: Run) -> str:
-    """Of everything that scores depend on.
-
-    Raises:
-        IncompleteError: the maps of this configuration were not fitted yet.
-    """
+def evaluation_fingerprint(run: Run, fits: str) -> str:
+    """Of everything that scores depend on; `fits` is that of the maps."""
     return fingerprint_of(
-        {
-            "fits": current_fits(run),
-            "concepts": _concept_identity(run),
-            "evaluate": _settings(run),
-        }
+        {"fits": fits, "concepts": _concept_identity(run), "evaluate": _settings(run)}
     )
 
 
-class _Evaluation:
-    """The flow: vectors, development split, choice, test split, samples, tables."""
-
-    def __init__(self, run: Run, fingerprint: str) -> None:
-        self._run, self._fingerprint = run, fingerprint
-        self._strengths = run.config.evaluate.strengths
-        self._tokenizer = SiteTokenizer.load(run.config.target)
-
-    def run_all(self) -> None:
-        """Write all tables."""
-        run = self._run
-        overlap = check_overlap(run, RowIndex.open(run.folder.rows))
-        units = fitted_units(run.folder)
-        norms = Sided.of(lambda side: median_norms(run, side, units))
-        spec = chain(run, Side.SOURCE, head=False, batch_tokens=run.config.extract.batch_tokens)
-        with run.runtime.chains(spec) as chains:
-            tokenizer = SiteTokenizer.load(run.config.source)
-            source = self._native(Side.SOURCE, chains, tokenizer, norms.source)
-        del chains  # in one process it holds the source model
-        spec = chain(run, Side.TARGET, head=True, batch_tokens=run.config.evaluate.batch_tokens)
-        with run.runtime.chains(spec) as chains:
-            target = self._native(Side.TARGET, chains, self._tokenizer, norms.target)
-            displacements = Displacements(run, Sided(source, target), norms.target)
-            steered = SteeredTarget(run, chains, displacements, self._tokenizer)
-            dev = self._scores("evaluate (dev)", steered, self._dev_parts())
-            chosen = {name: self._choose(name, dev) for name in run.concepts}
-            test = self._scores("evaluate (test)", steered, self._test_parts(chosen))
-            samples = steered.samples(chosen)
-        vectors = self._vector_rows(displacements, chosen, overlap)
-        Table.of(VectorRow, vectors).save(run.folder.vectors, self._fingerprint)
-        Table.of(SampleRow, samples).save(run.folder.samples, self._fingerprint)
+def _evaluate(run: Run, fingerprint: str) -> None:
+    """Write all tables."""
+    config, tokenizers = run.config, Sided.of(lambda s: SiteTokenizer.load(run.folder.model(s)))
+    overlap = check_overlap(run, RowIndex.open(run.folder.rows))
+    records = fitted_units(run.folder)
+    norms = Sided.of(lambda side: median_norms(run, side, records))
+    extract_tokens, tokens = config.extract.batch_tokens, config.evaluate.batch_tokens
+    with OnDemandChains(run, Side.SOURCE, head=False, batch_tokens=extract_tokens) as chains:
+        source_states = contrast_states(run, Side.SOURCE, chains, tokenizers.source)
+    with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
+        target_states = contrast_states(run, Side.TARGET, chains, tokenizers.target)
+        gradients = item_gradients(run, chains, tokenizers.target)
+    states = Sided(source_states, target_states)
+    for side in Side:
+        save_native_vectors(run, side, states[side], norms[side])
+    rows = sample_rows(run, records)
+    screens = screen(run, states.source, gradients, norms.target, rows)
+    displacements = Displacements(run, screens, norms.target, rows)
+    with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
+        steered = SteeredTarget(run, chains, displacements, tokenizers.target)
+        if gradients is None:
+            screens = search(run, steered, screens)
+        choices, dev_scores = choose(run, steered, displacements, screens, gradients)
+        screened = gradients is not None and predictions_hold(run, choices)
+        measured, scores = measure(run, steered, screens, choices)
+        if not screened:
+            strengths = {name: choice.strength for name, choice in choices.items()}
+            screens = steered_controls(run, steered, screens, strengths)
+        chosen = {name: (m.pair, m.strength) for name, m in measured.items()}
+        written = samples(run, chains, displacements, tokenizers.target, chosen)
+    spread = Spread(run, states, gradients, norms.target, without_folds(run, records, measured))
+    verdicts = conclude(run, screens, measured, spread, set(overlap), screened=screened)
+    compared = [row for choice in choices.values() for row in choice.compared]
+    tables: list[tuple[Path, Table[Any]]] = [
+        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts))),
+        (run.folder.samples, written),
+        (
+            run.folder.controls,
+            Table.of(ControlRow, _control_rows(screens, measured, screened=screened)),
+        ),
+        (run.folder.agreement, Table.of(AgreementRow, compared)),
+        (run.folder.verdicts, Table.of(VerdictRow, verdicts)),
         # Written last: its presence says that the evaluation is whole.
-        concat([dev, test], ScoreRow).save(run.folder.scores, self._fingerprint)
+        (run.folder.scores, Table.of(ScoreRow, [*dev_scores, *scores])),
+    ]
+    for path, table in tables:
+        table.save(path, fingerprint)
 
-    def _native(
-        self, side: Side, chains: Chains, tokenizer: SiteTokenizer, norms: dict[int, float]
-    ) -> dict[str, LayerVectors]:
-        """Vectors of every concept at every wanted layer of one model."""
-        vectors = {}
-        with self._run.progress.phase(
-            f"vectors ({side})", len(self._run.concepts), "concepts"
-        ) as phase:
-            for name, by_layer in native_vectors(self._run, side, chains, tokenizer, norms):
-                vectors[name] = by_layer
-                phase.advance()
-        return vectors
 
-    def _dev_parts(self) -> list[Part]:
-        by_target: dict[int, list[int]] = {}
-        for pair in self._run.pairs:
-            by_target.setdefault(pair.target, []).append(pair.source)
-        return [
-            self._items_part(name, "dev", target, dev_conditions(sources, self._strengths))
-            for name in self._run.concepts
-            for target, sources in by_target.items()
-        ]
+def _vector_rows(screens: dict[str, Screen], verdicts: Sequence[VerdictRow]) -> Iterator[VectorRow]:
+    for verdict in verdicts:
+        found = screens[verdict.concept]
+        for pair, known in found.pairs.items():
+            yield VectorRow(
+                concept=verdict.concept,
+                source_layer=pair.source,
+                target_layer=pair.target,
+                native_dev=found.concept.effects[pair.target].dev,
+                transferred_dev=known.dev,
+                cosine=known.cosine,
+                cosine_mismatched=known.cosine_mismatched,
+                norm_ratio=known.norm_ratio,
+                projection=known.projection,
+                heavy_share=known.heavy_share,
+                chosen=pair == found.chosen,
+                strength=verdict.strength,
+                pairs=verdict.pairs,
+                overlap=verdict.overlap,
+            )
 
-    def _test_parts(self, chosen: dict[str, Chosen]) -> list[Part]:
-        parts = []
-        for name, choice in chosen.items():
-            source, target = choice.pair.source, choice.pair.target
-            draws = self._run.config.evaluate.random_draws
-            conditions = test_conditions(source, self._strengths, draws)
-            parts.append(self._items_part(name, "test", target, conditions))
-            if not self._run.positions.needs_prompt:  # else nothing of neutral text is steered
-                key = f"{name}-neutral-{source}-{target}-{choice.strength}"
-                conditions = neutral_conditions(source, choice.strength)
-                parts.append(Part(key, name, "neutral", CROSS_ENTROPY, target, conditions))
-        return parts
 
-    def _items_part(
-        self, concept: str, split: str, target: int, conditions: list[Condition]
-    ) -> Part:
-        layers = sorted({condition.source_layer for condition in conditions})
-        key = f"{concept}-{split}-{fingerprint_of({'source_layers': layers})}-{target}"
-        data = self._run.concepts[concept]
-        items = data.dev if split == "dev" else data.test
-        metric = self._run.config.evaluate.score
-        return Part(key, concept, split, metric, target, conditions, items)
-
-    def _scores(self, name: str, steered: SteeredTarget, parts: list[Part]) -> Table[ScoreRow]:
-        """All scores of some parts; those that an earlier attempt finished are read."""
-        paths = {part.key: self._run.folder.part_path(part.key) for part in parts}
-        missing = [p for p in parts if not is_current(paths[p.key], self._fingerprint)]
-        with self._run.progress.phase(name, len(parts), "tasks") as phase:
-            phase.resume(len(parts) - len(missing))
-            for part, rows in steered.scores(missing):
-                Table.of(ScoreRow, rows).save(paths[part.key], self._fingerprint)
-                phase.advance()
-        return concat([Table.read(path, ScoreRow) for path in paths.values()], ScoreRow)
-
-    def _choose(self, concept: str, dev: Table[ScoreRow]) -> Chosen:
-        values: dict[tuple[str, int, int, float], list[float]] = {}
-        for row in dev:
-            if row.concept == concept:
-                cell = (row.arm, row.source_layer, row.target_layer, row.strength)
-                values.setdefault(cell, []).append(row.value)
-
-        def effect(arm: Arm, source: int, target: int, strength: float) -> float:
-            up, down = (values[arm, source, target, s] for s in (strength, -strength))
-            return (sum(up) - sum(down)) / (2 * len(up))
-
-        return choose(
-            {
-                (pair, s): (
-                    effect(Arm.NATIVE, NO_LAYER, pair.target, s),
-                    effect(Arm.TRANSFERRED, pair.source, pair.target, s),
-                )
-                for pair in self._run.pairs
-                for s in self._strengths
-                if s > 0
-            }
-        )
-
-    def _vector_rows(
-        self, displacements: Displacements, chosen: dict[str, Chosen], overlap: dict[str, list[str]]
-    ) -> Iterator[VectorRow]:
-        for name, choice in chosen.items():
-            for pair in self._run.pairs:
-                native = displacements.native[name][pair.target]
-
-                def to_native(arm: Arm, name: str = name, pair: LayerPair = pair) -> float:
-                    mapped = displacements.mapped(name, arm, pair).values
-                    return cosine(mapped, displacements.native[name][pair.target].values)
-
-                yield VectorRow(
+def _control_rows(
+    screens: dict[str, Screen], measured: dict[str, Measured], *, screened: bool
+) -> Iterator[ControlRow]:
+    for name, found in screens.items():
+        best = best_effect(found, measured[name], screened=screened)
+        for arm in DRAWN:
+            draws = found.draws[arm]
+            columns = (draws.source.tolist(), draws.target.tolist(), draws.effect.tolist())
+            for number, (source, target, effect) in enumerate(zip(*columns, strict=True)):
+                yield ControlRow(
                     concept=name,
-                    source_layer=pair.source,
-                    target_layer=pair.target,
-                    cosine=to_native(Arm.TRANSFERRED),
-                    cosine_mismatched=to_native(Arm.MISMATCHED),
-                    chosen=choice.pair == pair,
-                    strength=choice.strength,
-                    pairs=native.pairs,
-                    overlap=name in overlap,
+                    arm=arm,
+                    draw=number,
+                    source_layer=source,
+                    target_layer=target,
+                    effect=effect,
+                    share=effect / best if best else math.nan,
+                    steered=not screened,
                 )
 
 

@@ -10,11 +10,11 @@ from lrt_dist.commands._moments import (
     RunMoments,
     delete_moments,
     fitted_units,
-    layer_facts,
     moments,
     moments_fingerprint,
     moments_of_others,
 )
+from lrt_dist.commands._rows import layer_facts
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
@@ -85,6 +85,7 @@ def fit_inputs(run: Run) -> FitInputs:
             "pairs": [str(pair) for pair in run.pairs],
             "method": FIT_METHODS.identity(config.method),
             "reverse": config.reverse,
+            "draws": config.mismatched_draws,
             "joint": run.joint,
         }
     )
@@ -126,7 +127,8 @@ def _fit(run: Run, inputs: FitInputs) -> None:
 
 def _tasks(run: Run, all_moments: list[RunMoments], fingerprint: str) -> Iterator[SolveTask]:
     """One for each source layer, each joint group, and each target layer with reverse maps."""
-    facts = layer_facts(run, all_moments[0].fingerprint)
+    facts = layer_facts(all_moments[0].folder)
+    draws = range(run.config.fit.mismatched_draws)
 
     def task(direction: Direction, layers: tuple[int, ...], ends: list[int]) -> SolveTask:
         begin = layers if direction is Direction.JOINT else layers[0]
@@ -140,7 +142,9 @@ def _tasks(run: Run, all_moments: list[RunMoments], fingerprint: str) -> Iterato
                     layer=end,
                     norm=facts[direction.end, end].median_norm,
                     map_path=path(begin, end, direction=direction),
-                    mismatched_path=path(begin, end, direction=direction, mismatched=True),
+                    mismatched_paths=tuple(
+                        path(begin, end, direction=direction, mismatched=draw) for draw in draws
+                    ),
                 )
                 for end in ends
             ),
@@ -171,11 +175,11 @@ def _tasks(run: Run, all_moments: list[RunMoments], fingerprint: str) -> Iterato
 
 def _needs(run: Run, tasks: list[SolveTask]) -> Needs:
     """What the largest of the tasks needs."""
-    widths = run.widths
+    widths, config = run.widths, run.config.fit
     sizes = [(len(t.layers) * widths[t.direction.begin], widths[t.direction.end]) for t in tasks]
     return Needs(
         cpus=cores_of_task(max(map(max, sizes)), max(run.runtime.node_cpus)),
-        memory=max(solve_bytes(d, e, run.config.fit.folds) for d, e in sizes),
+        memory=max(solve_bytes(d, e, config.folds, config.mismatched_draws) for d, e in sizes),
     )
 
 
@@ -184,8 +188,10 @@ def _rows(
 ) -> Iterator[MapRow]:
     """What is known of each map of a task."""
     begin, end = task.direction.begin, task.direction.end
-    facts = layer_facts(run, all_moments[0].fingerprint)
+    facts = [layer_facts(moments.folder) for moments in all_moments]
     for row in Table.read(task.table, SolvedRow):
+        source = [layers[begin, layer] for layers in facts for layer in task.layers]
+        target = [layers[end, row.target_layer] for layers in facts]
         yield MapRow(
             **vars(row),
             source_model=task.begin_model,
@@ -194,9 +200,10 @@ def _rows(
             documents=sum(moments.documents for moments in all_moments),
             d_source=run.widths[begin] * len(task.layers),
             d_target=run.widths[end],
-            rows_left_out=sum(moments.rows for moments in all_moments) - row.n,
-            left_out_share_source=max(facts[begin, layer].left_out_share for layer in task.layers),
-            left_out_share_target=facts[end, row.target_layer].left_out_share,
+            rows_shrunk_source=max(layer.shrunk for layer in source),
+            rows_shrunk_target=max(layer.shrunk for layer in target),
+            shrunk_share_source=max(layer.shrunk_share for layer in source),
+            shrunk_share_target=max(layer.shrunk_share for layer in target),
             folds=task.folds,
             seconds=seconds,
         )
@@ -206,7 +213,14 @@ def _note_best(run: Run, rows: list[FitRow]) -> None:
     best = max(rows, key=lambda row: row.r2)
     run.progress.note(
         "fit",
-        f"{len(rows)} maps from {best.n:,} rows ({best.rows_left_out:,} left out); best held-out "
-        f"R² {best.r2:.3f} at {best.source_layer}→{best.target_layer}, mismatched "
-        f"{best.r2_mismatched:.3f}",
+        f"{len(rows)} maps from {best.n:,} rows; best held-out R² {best.r2:.3f} at "
+        f"{best.source_layer}→{best.target_layer}, mismatched {best.r2_mismatched:.3f}",
     )
+    edge = [row for row in rows if row.ridge_at_edge]
+    if edge:
+        run.progress.note(
+            "fit",
+            f"the λ of {len(edge)} of {len(rows)} maps lies at an end of what there was to choose "
+            f"from (first at {edge[0].source_layer}→{edge[0].target_layer}: "
+            f"{edge[0].ridge_relative:g} × the median eigenvalue); a better one may lie beyond",
+        )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lrt_dist.commands._items import check_items, item_warnings
 from lrt_dist.config import fingerprint_of
-from lrt_dist.corpus.overlap import find_overlap
-from lrt_dist.corpus.readers import corpus_files, read_documents
+from lrt_dist.corpus.duplicates import NearDuplicates
+from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
+from lrt_dist.corpus.readers import Document, corpus_files, read_documents
 from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.sites import Segment, Sided, fold_of
+from lrt_dist.store.tables import OverlapRow, Table, is_current
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
 
 SIGNATURE_BYTES = 1 << 20
 """Bytes at each end of a corpus file by which a change of it is noticed."""
+SEGMENTS_A_STEP = 256
+"""Segments that are searched for overlap between two steps of the bar."""
 
 
 def index(run: Run) -> RowIndex:
@@ -29,6 +35,9 @@ def index(run: Run) -> RowIndex:
         UserError: see `corpus`; also fewer documents than folds, and concept texts in the corpus.
     """
     run.check()
+    check_items(run)
+    for warning in item_warnings(run):
+        run.progress.note("items", warning)
     config, path = run.config, run.folder.rows
     sources = [_file_signature(path) for path in corpus_files(config.corpus)]
     fingerprint = fingerprint_of(
@@ -54,6 +63,7 @@ def index(run: Run) -> RowIndex:
     encoders = Sided(SiteTokenizer.load(config.source), SiteTokenizer.load(config.target))
     documents = list(read_documents(config.corpus))
     size = sum(len(document.text) for document in documents)
+    groups = _near_duplicates(run, documents, size)
     with run.progress.phase("index", size, "characters") as bar:
 
         def segments() -> Iterator[Segment]:
@@ -64,11 +74,11 @@ def index(run: Run) -> RowIndex:
                     bar.advance(len(segment.text))
                     yield segment
 
-        made = write_index(path, segments(), config.extract.rows_per_unit, fingerprint)
+        made = write_index(path, segments(), config.extract.rows_per_unit, fingerprint, groups)
     run.progress.note(
         "index",
         f"row index: {made.rows:,} rows in {made.units} units, {made.segments:,} segments of "
-        f"{made.documents:,} documents",
+        f"{made.documents:,} documents" + _near_note(made),
         rows=made.rows,
         units=made.units,
     )
@@ -80,16 +90,57 @@ def index(run: Run) -> RowIndex:
 def _check_folds(run: Run, rows: RowIndex) -> None:
     """Every fold must get a document; checked before the extraction. A run that adds to others
     need not fill them all."""
+    groups = rows.groups()
+    names = set(groups.values())
+    if len(names) < 2:
+        raise UserError(one_group_message(rows))
     if run.config.fit.moments_of:
         return
     folds = run.config.fit.folds
-    filled = {fold_of(document, folds) for document in rows.document_ids()}
+    filled = {fold_of(name, folds) for name in names}
     if len(filled) < folds:
+        near = (
+            f" (near duplicates stay together, so they are {len(names)} groups; with "
+            "corpus.near_duplicates: null each document is by itself)"
+            if len(names) < len(groups)
+            else ""
+        )
         raise UserError(
-            f"{rows.documents} documents fill only {len(filled)} of {folds} folds (they are "
-            "spread by a hash of their names); lower fit.folds, use more documents, or cut text "
+            f"{rows.documents} documents fill only {len(filled)} of {folds} folds{near}: they are "
+            "spread by a hash of their names; lower fit.folds, use more documents, or cut text "
             'files into documents with corpus.separator (e.g. a blank line, "\\n\\n")'
         )
+
+
+def one_group_message(rows: RowIndex) -> str:
+    """What to say of a corpus that has no rows of different documents."""
+    return (
+        f"all rows of {rows.path} are of one document or of its near duplicates, so none can be "
+        "paired with a row of another document, as the control of every fit wants; use more "
+        "documents, or cut text files into some with corpus.separator"
+    )
+
+
+def _near_duplicates(run: Run, documents: Sequence[Document], size: int) -> dict[str, str]:
+    """The group of each document that has a near duplicate; `size`: characters of them all."""
+    share = run.config.corpus.near_duplicates
+    if share is None:
+        return {}
+    near = NearDuplicates(share)
+    with run.progress.phase("near duplicates", size, "characters") as bar:
+        for document in documents:
+            near.add(document)
+            bar.advance(len(document.text))
+        return near.groups()
+
+
+def _near_note(rows: RowIndex) -> str:
+    """How many documents have a near duplicate, as the end of a sentence."""
+    sizes = Counter(rows.groups().values())
+    near = [size for size in sizes.values() if size > 1]
+    if not near:
+        return ""
+    return f"; {sum(near):,} of them are near duplicates, in {len(near):,} groups that share a fold"
 
 
 def _file_signature(path: Path) -> tuple[str, int, str]:
@@ -103,24 +154,68 @@ def _file_signature(path: Path) -> tuple[str, int, str]:
 
 
 def check_overlap(run: Run, rows: RowIndex) -> dict[str, list[str]]:
-    """Refuse a corpus that holds the texts of a concept, unless the run allows it.
+    """Refuse a corpus that holds texts of a concept, of any split, unless the run allows it.
+
+    The corpus is searched once: what was found is kept, for this corpus and these texts.
 
     Returns the overlapping texts of each concept.
     """
-    texts = {
-        name: [text for item in data.vector for text in item.texts()]
-        for name, data in run.concepts.items()
-    }
+    if not run.config.concepts:
+        return {}
     others = [RunFolder.open(Path(out)) for out in run.config.fit.moments_of]
     indexes = [rows, *(RowIndex.open(other.rows) for other in others)]
-    segments = itertools.chain.from_iterable(index.all_segments() for index in indexes)
-    overlap = find_overlap(segments, texts)
-    if overlap and not run.config.fit.allow_fit_on_concepts:
-        name, shown = next(iter(overlap.items()))
-        raise UserError(
-            f"concept {name}: {len(shown)} of its texts occur in the corpus, {shown[0][:80]!r} "
-            "first; a map fitted on a concept's own texts returns the native vector by algebra. "
-            "Take them out of the corpus, or set fit.allow_fit_on_concepts: true (the report will "
-            "warn)"
-        )
+    overlap: dict[str, list[str]] = {}
+    found = list(_overlap(run, indexes))
+    for row in found:
+        overlap.setdefault(row.concept, []).append(row.text)
+    if found and not run.config.fit.allow_fit_on_concepts:
+        raise UserError(_told(found[0], len(overlap[found[0].concept]), run.folder.overlap))
     return overlap
+
+
+def _overlap(run: Run, indexes: list[RowIndex]) -> Table[OverlapRow]:
+    """What is shared by the corpora and the texts of all concepts: read, or looked for and kept."""
+    texts = {
+        concept.name: texts_to_find(
+            itertools.chain.from_iterable(run.concepts[concept.name].splits().values()),
+            concept.template.prefix,
+        )
+        for concept in run.config.concepts
+    }
+    fingerprint = fingerprint_of(
+        {
+            "indexes": [index.fingerprint for index in indexes],
+            "texts": {name: sorted(group) for name, group in texts.items()},
+            "rule": [SHINGLE, SHARE, SHORTEST],
+        }
+    )
+    path = run.folder.overlap
+    if not is_current(path, fingerprint):
+        total = sum(index.segments for index in indexes)
+        with run.progress.phase("overlap", total, "segments") as phase:
+
+            def segments() -> Iterator[Segment]:
+                everything = itertools.chain.from_iterable(i.all_segments() for i in indexes)
+                for number, segment in enumerate(everything, start=1):
+                    yield segment
+                    if number % SEGMENTS_A_STEP == 0 or number == total:
+                        phase.advance(number - phase.done)
+
+            found = find_overlap(segments(), texts)
+        rows = [OverlapRow(**vars(overlap)) for overlap in found]
+        Table.of(OverlapRow, rows).save(path, fingerprint)
+    return Table.read(path, OverlapRow)
+
+
+def _told(row: OverlapRow, count: int, table: Path) -> str:
+    how = (
+        f"holds the document {row.document}"
+        if row.document
+        else f"with {row.share:.0%} of its runs of {SHINGLE} words"
+    )
+    return (
+        f"concept {row.concept}: {count} of its texts occur in the corpus, or hold a document of "
+        f"it; the first, {row.text[:80]!r}, {how}. A map fitted on a concept's own texts returns "
+        f"the native vector by algebra. Take them out of the corpus ({table} has them all), or set "
+        "fit.allow_fit_on_concepts: true (the report will warn)"
+    )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lrt_dist.commands._evaluation_plan import EvaluationPlan, plan_evaluation
+from lrt_dist.commands._items import check_items
 from lrt_dist.commands._moments import run_tiles, tile_needs
 from lrt_dist.corpus.readers import corpus_files, read_documents
 from lrt_dist.corpus.rows import RowIndex
@@ -16,7 +18,9 @@ from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
 from lrt_dist.plan.memory import StagePlan
+from lrt_dist.plan.tiles import rows_read_again
 from lrt_dist.sites import Side, Sided
+from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.workspace.placement import chain, stage_plans
 from lrt_dist.workspace.run import Run
 
@@ -69,6 +73,8 @@ class Plan:
         read_bytes: from both stores, for all tiles and mismatched rows.
         passes: `read_bytes` over the bytes of the stores.
         fit_hours: of accumulation.
+        evaluation: of all concepts; None without any.
+        evaluate_hours: of it.
         flops_source: where the speed behind the hours comes from.
     """
 
@@ -84,11 +90,14 @@ class Plan:
     read_bytes: int
     passes: float
     fit_hours: float
+    evaluation: EvaluationPlan | None
+    evaluate_hours: float
     flops_source: str
 
     @property
     def hours(self) -> float:
-        return sum(model.hours for model in self.models) + self.fit_hours
+        """Of everything."""
+        return sum(model.hours for model in self.models) + self.fit_hours + self.evaluate_hours
 
 
 def plan(run: Run) -> Plan:
@@ -98,6 +107,7 @@ def plan(run: Run) -> Plan:
         UserError: the run cannot be done as asked; the largest obstacle comes first.
     """
     run.check()
+    check_items(run)
     exact = run.folder.rows.is_file()
     documents, rows, tokens = _counts(run) if exact else _estimate(run)
     speed, source = _speed(run)
@@ -124,10 +134,15 @@ def plan(run: Run) -> Plan:
         )
 
     models = Sided.of(model_plan)
+    evaluation = plan_evaluation(run)
     fit_speed = _gemm_speed(torch.float64)
     tiles = run_tiles(run)
     number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
-    read = rows * number_bytes * sum(tile.numbers_read(run.widths) for tile in tiles)
+    again = rows_read_again(
+        rows, run.config.extract.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT
+    )
+    numbers = [tile.numbers_read(run.widths) for tile in tiles]
+    read = number_bytes * sum(rows * sum(n) + again * n.target for n in numbers)
     folds = run.config.fit.folds
     return Plan(
         exact=exact,
@@ -144,6 +159,12 @@ def plan(run: Run) -> Plan:
         fit_hours=moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
         / fit_speed
         / 3600,
+        evaluation=evaluation,
+        evaluate_hours=(
+            (evaluation.model_flops / speed + evaluation.search_flops / fit_speed) / 3600
+            if evaluation
+            else 0.0
+        ),
         flops_source=source,
     )
 

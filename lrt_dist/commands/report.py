@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lrt_dist.commands._items import item_warnings
+from lrt_dist.commands._provenance import provenance
 from lrt_dist.commands.evaluate import evaluation_fingerprint
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.commands.fit import current_fits
@@ -14,38 +16,40 @@ from lrt_dist.formatting import format_seconds
 from lrt_dist.report.page import write_report
 from lrt_dist.report.results import Results
 from lrt_dist.store.tables import is_current
-from lrt_dist.version import __version__
 from lrt_dist.workspace.run import Run
 
-FEW_UNITS = 4
-"""Below this, half a corpus away is nearby."""
+FEW_DOCUMENTS = 20
+"""Below this, rows of *other* documents are noticeably unlike a random row."""
 
 
 def report(run: Run) -> Path:
-    """Write `report.html` from the tables of the run.
+    """Write `report.html`, and `report.csv` and `report.tex` beside it, from the run's tables.
+
+    A run without concepts shows no evaluation, even if tables of an earlier one lie there.
 
     Raises:
         IncompleteError: the maps or scores of this configuration were not made yet.
     """
     folder = run.folder
-    current_fits(run)
-    if folder.scores.is_file() and not is_current(folder.scores, evaluation_fingerprint(run)):
+    fits = current_fits(run)
+    evaluated = run.config.concepts and folder.scores.is_file()
+    if evaluated and not is_current(folder.scores, evaluation_fingerprint(run, fits)):
         raise IncompleteError(
             f"{folder.scores} is of another configuration; run `lrt-dist evaluate` first"
         )
     index = RowIndex.open(folder.rows)
-    warnings = [
+    warnings = item_warnings(run) if evaluated else []
+    warnings += [
         f"{unit} was quarantined and is not part of any number here: {reason}"
         for unit, reason in quarantined_units(run).items()
     ]
-    if index.units < FEW_UNITS:
+    if index.documents < FEW_DOCUMENTS:
         warnings.append(
-            f"There are only {index.units} units of rows, so mismatched rows may be of documents "
-            "that are alike, and their R² may be too high. Lower extract.rows_per_unit or use "
-            "more text."
+            f"There are only {index.documents} documents, so a row can be paired with few others, "
+            "and the R² of mismatched rows lies below 0 by itself. Use more documents, or cut text "
+            "files into some with corpus.separator."
         )
     facts = {
-        "lrt_dist": __version__,
         "Rows": f"{index.rows:,} in {index.units} units",
         "Segments": f"{index.segments:,}",
         "Documents": f"{index.documents:,}",
@@ -57,7 +61,11 @@ def report(run: Run) -> Path:
             f"{run.config.evaluate.positions}, which steers nothing of a text without a prompt."
         )
     return write_report(
-        Results.read(folder.out), change=run.score.label, warnings=warnings, facts=facts
+        Results.read(folder.out),
+        change=run.score.label,
+        warnings=warnings,
+        facts=facts,
+        provenance=provenance(run, index, fits),
     )
 
 

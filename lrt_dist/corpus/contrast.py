@@ -3,23 +3,39 @@
 `positive` and `negative` are each one continuation or a list of alternatives. Read as well: CAA
 (`question`, `answer_matching_behavior`, `answer_not_matching_behavior`), paired prompts
 (`positive: {prompt, response}`, `negative: {prompt, response}`) and, in one JSON file, plain lists
-of sentences per class (`{"positive": [...], "negative": [...]}`).
+of sentences per class (`{"positive": [...], "negative": [...]}`). `corpus.template` joins prompts
+and answers.
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lrt_dist.config import ConceptConfig
+from lrt_dist.config import TemplateConfig
+from lrt_dist.corpus.choices import described, is_multiple_choice, swapped
+from lrt_dist.corpus.template import joined
 from lrt_dist.errors import UserError
+
+NO_TEMPLATE = TemplateConfig()
+
+CAA_KEYS = {"question", "answer_matching_behavior", "answer_not_matching_behavior"}
+OWN_KEYS = {"prompt", "positive", "negative"}
+PAIRED_KEYS = {"prompt", "response"}
+OTHER_KEYS = {
+    *("statement", "label_confidence"),  # of the model-written evaluations of Anthropic
+    *("meta", "steering_token_index"),  # of steering-bench
+    *("", "id", "index", "name", "category", "source", "note"),  # of spreadsheets and people
+}
+"""Keys of a record that may be there and say nothing here."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +45,19 @@ class Item:
     Attributes:
         prompts: the text before the (positive, negative) continuations; usually the same.
         positive, negative: alternatives, at least one each.
+        question: what it asks; the same for items that ask the same question with other letters
+            or other answers. This and what follows is as the data has it, whatever the template,
+            and takes no part in comparisons.
+        letter: of the choice that is positive; empty where there is none.
+        says: `Yes` or `No`, where the positive answer begins with it and the negative one not.
     """
 
     prompts: tuple[str, str]
     positive: tuple[str, ...]
     negative: tuple[str, ...]
+    question: str = field(default="", compare=False)
+    letter: str = field(default="", compare=False)
+    says: str = field(default="", compare=False)
 
     def texts(self) -> list[str]:
         """Every whole text, positive ones first."""
@@ -43,56 +67,43 @@ class Item:
         ]
 
 
-@dataclass(frozen=True)
-class ConceptData:
-    """A concept's items, split so that nothing is tested on what made the vector or chose it."""
+def read_items(
+    path: Path, template: TemplateConfig = NO_TEMPLATE, *, swap_letters: bool = False
+) -> list[Item]:
+    """All items of a file, prompts and answers joined by the template.
 
-    vector: tuple[Item, ...]
-    dev: tuple[Item, ...]
-    test: tuple[Item, ...]
-
-
-def load_concept(config: ConceptConfig, max_items: int | None) -> ConceptData:
-    """Read and split a concept's data.
-
-    With `items`: all of `data` make the vector, and the items go to dev and test alternately.
-    Without: the first of every two lines makes the vector, the others dev and test alternately.
+    Args:
+        swap_letters: whether every item of two choices is followed by the same one with its
+            letters swapped.
 
     Raises:
-        UserError: unreadable data (file and line), or a split with fewer than two items.
-    """
-    data = list(dict.fromkeys(read_items(Path(config.data))))
-    if config.items is None:
-        vector, evaluated = data[::2], data[1::2]
-    else:
-        vector = data
-        evaluated = list(dict.fromkeys(read_items(Path(config.items))))
-        evaluated = [item for item in evaluated if item not in set(vector)]
-    evaluated = evaluated[:max_items]
-    split = ConceptData(tuple(vector), tuple(evaluated[::2]), tuple(evaluated[1::2]))
-    for name in ("vector", "dev", "test"):
-        count = len(getattr(split, name))
-        if count < 2:
-            raise UserError(
-                f"concept {config.name}: {count} items in the {name} split, at least 2 are needed; "
-                f"add items to {config.items or config.data}"
-                + (" or raise evaluate.max_items" if max_items and name != "vector" else "")
-            )
-    return split
-
-
-def read_items(path: Path) -> list[Item]:
-    """All items of a file.
-
-    Raises:
-        UserError: the file is missing, not what its suffix says, or a record has no known form.
+        UserError: the file is missing, not what its suffix says, or a record has no known form, an
+            unknown key, or the same text on both sides; with `swap_letters`, an item that is not
+            multiple choice. File and line are named.
     """
     if not path.is_file():
         raise UserError(f"no contrast data at {path}")
+    items: list[Item] = []
     try:
-        return [item for origin, record in _records(path) for item in _items(record, origin)]
+        for origin, record in _records(path):
+            for read, separator in _items(record, origin):
+                item = described(read)
+                added = _with_letters_swapped(item, origin) if swap_letters else None
+                items += [joined(one, template, separator, origin) for one in (item, added) if one]
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8") from error
+    return items
+
+
+def _with_letters_swapped(item: Item, origin: str) -> Item | None:
+    if not is_multiple_choice(item):
+        raise UserError(
+            f"{origin}: swap_letters is on, but this is not multiple choice: its prompt needs "
+            "lines that begin with (A) and (B), and its answers these letters; the positive one is "
+            f"{item.positive[0]!r}. Set swap_letters: false, or remove the item"
+        )
+    other = swapped(item)
+    return described(other) if other else None
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -124,21 +135,34 @@ def _parse(text: str, origin: str) -> Any:
         raise UserError(f"{origin}: not JSON: {error.msg} (line {error.lineno})") from error
 
 
-def _items(record: Any, origin: str) -> Iterator[Item]:
+def _items(record: Any, origin: str) -> Iterator[tuple[Item, str | None]]:
+    """The items of a record, each with the separator of its form; None: a blank where needed."""
     if not isinstance(record, dict):
         raise UserError(f"{origin}: expected an object, got {type(record).__name__}")
     if "answer_matching_behavior" in record:
-        record = {
-            "prompt": record.get("question", ""),
-            "positive": "\n" + _text(record, "answer_matching_behavior", origin),
-            "negative": "\n" + _text(record, "answer_not_matching_behavior", origin),
-        }
+        _check_keys(record, CAA_KEYS, origin)
+        question = _prompt(record, "question", origin)
+        yield (
+            Item(
+                (question, question),
+                _alternatives(_text(record, "answer_matching_behavior", origin), origin),
+                _alternatives(_text(record, "answer_not_matching_behavior", origin), origin),
+            ),
+            "\n",
+        )
+        return
+    _check_keys(record, OWN_KEYS, origin)
     positive, negative = record.get("positive"), record.get("negative")
     if isinstance(positive, dict) and isinstance(negative, dict):
-        yield Item(
-            (_text(positive, "prompt", origin), _text(negative, "prompt", origin)),
-            _alternatives(_text(positive, "response", origin), origin),
-            _alternatives(_text(negative, "response", origin), origin),
+        for half in (positive, negative):
+            _check_keys(half, PAIRED_KEYS, origin)
+        yield (
+            Item(
+                (_text(positive, "prompt", origin), _text(negative, "prompt", origin)),
+                _alternatives(_text(positive, "response", origin), origin),
+                _alternatives(_text(negative, "response", origin), origin),
+            ),
+            None,
         )
     elif "prompt" not in record and isinstance(positive, list) and isinstance(negative, list):
         if len(positive) != len(negative):
@@ -147,13 +171,22 @@ def _items(record: Any, origin: str) -> Iterator[Item]:
                 "sentence i of both must belong together"
             )
         for one, other in zip(positive, negative, strict=True):
-            yield Item(("", ""), _alternatives(one, origin), _alternatives(other, origin))
+            yield Item(("", ""), _alternatives(one, origin), _alternatives(other, origin)), None
     else:
-        prompt = record.get("prompt") or ""
-        if not isinstance(prompt, str) or not _whole(prompt):
-            raise UserError(f"{origin}: `prompt` must be a text, got {prompt!r}")
-        yield Item(
-            (prompt, prompt), _alternatives(positive, origin), _alternatives(negative, origin)
+        prompt = _prompt(record, "prompt", origin)
+        sides = _alternatives(positive, origin), _alternatives(negative, origin)
+        yield Item((prompt, prompt), *sides), None
+
+
+def _check_keys(record: dict[Any, Any], known: Set[str], origin: str) -> None:
+    """Whether a record says only what is read, or may be there unread."""
+    unknown = [key for key in record if key not in known | OTHER_KEYS]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), sorted(known), n=1, cutoff=0.0)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(
+            f"{origin}: unknown key {unknown[0]!r}; {hint}(known: {', '.join(sorted(known))}; "
+            f"left unread: {', '.join(sorted(OTHER_KEYS - {''}))})"
         )
 
 
@@ -161,6 +194,13 @@ def _text(record: dict[str, Any], key: str, origin: str) -> str:
     value = record.get(key)
     if not isinstance(value, str):
         raise UserError(f"{origin}: no {key!r} (it has: {', '.join(record)})")
+    return value
+
+
+def _prompt(record: dict[str, Any], key: str, origin: str) -> str:
+    value = record.get(key) or ""
+    if not isinstance(value, str) or not _whole(value):
+        raise UserError(f"{origin}: `{key}` must be a text, got {value!r}")
     return value
 
 

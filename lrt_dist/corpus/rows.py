@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lrt_dist.sites import Segment, Side, Sided
 SCHEMA = pa.schema(
     [
         ("document", pa.string()),
+        ("group", pa.string()),
         ("start", pa.int64()),
         ("text", pa.string()),
         ("char_ends", pa.list_(pa.int32())),
@@ -76,6 +77,11 @@ class RowIndex:
             meta = json.loads(pq.read_metadata(path).metadata[_META])
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
+        if "group" not in pq.read_schema(path).names:
+            raise UserError(
+                f"{path} has no column group: it was written by an earlier version, which cannot "
+                "be continued; use another --out"
+            )
         return cls(path=path, **meta)
 
     def unit(self, number: int) -> list[Segment]:
@@ -100,9 +106,14 @@ class RowIndex:
         for number in range(self.units):
             yield from self.unit(number)
 
-    def document_ids(self) -> set[str]:
-        """Ids of all documents that have a site."""
-        return set(pq.read_table(self.path, columns=["document"]).column(0).to_pylist())
+    def groups(self) -> dict[str, str]:
+        """`{id of a document: id of its group}` of all documents that have a site.
+
+        Near duplicates are one group, named by the first of their ids; any other document is a
+        group of its own. Folds are made of whole groups.
+        """
+        table = pq.read_table(self.path, columns=["document", "group"])
+        return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def document_digests(self) -> dict[str, str]:
         """`{digest of its text: id}` of all documents that have a site, whatever their names."""
@@ -129,8 +140,12 @@ def write_index(
     segments: Iterable[Segment],
     rows_per_unit: int,
     fingerprint: str,
+    groups: Mapping[str, str] | None = None,
 ) -> RowIndex:
     """Number the rows, cut units, write the index atomically.
+
+    Args:
+        groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
 
     Raises:
         UserError: there is not one site.
@@ -143,7 +158,7 @@ def write_index(
         pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
     ):
         for unit in fill_units(segments, rows_per_unit):
-            lines = [_line(segment) for segment in unit]
+            lines = [_line(segment, groups or {}) for segment in unit]
             writer.write_table(pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit))
             content.update(json.dumps(lines).encode())
             documents.update(segment.document for segment in unit)
@@ -168,9 +183,10 @@ def write_index(
     return RowIndex.open(path)
 
 
-def _line(segment: Segment) -> dict[str, Any]:
+def _line(segment: Segment, groups: Mapping[str, str]) -> dict[str, Any]:
     return {
         "document": segment.document,
+        "group": groups.get(segment.document, segment.document),
         "start": segment.start,
         "text": segment.text,
         "char_ends": list(segment.char_ends),

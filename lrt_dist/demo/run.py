@@ -54,7 +54,6 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
         # Gemma's massive channels make its median norm large: gentle strengths suffice.
         "evaluate": {
             "strengths": [-0.05, -0.02, 0.02, 0.05],
-            "max_items": 24,
             "neutral_segments": 4,
             "sample_tokens": 12,
         },
@@ -63,6 +62,7 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
                 "name": name,
                 "data": str(files("lrt_dist") / "demo" / "concepts" / f"{name}.pairs.jsonl"),
                 "items": str(files("lrt_dist") / "demo" / "concepts" / f"{name}.items.jsonl"),
+                "split": {"dev": 24, "test": 48},
             }
             for name in CONCEPTS
         ],

@@ -1,7 +1,8 @@
 """Maps from one source variable to target variables, cross-validated from moments per fold.
 
-Variables are named by the caller. `mismatched(y)` is the name under which target rows of *other
-documents* were accumulated: a fit to them is the control that stands beside every fit.
+Variables are named by the caller. `mismatched(y, draw)` is the name under which target rows of
+*other documents* were accumulated, drawn at random, perhaps several times: a fit to each draw is
+the control that stands beside every fit.
 
 Choices (λ, rank) are made for each fold by the errors on the *other* folds, so what is reported is
 not what was selected: the scheme of Tsamardinos, Greasidou and Borboudakis (2018), "Bootstrapping
@@ -20,7 +21,7 @@ import torch
 
 from lrt_dist.linear.methods import AFFINE, FIT_METHODS, Candidates, Choice, Method, scale, solution
 from lrt_dist.linear.moments import Moments, Pair, merge_all
-from lrt_dist.linear.ridge import Spectrum, Split
+from lrt_dist.linear.ridge import Spectrum, Split, SplitTarget
 from lrt_dist.linear.similarity import between_folds, cka, cka_between_folds
 
 RIDGE_RATIOS = torch.logspace(-4, 6, 21, dtype=torch.float64)
@@ -43,8 +44,11 @@ class FitMetrics:
         r2_median: median over the target's dimensions.
         r2_q10: 10 % quantile over the target's dimensions.
         r2_q90: 90 % quantile over the target's dimensions.
-        r2_mismatched: the same total for a map fitted to mismatched rows, tested on true ones, of
-            the first fold alone.
+        ridge_at_edge: whether λ was chosen at an end of what there was to choose from.
+        r2_mismatched: the same total for a map fitted to mismatched rows, tested on true ones; the
+            mean over draws.
+        r2_mismatched_low: the least of the draws.
+        r2_mismatched_high: the largest of the draws.
         r2_identity: the same total for `y = x`; NaN where the widths differ.
         cka: linear centred kernel alignment.
         cka_unbiased: the same between different folds; see `similarity`.
@@ -58,12 +62,15 @@ class FitMetrics:
     effective_rank: float
     ridge_relative: float
     ridge: float
+    ridge_at_edge: bool
     map_rank: int
     r2: float
     r2_median: float
     r2_q10: float
     r2_q90: float
     r2_mismatched: float
+    r2_mismatched_low: float
+    r2_mismatched_high: float
     r2_identity: float
     cka: float
     cka_unbiased: float
@@ -94,30 +101,36 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class PairFit:
-    """One pair of variables: the map fitted on all rows, the same on mismatched rows, metrics."""
+    """One pair of variables.
+
+    Attributes:
+        map: fitted on all rows.
+        mismatched: the same fit to each draw of mismatched rows.
+        metrics: of rows that were held out.
+    """
 
     map: Coefficients
-    mismatched: Coefficients
+    mismatched: tuple[Coefficients, ...]
     metrics: FitMetrics
 
 
-def mismatched(variable: str) -> str:
+def mismatched(variable: str, draw: int = 0) -> str:
     """Name of a target variable whose rows are of other documents than the source rows."""
-    return f"{variable}~mismatched"
+    return f"{variable}~mismatched-{draw}"
 
 
-def pair_moments(x: str, y: str) -> list[Pair]:
+def pair_moments(x: str, y: str, draws: int = 1) -> list[Pair]:
     """The second moments that a fit needs beside (x, x) and (y, y)."""
-    return [(x, y), (x, mismatched(y))]
+    return [(x, y), *((x, mismatched(y, draw)) for draw in range(draws))]
 
 
-def wanted_moments(pairs: Iterable[Pair]) -> list[Pair]:
+def wanted_moments(pairs: Iterable[Pair], draws: int = 1) -> list[Pair]:
     """The second moments that fits of these pairs (source, target) need."""
     pairs = list(pairs)
     return [
         *((x, x) for x in dict.fromkeys(x for x, _ in pairs)),
         *((y, y) for y in dict.fromkeys(y for _, y in pairs)),
-        *(moment for x, y in pairs for moment in pair_moments(x, y)),
+        *(moment for x, y in pairs for moment in pair_moments(x, y, draws)),
     ]
 
 
@@ -163,18 +176,18 @@ class SourceFit:
         self._spectrum = Spectrum.of(self._total, source, centred=self._method.centred)
 
     def fit(
-        self, folds: Sequence[Moments], target: str, mismatched_pair: Pair | None = None
+        self, folds: Sequence[Moments], target: str, controls: Sequence[Pair] | None = None
     ) -> PairFit:
-        """The map to one target, and the one fitted to mismatched rows.
+        """The map to one target, and the one fitted to each draw of mismatched rows.
 
         Args:
-            folds: moments of the same folds, with (source, target), the mismatched pair and
+            folds: moments of the same folds, with (source, target), the controls and
                 (target, target).
-            mismatched_pair: variables whose rows are of different documents; (source,
-                mismatched(target)) if None.
+            controls: for each draw the variables whose rows are of different documents; one,
+                (source, mismatched(target)), if None.
         """
         pair = (self.source, target)
-        mismatched_pair = mismatched_pair or (self.source, mismatched(target))
+        controls = controls or [(self.source, mismatched(target))]
         crossed = [fold.select([pair]) for fold in folds]
         splits = [
             split.target(train, held, pair)
@@ -190,18 +203,15 @@ class SourceFit:
             for split, choice in zip(splits, choices, strict=True)
         ]
         squares = [split.baseline for split in splits]
-        others = merge_all(fold.select([mismatched_pair]) for fold in folds[1:])
-        mismatched_Z = solution(
-            self._method,
-            splits[0].w,
-            self._splits[0].spectrum.project(others, mismatched_pair),
-            choices[0],
-        )
+        control_r2 = [
+            _r2(self._control_errors(folds, control, splits, choices), squares)
+            for control in controls
+        ]
         final = self._best(candidates, self._folds)
         own = (target, target)
-        total = merge_all(
-            fold.select([pair, mismatched_pair, own]) for fold in folds
-        ).with_variables(self._total)
+        total = merge_all(fold.select([pair, *controls, own]) for fold in folds).with_variables(
+            self._total
+        )
         whole = [fold.with_variables(mine) for fold, mine in zip(folds, self._own, strict=True)]
         spectrum = self._spectrum
         fitted = self._map(total, pair, target, final)
@@ -212,10 +222,13 @@ class SourceFit:
             effective_rank=spectrum.effective_rank,
             ridge_relative=final.ridge(spectrum.w) / scale(spectrum.w),
             ridge=final.ridge(spectrum.w),
+            ridge_at_edge=self._at_edge(final),
             map_rank=final.rank or self._full_rank(fitted.weight),
             r2=_r2(error, squares),
             **_quantiles(error, squares),
-            r2_mismatched=_r2([splits[0].errors(mismatched_Z)], squares[:1]),
+            r2_mismatched=sum(control_r2) / len(control_r2),
+            r2_mismatched_low=min(control_r2),
+            r2_mismatched_high=max(control_r2),
             r2_identity=_identity_r2(whole, pair, squares),
             cka=cka(total, *pair),
             cka_unbiased=cka_between_folds(folds, *pair, self._spread),
@@ -223,7 +236,7 @@ class SourceFit:
         )
         return PairFit(
             fitted,
-            self._map(total, mismatched_pair, target, final),
+            tuple(self._map(total, control, target, final) for control in controls),
             metrics,
         )
 
@@ -255,6 +268,26 @@ class SourceFit:
             size *= 2
         return points
 
+    def _control_errors(
+        self,
+        folds: Sequence[Moments],
+        control: Pair,
+        splits: Sequence[SplitTarget],
+        choices: Sequence[Choice],
+    ) -> list[torch.Tensor]:
+        """Held-out errors of maps fitted to mismatched rows as the true ones were, fold by fold."""
+        errors = []
+        trained = _leave_one_out([fold.select([control]) for fold in folds])
+        for mine, split, choice, train in zip(self._splits, splits, choices, trained, strict=True):
+            B = mine.spectrum.project(train, control)
+            errors.append(split.errors(solution(self._method, split.w, B, choice)))
+        return errors
+
+    def _at_edge(self, choice: Choice) -> bool:
+        if not self._method.penalised or self._ridge is not None:
+            return False
+        return choice.penalty in (float(self._ratios[0]), float(self._ratios[-1]))
+
     def _split(self, train: Moments, held: Moments) -> Split:
         spectrum = Spectrum.of(train, self.source, centred=self._method.centred)
         return Split.of(spectrum, train, held)
@@ -283,6 +316,22 @@ class SourceFit:
             bias if self._method.centred else torch.zeros_like(mean_y),
             choice.ridge(spectrum.w) if self._method.penalised else 0.0,
         )
+
+
+def weights_without_folds(
+    folds: Sequence[Moments], pair: Pair, method: Method, choice: Choice
+) -> Iterator[torch.Tensor]:
+    """Weights `[d_x, d_y]` fitted without each fold in turn: the map's delete-one-fold jackknife.
+
+    Args:
+        folds: moments of each fold, with (x, x) and (x, y).
+        pair: (x, y).
+        method: see `methods.Method`.
+        choice: of λ and rank, that of the map itself.
+    """
+    for train in _leave_one_out(folds):
+        spectrum = Spectrum.of(train, pair[0], centred=method.centred)
+        yield spectrum.V @ solution(method, spectrum.w, spectrum.project(train, pair), choice)
 
 
 def _leave_one_out(folds: Sequence[Moments]) -> Iterator[Moments]:

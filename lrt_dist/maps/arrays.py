@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lrt_dist.errors import UserError
 from lrt_dist.linear.fit import Coefficients, FitMetrics, SourceFit, mismatched, wanted_moments
@@ -18,15 +19,13 @@ from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.linear.moments import Accumulator, NonFiniteError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.tensors import as_tensor
+from lrt_dist.plan.pairing import partner_units, rows_of_other_groups, shuffled
 from lrt_dist.sites import Sided
 
 BLOCK_ROWS = 4096
 """Rows in memory at a time."""
 NORM_ROWS = 1 << 16
 """Rows, evenly spaced, of which the median norm is taken: memory must not grow with n."""
-MISMATCH_SHIFT = (3 - 5**0.5) / 2
-"""How far away, as a share of all rows, mismatched rows lie. The golden section, since data is
-often ordered in halves, thirds or quarters that correspond to each other."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class Fit:
 
     Attributes:
         map: fitted to all rows.
-        mismatched: the same fit to mismatched rows, the control.
+        mismatched: the same fit to each draw of mismatched rows: the control.
         metrics: of rows that were held out.
     """
 
     map: AffineMap
-    mismatched: AffineMap
+    mismatched: tuple[AffineMap, ...]
     metrics: FitMetrics
 
 
@@ -52,6 +51,7 @@ def fit(
     ridge: float | Literal["cv"] = "cv",
     folds: int = 5,
     method: str = "affine",
+    mismatched_draws: int = 3,
 ) -> Fit:
     """Fit a map from hidden states x to hidden states y of the same rows.
 
@@ -70,10 +70,12 @@ def fit(
             (the same cut to a cross-validated rank), `linear` (minimum norm without an intercept,
             the map of L-Cross, arXiv 2501.02009), `orthogonal` (Procrustes with one scale), or
             `module:attribute`, a `linear.methods.Method` of your own.
+        mismatched_draws: number of random pairings of rows of different groups (without groups:
+            of different rows), each of which gets a map of its own, as a control.
 
     Returns:
-        `.map`, from ("x", 0) to ("y", 0); `.mismatched`, the same fit to rows that do not belong
-        together; `.metrics`, all of whose R² are of rows that were held out.
+        `.map`, from ("x", 0) to ("y", 0); `.mismatched`, the same fit to each pairing of rows that
+        do not belong together; `.metrics`, all of whose R² are of rows that were held out.
 
     Raises:
         UserError: shapes or arguments that do not go together, a value that is not finite, fewer
@@ -87,11 +89,14 @@ def fit(
         raise UserError(f"ridge is 'cv' or a number from 0, got {ridge!r}")
     if ridge != "cv" and (not chosen_method.penalised or chosen_method.ranked):
         raise UserError(f"method {method!r} takes no penalty; leave ridge out, or use 'affine'")
-    fold_N = _folds(n, groups, folds)
-    moments = Accumulator.for_folds(wanted_moments([("x", "y")]), folds)
+    if mismatched_draws < 1:
+        raise UserError(f"mismatched_draws is a number from 1, got {mismatched_draws}")
+    keys = None if groups is None else _keys(n, groups)
+    fold_N = _folds(n, keys, folds)
+    moments = Accumulator.for_folds(wanted_moments([("x", "y")], mismatched_draws), folds)
     norms: Sided[list[torch.Tensor]] = Sided([], [])
     every = max(1, n // NORM_ROWS)
-    for start, block in _blocks(x, y, n):
+    for start, block in _blocks(x, y, n, keys, mismatched_draws):
         for sampled, name in zip(norms, ("x", "y"), strict=True):
             sampled.append(block[name][-start % every :: every].float().norm(dim=1))
         fold = fold_N[start : start + BLOCK_ROWS]
@@ -107,7 +112,8 @@ def fit(
                 ) from error
     frozen = [accumulator.freeze() for accumulator in moments]
     source = SourceFit(frozen, "x", chosen_method, ridge=None if ridge == "cv" else float(ridge))
-    fitted = source.fit(frozen, "y")
+    draws = range(mismatched_draws)
+    fitted = source.fit(frozen, "y", [("x", mismatched("y", draw)) for draw in draws])
     learning = (*source.learning_curve(frozen, "y"), *fitted.metrics.learning)
 
     def affine(fitted: Coefficients) -> AffineMap:
@@ -123,7 +129,9 @@ def fit(
 
     metrics = replace(fitted.metrics, learning=learning)
     return Fit(
-        replace(affine(fitted.map), metrics=metrics.as_json()), affine(fitted.mismatched), metrics
+        replace(affine(fitted.map), metrics=metrics.as_json()),
+        tuple(affine(control) for control in fitted.mismatched),
+        metrics,
     )
 
 
@@ -150,23 +158,27 @@ def _rows(x: Any, y: Any) -> int:
     return int(x.shape[0])
 
 
-def _folds(
-    n: int, groups: Sequence[Any] | np.ndarray[Any, Any] | None, folds: int
-) -> np.ndarray[Any, Any]:
+def _keys(n: int, groups: Sequence[Any] | np.ndarray[Any, Any]) -> NDArray[np.int64]:
+    """The number of the group of each row, `[n]`, as they come."""
+    numbers: dict[Any, int] = {}
+    keys = [key.item() if hasattr(key, "item") else key for key in groups]
+    if len(keys) != n:
+        raise UserError(f"groups names {len(keys)} rows, x has {n}")
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _folds(n: int, keys: NDArray[np.int64] | None, folds: int) -> np.ndarray[Any, Any]:
     """The fold of each row, `[n]`: whole groups, each to the fold with the fewest rows."""
     if folds < 2:
         raise UserError(f"cross-validation needs two folds, got {folds}")
     dtype = np.min_scalar_type(folds)  # the only thing that grows with n
-    if groups is None:
+    if keys is None:
         if n < folds:
             raise UserError(f"{n} rows cannot be spread over {folds} folds")
         sizes = np.full(folds, n // folds)
         sizes[: n % folds] += 1
         return np.repeat(np.arange(folds, dtype=dtype), sizes)
-    keys = [key.item() if hasattr(key, "item") else key for key in groups]
-    if len(keys) != n:
-        raise UserError(f"groups names {len(keys)} rows, x has {n}")
-    counts = Counter(keys)
+    counts = Counter(keys.tolist())
     if len(counts) < folds:
         raise UserError(f"{len(counts)} groups cannot be spread over {folds} folds; lower folds")
     filled = [0] * folds
@@ -174,27 +186,49 @@ def _folds(
     for key, count in counts.most_common():
         chosen[key] = filled.index(min(filled))
         filled[chosen[key]] += count
-    return np.array([chosen[key] for key in keys], dtype=dtype)
+    return np.array([chosen[key] for key in keys.tolist()], dtype=dtype)
 
 
-def _blocks(x: Any, y: Any, n: int) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-    """Blocks of rows, each with mismatched target rows."""
-    rng = np.random.Generator(np.random.PCG64(0))
-    for start in range(0, n, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, n)
-        distant = (start + max(1, round(MISMATCH_SHIFT * n))) % n
-        others = [_tensor(y, distant, min(distant + stop - start, n))]
-        if (missing := stop - start - len(others[0])) > 0:
-            others.append(_tensor(y, 0, missing))
-        order = torch.from_numpy(rng.permutation(stop - start))
-        yield (
-            start,
-            {
-                "x": _tensor(x, start, stop),
-                "y": _tensor(y, start, stop),
-                mismatched("y"): torch.cat(others)[order],
-            },
-        )
+def _blocks(
+    x: Any, y: Any, n: int, keys: NDArray[np.int64] | None, draws: int
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Blocks of rows in random order, with their first row, each with mismatched target rows."""
+    starts = range(0, n, BLOCK_ROWS)
+
+    def groups(block: int) -> NDArray[np.int64]:
+        rows = slice(starts[block], min(starts[block] + BLOCK_ROWS, n))
+        return np.arange(rows.start, rows.stop) if keys is None else keys[rows]
+
+    order = [(block,) for block in shuffled(range(len(starts)), "blocks of rows")]
+    # Without groups every row is one, and two rows are enough; else a giant group needs a look.
+    present = {
+        block: range(2 * block, 2 * block + 2)
+        if keys is None
+        else np.unique(groups(block)).tolist()
+        for block in range(len(starts))
+    }
+    partners = partner_units(order, present)
+    targets: dict[int, torch.Tensor] = {}
+    for (block,), others in zip(order, partners, strict=True):
+        pool = (block, *others)
+        targets = {
+            number: targets[number] if number in targets else _block(y, starts[number], n)
+            for number in pool
+        }
+        own, *further = (groups(number) for number in pool)
+        whole = torch.cat([targets[number] for number in pool])
+        variables = {"x": _block(x, starts[block], n), "y": targets[block]}
+        for draw in range(draws):
+            rng = np.random.Generator(np.random.PCG64((draw, block)))
+            places = rows_of_other_groups(
+                own, np.concatenate([own[:0], *further]), 1 / len(order), rng
+            )
+            variables[mismatched("y", draw)] = whole[torch.from_numpy(places)]
+        yield starts[block], variables
+
+
+def _block(array: Any, start: int, n: int) -> torch.Tensor:
+    return _tensor(array, start, min(start + BLOCK_ROWS, n))
 
 
 def _first_bad(x: Any, y: Any, n: int) -> tuple[str, int]:

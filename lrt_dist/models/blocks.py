@@ -54,7 +54,6 @@ class BlockStack:
         dtype: in what it computes.
         machine: kind of CPU or GPU, and threads: bits are promised for equal ones alone.
         vocabulary: number of tokens V.
-        window: tokens that every kind of attention of this model sees back; None without limit.
     """
 
     def __init__(self, model: transformers.PreTrainedModel, owned: range) -> None:
@@ -66,7 +65,6 @@ class BlockStack:
         self.device, self.dtype = parameter.device, parameter.dtype
         self.machine = machine_kind(self.device)
         self.vocabulary = int(model.config.get_text_config().vocab_size)
-        self.window: int | None = getattr(model.config.get_text_config(), "sliding_window", None)
         self._embedding_width = int(model.get_input_embeddings().embedding_dim)
 
     @classmethod

@@ -35,9 +35,11 @@ class ModelFacts:
         block_parameters: parameters of each of the L blocks.
         embedding_parameters: parameters of the token embedding.
         head_parameters: parameters of the LM head, also where it is tied to the embedding.
+        window: tokens that the shortest attention window of the model holds; None without any.
         dtype: dtype of the checkpoint, e.g. `"bfloat16"`.
         digest: hash of the configuration and of the weight files' names, sizes and beginnings;
             for a hub name, of the configuration and the commit.
+        context: most tokens of a text; None where the configuration does not say.
     """
 
     name: str
@@ -47,8 +49,10 @@ class ModelFacts:
     block_parameters: tuple[int, ...]
     embedding_parameters: int
     head_parameters: int
+    window: int | None
     dtype: str
     digest: str
+    context: int | None
 
 
 def cache_folder() -> Path:
@@ -136,8 +140,10 @@ def describe(config: ModelConfig) -> ModelFacts:
         block_parameters=tuple(sum(p.numel() for p in block.parameters()) for block in blocks),
         embedding_parameters=sum(p.numel() for p in embedding.parameters()),
         head_parameters=sum(p.numel() for p in head.parameters()) if head is not None else 0,
+        window=getattr(text, "sliding_window", None),
         dtype=str(getattr(hf_config, "dtype", None) or torch.float32).removeprefix("torch."),
         digest=_digest(config, hf_config),
+        context=getattr(text, "max_position_embeddings", None),
     )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import jinja2
 import tokenizers
 import transformers
 
@@ -18,6 +20,8 @@ from lrt_dist.errors import UserError
 from lrt_dist.models.sources import open_source
 
 NO_END = -1
+CHAT_DATE = "01 Jan 2026"
+"""Some chat formats print the date; this one, so that a run is the same tomorrow."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Encoding:
     """A text as one model sees it.
 
     Attributes:
-        ids: token ids, the tokenizer's own special tokens included.
+        ids: token ids, with the special tokens that the tokenizer puts in front by itself, and
+            without those that it puts behind: they would end the text, which may go on.
         ends: for each token the character offset at which it ends, or `NO_END` for special
             tokens and for pieces whose last character goes on in the next piece.
     """
@@ -41,13 +46,20 @@ class Encoding:
 class SiteTokenizer:
     """A tokenizer that knows where its tokens end in the text."""
 
-    def __init__(self, name: str, backend: tokenizers.Tokenizer) -> None:
+    def __init__(
+        self,
+        name: str,
+        backend: tokenizers.Tokenizer,
+        chat_format: Callable[[str], str] | None = None,
+    ) -> None:
         self.name = name
         self._backend = backend
+        self._chat_format = chat_format
         self._backend.no_truncation()
         self._backend.no_padding()
         mask = self._backend.encode("a", add_special_tokens=True).special_tokens_mask
         self.special_tokens = sum(1 for _ in itertools.takewhile(bool, mask))
+        self._closing_tokens = sum(1 for _ in itertools.takewhile(bool, reversed(mask)))
 
     @classmethod
     def load(cls, config: ModelConfig) -> SiteTokenizer:
@@ -74,10 +86,12 @@ class SiteTokenizer:
             )
         if tokenizer.backend_tokenizer.get_vocab_size() == 0:
             raise UserError(f"the tokenizer of {config.model} has an empty vocabulary")
-        return cls(config.model, _with_whole_offsets(tokenizer.backend_tokenizer))
+        chat_format = (lambda prompt: _chat(tokenizer, prompt)) if tokenizer.chat_template else None
+        backend = _with_whole_offsets(tokenizer.backend_tokenizer)
+        return cls(config.model, backend, chat_format)
 
     def encode(self, text: str) -> Encoding:
-        """Token ids and ends of `text`, with the special tokens the tokenizer adds by itself."""
+        """Token ids and ends of `text`, with the special tokens the tokenizer puts in front."""
         encoded = self._backend.encode(text, add_special_tokens=True)
         ends: list[int] = []
         next_start = len(text)
@@ -89,12 +103,46 @@ class SiteTokenizer:
             ends.append(end if whole else NO_END)
             if not special and start < end:
                 next_start = start
-        return Encoding(tuple(encoded.ids), tuple(reversed(ends)))
+        length = len(ends) - self._closing_tokens
+        return Encoding(tuple(encoded.ids[:length]), tuple(reversed(ends))[:length])
+
+    def chat(self, prompt: str) -> str:
+        """A prompt as a user's turn in the model's chat format, up to where the model answers.
+
+        The special tokens that `encode` puts in front by itself are left out.
+
+        Raises:
+            UserError: the model has no chat format, or one that refuses the prompt.
+        """
+        if self._chat_format is None:
+            raise UserError(
+                f"{self.name} has no chat format (its tokenizer has no chat_template); set "
+                "template.chat: false in the concept, or use a model that was tuned for chat"
+            )
+        try:
+            text = self._chat_format(prompt)
+        except (jinja2.TemplateError, ValueError) as error:
+            raise UserError(f"the chat format of {self.name} cannot be used: {error}") from error
+        for token in self._backend.encode("", add_special_tokens=True).tokens[
+            : self.special_tokens
+        ]:
+            text = text.removeprefix(token)
+        return text
 
     def decode(self, ids: list[int]) -> str:
         """Token ids as text, special tokens left out."""
         text: str = self._backend.decode(ids, skip_special_tokens=True)
         return text
+
+
+def _chat(tokenizer: transformers.PreTrainedTokenizerFast, prompt: str) -> str:
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=CHAT_DATE,
+    )
+    return text
 
 
 def _with_whole_offsets(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -26,26 +26,28 @@ def moments_flops(rows: int, entries: int) -> int:
 
 
 def accumulate_bytes(
-    moments: int, row_numbers: int, rows_at_once: int, number_bytes: int, folds: int
+    moments: int, numbers: int, multiplied: int, rows_at_once: int, number_bytes: int, folds: int
 ) -> int:
     """Memory of a task that accumulates or merges.
 
     Args:
         moments: bytes of its moments, of all folds.
-        row_numbers: numbers read for each row.
+        numbers: numbers read for each row.
+        multiplied: numbers multiplied for each row, mismatched ones included.
         rows_at_once: rows of a block.
         number_bytes: bytes of a number in the store.
 
-    The moments and a copy of one fold, two more folds while merging; two blocks of rows as they are
-    stored, and one again while it is sorted; one fold of a block in float64; the process.
+    The moments and a copy of one fold, two more folds while merging; three blocks of rows as they
+    are stored, and one sorted with its mismatched rows; one fold of a block in float64; the
+    process.
     """
     held = moments + 3 * moments // folds
-    read = 3 * rows_at_once * row_numbers * number_bytes
-    shifted = 8 * rows_at_once * row_numbers * 2 // folds
+    read = rows_at_once * (3 * numbers + multiplied) * number_bytes
+    shifted = 8 * rows_at_once * multiplied * 2 // folds
     return held + read + shifted + PROCESS_BYTES
 
 
-def solve_bytes(d: int, e: int, folds: int) -> int:
+def solve_bytes(d: int, e: int, folds: int, draws: int) -> int:
     """Memory of a task that solves all maps from width d to width e, one after the other.
 
     All of it is float64. Each term counts the tensors of that size that are held at once.
@@ -54,9 +56,9 @@ def solve_bytes(d: int, e: int, folds: int) -> int:
     eigenvectors = folds * d * d  # V of each fold's training rows
     held_out = folds * d * d  # G of each fold
     all_rows = 4 * d * d  # S_xx and V of all rows, and what eigh works in
-    crossed = 2 * folds * d * e  # S_xy of each fold, true and mismatched
+    crossed = (1 + draws) * folds * d * e  # S_xy of each fold, true and mismatched
     projected = 2 * folds * d * e  # B and C of each fold
-    working = folds * d * e + 8 * d * e  # training sums; Z, weights and biases of two maps
+    working = folds * d * e + (7 + draws) * d * e  # training sums; Z; weights of all maps
     target_moments = folds * e * e  # S_yy of each fold
     numbers = own_moments + eigenvectors + held_out + all_rows
     numbers += crossed + projected + working + target_moments

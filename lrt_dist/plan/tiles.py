@@ -23,15 +23,17 @@ class Tile:
     """Moments that are accumulated together.
 
     Attributes:
-        pairs: layer pairs, each also with mismatched rows.
+        pairs: layer pairs, each also with every draw of mismatched rows.
         own: source and target layers whose own moments (S_xx, S_yy) this tile holds; every layer
             is in exactly one tile.
         within: pairs of source layers, for joint maps.
+        draws: of mismatched rows, for each pair.
     """
 
     pairs: tuple[LayerPair, ...]
     own: Sided[tuple[int, ...]]
     within: tuple[tuple[int, int], ...] = ()
+    draws: int = 1
 
     @property
     def layers(self) -> Sided[tuple[int, ...]]:
@@ -46,16 +48,20 @@ class Tile:
         d, e = widths
         squares = (len(self.own.source) + len(self.within)) * d * d
         squares += len(self.own.target) * e * e
-        return squares + 2 * len(self.pairs) * d * e
+        return squares + (1 + self.draws) * len(self.pairs) * d * e
 
     def bytes(self, widths: Sided[int], folds: int) -> int:
         """Of its float64 second moments, of all folds."""
         return 8 * folds * self.entries(widths)
 
-    def numbers_read(self, widths: Sided[int]) -> int:
-        """Numbers read from the stores for each row; target layers twice, once mismatched."""
-        sources, targets = self.layers
-        return len(sources) * widths.source + 2 * len(targets) * widths.target
+    def numbers_read(self, widths: Sided[int]) -> Sided[int]:
+        """Numbers read from each store for each row."""
+        return Sided.of(lambda side: len(self.layers[side]) * widths[side])
+
+    def numbers_multiplied(self, widths: Sided[int]) -> int:
+        """Numbers multiplied for each row: those read, and each draw of mismatched target rows."""
+        source, target = self.numbers_read(widths)
+        return source + (1 + self.draws) * target
 
 
 def plan_tiles(
@@ -64,6 +70,7 @@ def plan_tiles(
     folds: int,
     budget: int,
     joint: Sequence[Sequence[int]] = (),
+    draws: int = 1,
 ) -> list[Tile]:
     """Cut a grid into the rectangles that read least, each within a budget of bytes.
 
@@ -73,11 +80,12 @@ def plan_tiles(
         pairs: pairs to cover; the grid may have holes.
         widths: of the source and target model.
         joint: groups of source layers for joint maps.
+        draws: of mismatched rows.
     """
     wanted = set(pairs)
     sources = sorted({pair.source for pair in pairs})
     targets = sorted({pair.target for pair in pairs})
-    height, width = _shape(len(sources), len(targets), widths, budget // (8 * folds))
+    height, width = _shape(len(sources), len(targets), widths, draws, budget // (8 * folds))
     tiles: list[Tile] = []
     owned: Sided[set[int]] = Sided(set(), set())
     for rows in _even_runs(sources, height):
@@ -93,7 +101,7 @@ def plan_tiles(
             )
             owned.source.update(own.source)
             owned.target.update(own.target)
-            tiles.append(Tile(block, own))
+            tiles.append(Tile(block, own, draws=draws))
     within = sorted({(a, b) for group in joint for a in group for b in group if a < b})
     per_tile = max(1, budget // (8 * folds * widths.source**2))
     tiles += [
@@ -103,10 +111,27 @@ def plan_tiles(
     return tiles
 
 
-def plan_leaves(units: Sequence[int], rows_per_unit: int) -> list[tuple[int, ...]]:
-    """Runs of units of about `LEAF_ROWS` rows each."""
+def plan_leaves(
+    units: Sequence[int], rows_per_unit: int, block_rows: int
+) -> list[list[tuple[int, ...]]]:
+    """Runs of units of at most `LEAF_ROWS` rows, each cut into even blocks of about `block_rows`.
+
+    Args:
+        units: in the order in which they are taken in.
+        block_rows: rows that are worked on at once.
+    """
     size = max(1, LEAF_ROWS // rows_per_unit)
-    return [tuple(units[i : i + size]) for i in range(0, len(units), size)]
+    block = max(1, block_rows // rows_per_unit)
+    leaves = (units[i : i + size] for i in range(0, len(units), size))
+    return [[tuple(run) for run in _even_runs(leaf, block)] for leaf in leaves]
+
+
+def rows_read_again(rows: int, rows_per_unit: int, block_rows: int) -> int:
+    """Rows of the target that are read twice: one block for each leaf, for mismatched rows."""
+    leaves = plan_leaves(range(-(-rows // rows_per_unit)), rows_per_unit, block_rows)
+    if sum(map(len, leaves)) == 1:
+        return 0
+    return min(rows, sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)
 
 
 def standing_nodes(present: Collection[tuple[int, int]], leaves: int) -> list[tuple[int, int]]:
@@ -122,17 +147,19 @@ def standing_nodes(present: Collection[tuple[int, int]], leaves: int) -> list[tu
     return nodes
 
 
-def _shape(sources: int, targets: int, widths: Sided[int], entries: int) -> tuple[int, int]:
+def _shape(
+    sources: int, targets: int, widths: Sided[int], draws: int, entries: int
+) -> tuple[int, int]:
     """Source and target layers of a tile: what fits and reads least."""
     d, e = widths
     best, least = (1, 1), float("inf")
     for height in range(1, sources + 1):
         # Own moments are counted as if every tile held those of all its layers.
-        width = min(targets, (entries - height * d * d) // (e * e + 2 * height * d * e))
+        width = min(targets, (entries - height * d * d) // (e * e + (1 + draws) * height * d * e))
         if width < 1:
             break
         tiles = -(-sources // height) * -(-targets // width)
-        read = tiles * (height * d + 2 * width * e)
+        read = tiles * (height * d + width * e)
         if read < least:
             best, least = (height, width), read
     return best

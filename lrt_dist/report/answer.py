@@ -1,4 +1,4 @@
-"""The answer in plain words, and the warnings that the numbers themselves call for."""
+"""The answer in plain words."""
 
 from __future__ import annotations
 
@@ -6,136 +6,171 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lrt_dist.effects import Retention
-from lrt_dist.formatting import percent, percent_range
+from lrt_dist.formatting import percent
+from lrt_dist.report.controls import LABELS
 from lrt_dist.report.results import Results
 from lrt_dist.report.summary import ConceptSummary
+from lrt_dist.report.text import interval, names, number
 from lrt_dist.store.tables import FitRow
+from lrt_dist.verdicts import LEVEL, LITTLE, MOST, WEAK, Word
 
-FEW_ROWS_PER_DIMENSION = 5
-NEAR_CHANCE = 0.05
-FEW_ITEMS = 10
+MEANINGS = {
+    Word.TRANSFERS: f"controls are ruled out (adjusted p at most {LEVEL:g}), and the whole 95% "
+    f"interval of retention lies at or above {percent(MOST)}",
+    Word.PARTLY: f"controls are ruled out, and the whole interval of retention lies above zero, "
+    f"but not above {percent(MOST)}",
+    Word.WEAKLY: f"controls are ruled out, but the native vector has less than {percent(WEAK)} of "
+    "the best native effect at the chosen layers, so what is kept is a share of little",
+    Word.UNCLEAR: "neither transfer nor its absence is shown; more items or fewer searched pairs "
+    "may tell",
+    Word.FAILS: f"the whole interval of retention lies below {percent(LITTLE)}, so little is kept "
+    "at best",
+    Word.REVERSES: "the whole interval of retention lies below zero: the transferred vector pushes "
+    "the other way",
+    Word.NO_EFFECT: "the target model's own vector has no effect distinct from zero, so there is "
+    "none to keep",
+    Word.NATIVE_REVERSES: "the target model's own vector steers away from the concept, so keeping "
+    "its effect says nothing",
+    Word.OVERLAP: "the map was fitted on the concept's own texts",
+}
+"""What each word says, after a colon."""
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """`kind` is one of transfers, overlap, unclear, fails, reverses, undefined."""
-
-    kind: str
-    label: str
-    sentence: str
+_NO_ANSWER = {Word.NO_EFFECT, Word.NATIVE_REVERSES}
+_RULED_OUT = {Word.FAILS, Word.REVERSES}
+_IN_PART = {Word.PARTLY, Word.WEAKLY}
 
 
 @dataclass(frozen=True)
 class Answer:
+    """What stands on top of the page; `text` is one paragraph, `details` one sentence a verdict."""
+
     headline: str
     text: str
-
-
-def verdict(summary: ConceptSummary) -> Verdict:
-    """Transferred, where the whole interval of retention lies above zero and above every control.
-
-    The bar is the largest absolute value of the mismatched map and of any single random draw, so a
-    lucky draw counts against the map. Without controls nothing is shown.
-    """
-    kept = summary.retention
-    if not kept.defined:
-        return Verdict(
-            "undefined",
-            "cannot be said",
-            f"The target model's own vector does not steer it here: {kept.reason}. "
-            "So there is no effect to transfer.",
-        )
-    controls = [abs(summary.mismatched.value)] if summary.mismatched.defined else []
-    if summary.random is not None:
-        controls += [abs(summary.random.low), abs(summary.random.high)]
-    numbers = f"{percent(kept.value)} of the native effect (95% interval {_interval(kept)})"
-    if not controls:
-        return Verdict(
-            "unclear",
-            "no controls",
-            f"It gives {numbers}, but no control arm was run, so nothing follows from it.",
-        )
-    bar = max(controls)
-    reach = f"the best control reaches {percent(bar)}"
-    if kept.high < -bar:
-        return Verdict(
-            "reverses",
-            "reverses",
-            f"It pushes the other way: {numbers}; {reach}.",
-        )
-    if kept.low <= bar:
-        weak = kept.value <= bar
-        return Verdict(
-            "fails" if weak else "unclear",
-            "does not transfer" if weak else "not shown",
-            f"It gives {numbers}, {'no more than' if weak else 'not clearly more than'} chance: "
-            f"{reach}.",
-        )
-    if summary.overlap:
-        return Verdict(
-            "overlap",
-            "proves nothing",
-            f"It gives {numbers}, but the map was fitted on this concept's own texts.",
-        )
-    return Verdict("transfers", "transfers", f"It keeps {numbers}; {reach}.")
+    details: tuple[str, ...]
 
 
 def answer(results: Results, summaries: Sequence[ConceptSummary]) -> Answer:
-    """Headline and one paragraph, from the test scores; of the fits alone where there are none."""
+    """From the verdicts; of the fits alone where there are none."""
+    fits = _fit_sentence(list(results.fits))
     if not summaries:
-        return Answer("Transfer was not tested", _fit_sentence(list(results.fits)))
-    kinds = [verdict(summary).kind for summary in summaries]
-    yes, total = kinds.count("transfers"), len(kinds)
-    concepts = "the one concept" if total == 1 else f"all {total} concepts"
-    if yes == total:
-        headline = f"Yes: the vector transfers for {concepts} tested"
-    elif yes:
-        headline = f"In part: the vector transfers for {yes} of {total} concepts"
-    elif kinds.count("undefined") == total:
-        headline = "Not answered: the target model's own vectors do not steer it"
-    else:
-        headline = f"No: transfer is not shown for {'any of ' if total > 1 else ''}" + (
-            f"the {total} concepts tested" if total > 1 else "the one concept tested"
-        )
-    sentences = [_transferred_sentence(summaries)]
-    sentences += [_group_sentence(summaries, kind) for kind in _GROUPS]
-    sentences.append(_fit_sentence(list(results.fits)))
-    return Answer(headline, " ".join(sentence for sentence in sentences if sentence))
-
-
-def _transferred_sentence(summaries: Sequence[ConceptSummary]) -> str:
-    shown = [s for s in summaries if verdict(s).kind == "transfers"]
-    if not shown:
-        return ""
-    kept = sorted(s.retention.value for s in shown)
-    share = percent(kept[0]) if len(kept) == 1 else percent_range(kept[0], kept[-1])
-    controls = []
-    if spreads := [s.random for s in shown if s.random is not None]:
-        top = max(max(abs(r.low), abs(r.high)) for r in spreads)
-        controls.append(f"random vectors of the same length reach {percent(top)} at most")
-    if mismatched := [abs(s.mismatched.value) for s in shown if s.mismatched.defined]:
-        controls.append(f"a map fitted on mismatched documents {percent(max(mismatched))} at most")
-    return (
-        "Added to the target model, the vector that was mapped from the source model keeps "
-        f"{share} of the effect that the target's own vector has ({_names(shown)}; test items, at "
-        "layers and strength chosen on other items). In comparison, in either direction, "
-        f"{' and '.join(controls)}."
+        return Answer("Transfer was not tested", fits, ())
+    sentences = (
+        _counts_sentence(summaries),
+        _retention_sentence(summaries),
+        _open_sentence(summaries),
+        _search_sentence(results, summaries),
+        fits,
+    )
+    return Answer(
+        headline([summary.word for summary in summaries]),
+        " ".join(sentence for sentence in sentences if sentence),
+        tuple(_group_sentence(summaries, word) for word in Word if _named(summaries, word)),
     )
 
 
-_GROUPS = {
-    "overlap": "For {names} the map had seen the concept's own texts, so its score proves nothing.",
-    "unclear": "For {names} the effect is not clearly larger than that of the controls.",
-    "fails": "For {names} it does no better than the controls.",
-    "reverses": "For {names} it steers the wrong way round.",
-    "undefined": "For {names} the target's own vector has no clear effect, so none can be kept.",
-}
+def headline(words: Sequence[Word]) -> str:
+    """`Yes` if all transfer, `No` if an upper bound says so of all, and else what lies between."""
+    total = len(words)
+    yes = words.count(Word.TRANSFERS)
+    part = sum(word in _IN_PART for word in words)
+    out = sum(word in _RULED_OUT for word in words)
+    if yes == total:
+        return f"Yes: the vector transfers for {_all(total)} tested"
+    if yes:
+        return f"In part: the vector transfers for {yes} of {total} concepts"
+    if part:
+        where = "the one concept" if total == 1 else f"{part} of {total} concepts"
+        return f"In part: part of the effect, or little of it, transfers for {where}"
+    if out == total:
+        subject = "the one concept" if total == 1 else f"any of the {total} concepts"
+        return f"No: the vector does not transfer for {subject} tested"
+    if all(word in _NO_ANSWER for word in words):
+        return "Cannot be told: the target model's own vectors do not steer towards their concepts"
+    if all(word is Word.OVERLAP for word in words):
+        return "Cannot be told: the maps were fitted on the concepts' own texts"
+    if total == 1:
+        return "Cannot be told: transfer is neither shown nor ruled out for the one concept tested"
+    ruled_out = f", and ruled out for {out}" if out else ""
+    return f"Cannot be told: transfer is shown for none of {total} concepts{ruled_out}"
 
 
-def _group_sentence(summaries: Sequence[ConceptSummary], kind: str) -> str:
-    group = [s for s in summaries if verdict(s).kind == kind]
-    return _GROUPS[kind].format(names=_names(group)) if group else ""
+def _all(total: int) -> str:
+    return "the one concept" if total == 1 else f"all {total} concepts"
+
+
+def _named(summaries: Sequence[ConceptSummary], word: Word) -> list[str]:
+    return [summary.concept for summary in summaries if summary.word is word]
+
+
+def _counts_sentence(summaries: Sequence[ConceptSummary]) -> str:
+    counts = [
+        f"“{word}” for {count}" for word in Word if (count := len(_named(summaries, word))) > 0
+    ]
+    noun = "concept" if len(summaries) == 1 else "concepts"
+    return f"The verdict on {len(summaries)} {noun}: {names(counts)}."
+
+
+def _search_sentence(results: Results, summaries: Sequence[ConceptSummary]) -> str:
+    """What was searched, and that the p-values pay for it."""
+    row = summaries[0].verdict
+    pairs = "the one pair" if row.pairs_searched == 1 else f"{number(row.pairs_searched)} pairs"
+    strengths = len([s for s in results.config.evaluate.strengths if s > 0])
+    searched = f"{pairs} of layers and {_many(strengths, 'strength')}"
+    drawn = {control.arm: control.draws for each in summaries for control in each.drawn}
+    if not drawn:
+        return f"For every concept we searched {searched} on development items."
+    draws = number(min(drawn.values()))
+    kinds = names([LABELS[arm] for arm in drawn])
+    holm = (
+        f"they are adjusted for {len(summaries)} concepts (Holm)"
+        if len(summaries) > 1
+        else "there is one concept, so nothing else is adjusted"
+    )
+    return (
+        f"For every concept we searched {searched} on development items, and each of {draws} draws "
+        f"of every control ({kinds}) likewise; test items judged. So the p-values include the "
+        f"search; {holm}, and {LEVEL:.0%} is the level."
+    )
+
+
+def _open_sentence(summaries: Sequence[ConceptSummary]) -> str:
+    """Which controls do as well as the claim."""
+    concepts: dict[str, list[str]] = {}
+    for summary in summaries:
+        for control in summary.open_controls:
+            concepts.setdefault(control.label, []).append(summary.concept)
+    if not concepts:
+        return ""
+    listed = [f"{label} for {names(of)}" for label, of in concepts.items()]
+    return f"Not ruled out: {'; '.join(listed)}."
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _retention_sentence(summaries: Sequence[ConceptSummary]) -> str:
+    known = sorted(
+        (s for s in summaries if math.isfinite(s.retention)), key=lambda each: each.retention
+    )
+    if not known:
+        return ""
+    low, high = known[0], known[-1]
+    if len(known) == 1:
+        return f"The transferred vector keeps {_kept(low)} of the native effect ({low.concept})."
+    return (
+        f"The transferred vectors keep from {_kept(low)} of the native effect ({low.concept}) to "
+        f"{_kept(high)} ({high.concept})."
+    )
+
+
+def _kept(summary: ConceptSummary) -> str:
+    return f"{percent(summary.retention)} (95% interval: {interval(summary.retention_interval)})"
+
+
+def _group_sentence(summaries: Sequence[ConceptSummary], word: Word) -> str:
+    """One sentence on all concepts with the same verdict."""
+    return f"{names(_named(summaries, word))} – {word}: {MEANINGS[word]}."
 
 
 def _fit_sentence(fits: Sequence[FitRow]) -> str:
@@ -156,69 +191,3 @@ def _fit_sentence(fits: Sequence[FitRow]) -> str:
         f"The maps of {pairs} explain up to {percent(best.r2)} of the variance of held-out "
         f"hidden states{where}{against}."
     )
-
-
-def data_warnings(results: Results, summaries: Sequence[ConceptSummary]) -> list[str]:
-    """What a reader must know before believing the numbers."""
-    warnings = _fit_warnings(list(results.fits))
-    few = [s for s in summaries if s.items < FEW_ITEMS]
-    if few:
-        counts = ", ".join(f"{s.concept} {s.items}" for s in few)
-        warnings.append(
-            f"Fewer than {FEW_ITEMS} test items ({counts}): the intervals are rough, and narrower "
-            "than they should be."
-        )
-    for s in summaries:
-        if not s.retention.defined:
-            warnings.append(
-                f"{s.concept}: the native arm does not steer at layer {s.pair.target}, strength "
-                f"±{s.strength:g}: {s.retention.reason}. Retention is undefined there."
-            )
-        if s.overlap:
-            warnings.append(
-                f"{s.concept}: its texts are in the corpus that the map was fitted on. With no "
-                "more rows than dimensions a minimum-norm map returns the native vector by "
-                "algebra, whatever the two models are; with several times more the bias remains. "
-                "Its scores are no evidence of transfer."
-            )
-    named = {s.concept for s in summaries}
-    unscored = sorted(set(results.vectors.column("concept")) - named)
-    if unscored:
-        warnings.append(f"No test scores, so not in the tables: {', '.join(unscored)}.")
-    return warnings
-
-
-def _fit_warnings(fits: Sequence[FitRow]) -> list[str]:
-    warnings = []
-    few = [f for f in fits if f.n < FEW_ROWS_PER_DIMENSION * f.d_source]
-    if few:
-        worst = min(few, key=lambda f: f.n / f.d_source)
-        warnings.append(
-            f"Few rows: {_count(len(few), len(fits))} fitted on fewer than "
-            f"{FEW_ROWS_PER_DIMENSION} rows per source dimension (least: {worst.n:,} rows for "
-            f"{worst.d_source:,} dimensions). More text would give better maps."
-        )
-    near = [f for f in fits if f.r2 - f.r2_mismatched < NEAR_CHANCE]
-    if near:
-        pairs = ", ".join(f"{f.source_layer} → {f.target_layer}" for f in near[:6])
-        more = f" and {len(near) - 6} more" if len(near) > 6 else ""
-        warnings.append(
-            f"{_count(len(near), len(fits))} no better than chance: held-out R² within "
-            f"{NEAR_CHANCE} of that on mismatched documents ({pairs}{more})."
-        )
-    return warnings
-
-
-def _count(part: int, total: int) -> str:
-    if total == 1:
-        return "the map is"
-    return f"{part} of {total} maps {'is' if part == 1 else 'are'}"
-
-
-def _interval(kept: Retention) -> str:
-    return percent_range(kept.low, kept.high)
-
-
-def _names(group: Sequence[ConceptSummary]) -> str:
-    names = [summary.concept for summary in group]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lrt_dist.effects import mean_interval
+import torch
+
 from lrt_dist.plan.conditions import Arm
+from lrt_dist.report.controls import STEERED
 from lrt_dist.report.items import ItemScores
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Mean change at one strength. low..high is the 95% bootstrap interval over items; for the
-    random arm the range of the draws' means, since there the vector is what varies."""
+    """Mean change at one strength; `low` to `high` holds the middle half of the items (of a
+    control, of its vectors' means)."""
 
     strength: float
     mean: float
@@ -22,17 +24,20 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
+    """The points of an arm, by strength; of a control only those at the chosen strength."""
+
     arm: Arm
     points: tuple[CurvePoint, ...]
 
 
 def strength_curves(test: ItemScores) -> tuple[Curve, ...]:
-    """One curve per arm that was run, through (0, 0) by definition."""
+    """One curve per arm that was steered; those of vectors go through (0, 0) by definition."""
     curves = []
-    for arm in Arm:  # `none` has no strengths: it is the zero line
+    for arm in (Arm.NATIVE, Arm.TRANSFERRED, *STEERED):
         points = [p for s in test.strengths if (p := _point(test, arm, s)) is not None]
-        if points:
+        if points and arm not in STEERED:
             points.append(CurvePoint(0.0, 0.0, 0.0, 0.0))
+        if points:
             curves.append(Curve(arm, tuple(sorted(points, key=lambda point: point.strength))))
     return tuple(curves)
 
@@ -45,6 +50,6 @@ def _point(test: ItemScores, arm: Arm, strength: float) -> CurvePoint | None:
     ]
     if not changes:
         return None
-    means = [float(change.mean()) for change in changes]
-    low, high = (min(means), max(means)) if arm is Arm.RANDOM else mean_interval(changes[0])
-    return CurvePoint(strength, sum(means) / len(means), low, high)
+    spread = torch.stack([c.mean() for c in changes]) if arm in STEERED else changes[0]
+    low, high = torch.quantile(spread, torch.tensor([0.25, 0.75], dtype=spread.dtype)).tolist()
+    return CurvePoint(strength, float(spread.mean()), low, high)

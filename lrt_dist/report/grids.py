@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from lrt_dist.effects import retention
-from lrt_dist.plan.conditions import NO_LAYER, Arm
-from lrt_dist.report.items import ItemScores, item_scores, same_strength
 from lrt_dist.sites import LayerPair
-from lrt_dist.store.tables import FitRow, ScoreRow, Table, VectorRow
+from lrt_dist.store.tables import FitRow, Table, VectorRow
+from lrt_dist.verdicts import WEAK
 
 
 @dataclass(frozen=True)
@@ -71,50 +69,24 @@ def chosen_pairs(vectors: Table[VectorRow]) -> dict[LayerPair, list[str]]:
     return dict(concepts)
 
 
-def retention_grids(
-    scores: Table[ScoreRow], vectors: Table[VectorRow], metric: str
-) -> dict[str, Grid]:
-    """Retention on the development items, per concept, at each pair's own chosen strength.
+def retention_grids(vectors: Table[VectorRow]) -> dict[str, Grid]:
+    """Retention as predicted on the development items, per concept.
 
-    This is what the pair was chosen by, so the best cell flatters: the test split judges. Undefined
-    where the native vector's effect at that target layer is not distinct from zero.
+    This is what the pair was chosen by, so the best cell flatters: the test split judges. NaN where
+    the native vector is predicted to have less than `WEAK` of its best effect: a share of little.
     """
-    dev = scores.filter((pc.field("split") == "dev") & (pc.field("metric") == metric))
-    means = _transferred_means(dev)
-    own = dev.filter(pc.field("source_layer") == NO_LAYER)
-    native_effects: dict[tuple[str, int, float], float] = {}
-    values: dict[str, dict[LayerPair, float]] = defaultdict(dict)
+    rows = defaultdict(list)
     for row in vectors:
-        pair = LayerPair(row.source_layer, row.target_layer)
-        # The source layers share the native effect, and its bootstrap is what costs.
-        native = (row.concept, row.target_layer, row.strength)
-        if native not in native_effects:
-            items = item_scores(own, row.concept, "dev", metric, pair)
-            native_effects[native] = _distinct_effect(items, row.strength)
-        by_strength = means.get((row.concept, pair), {})
-        up, down = (by_strength.get(same_strength(sign * row.strength)) for sign in (1, -1))
-        if up is not None and down is not None:
-            values[row.concept][pair] = (up - down) / 2 / native_effects[native]
-    return {concept: Grid.of(grid) for concept, grid in sorted(values.items())}
+        rows[row.concept].append(row)
+    return {concept: _retention_grid(rows[concept]) for concept in sorted(rows)}
 
 
-def _transferred_means(
-    dev: Table[ScoreRow],
-) -> dict[tuple[str, LayerPair], dict[float, float]]:
-    """Mean score per (concept, pair), strength → mean. Grouped by Arrow: a grid of all layer
-    pairs has millions of rows, and Python need not see them one by one."""
-    keys = ["concept", "source_layer", "target_layer", "strength"]
-    groups = dev.filter(pc.field("arm") == Arm.TRANSFERRED.value).arrow.group_by(keys)
-    columns = groups.aggregate([("value", "mean")]).select([*keys, "value_mean"]).to_pydict()
-    means: dict[tuple[str, LayerPair], dict[float, float]] = defaultdict(dict)
-    for concept, source, target, strength, mean in zip(*columns.values(), strict=True):
-        means[concept, LayerPair(source, target)][same_strength(strength)] = mean
-    return means
+def _retention_grid(rows: Sequence[VectorRow]) -> Grid:
+    known = [row.native_dev for row in rows if math.isfinite(row.native_dev)]
+    least = WEAK * max(known, default=0.0)
 
+    def value(row: VectorRow) -> float:
+        enough = row.native_dev > 0 and row.native_dev >= least
+        return row.transferred_dev / row.native_dev if enough else math.nan
 
-def _distinct_effect(native: ItemScores, strength: float) -> float:
-    """Mean native effect; NaN where it is not distinct from zero or was not run."""
-    effect = native.effect(Arm.NATIVE, strength)
-    if effect is None or not retention(effect, effect, draws=500).defined:
-        return math.nan
-    return float(effect.mean())
+    return Grid.of({LayerPair(row.source_layer, row.target_layer): value(row) for row in rows})

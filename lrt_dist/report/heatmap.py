@@ -1,4 +1,4 @@
-"""A grid as coloured table cells with the numbers in them."""
+"""A table of numbers as coloured cells with the numbers in them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from lrt_dist.formatting import percent
 from lrt_dist.report.grids import Grid
+from lrt_dist.report.matrix import Matrix
 from lrt_dist.sites import LayerPair
 
-# Past this many columns the numbers move to the cells' tooltips, or nothing could be seen at once.
+# Past this many columns colours and numbers are two tables, or nothing could be seen at once.
 _MOST_NUMBERS = 40
 
 
@@ -28,16 +29,27 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
+    """A table of cells; `dense` ones are shown as colours, and as numbers in a table below.
+
+    `named`: rows and columns have names rather than numbers.
+    """
+
     title: str
     note: str
-    target_layers: tuple[int, ...]
-    rows: tuple[tuple[int, tuple[Cell, ...]], ...]
-    dense: bool
+    corner: tuple[str, str]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    named: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """Whether there is no room for numbers."""
+        return len(self.columns) > _MOST_NUMBERS
 
     @property
     def wide(self) -> bool:
         """Whether it wants the page's full width rather than a column beside another one."""
-        return len(self.target_layers) > 9
+        return len(self.columns) > 9
 
 
 def heat_map(
@@ -49,7 +61,6 @@ def heat_map(
     chosen: Mapping[LayerPair, Collection[str]] | None = None,
 ) -> HeatMap:
     """Cells coloured from 0 (bare) to 1 (full), below 0 in another colour; chosen pairs ringed."""
-    dense = len(grid.target_layers) > _MOST_NUMBERS
     rings = chosen or {}
 
     def cell(pair: LayerPair) -> Cell:
@@ -57,23 +68,52 @@ def heat_map(
         value = grid.values.get(pair)
         if value is None:
             return Cell("", f"{where}: not run", defined=False)
-        if not math.isfinite(value):
-            return Cell(
-                "·", f"{where}: undefined, no clear native effect or a score that is not finite"
-            )
-        text = percent(value) if in_percent else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-        concepts = rings.get(pair, ())
-        mark = f"; chosen for {', '.join(concepts)}" if concepts else ""
-        return Cell(
-            text="" if dense else text.removesuffix("%"),
-            hint=f"{where}: {text}{mark}",
-            heat=round(100 * min(1.0, abs(value))),
-            negative=value < 0,
-            chosen=bool(concepts),
-        )
+        concepts = ", ".join(rings.get(pair, ()))
+        mark = f"chosen for {concepts}" if concepts else ""
+        return _cell(value, where, in_percent=in_percent, mark=mark)
 
-    rows = tuple(
-        (source, tuple(cell(LayerPair(source, target)) for target in grid.target_layers))
-        for source in grid.source_layers
+    return HeatMap(
+        title,
+        note,
+        ("source ↓", "target →"),
+        tuple(map(str, grid.target_layers)),
+        tuple(
+            (str(source), tuple(cell(LayerPair(source, target)) for target in grid.target_layers))
+            for source in grid.source_layers
+        ),
     )
-    return HeatMap(title, note, grid.target_layers, rows, dense)
+
+
+def matrix_map(matrix: Matrix, *, title: str, note: str) -> HeatMap:
+    """The specificity matrix, in per cent; the diagonal is ringed."""
+
+    def cell(items: str, vector: str) -> Cell:
+        where = f"vector of {vector} on items of {items}"
+        value = matrix.values.get((items, vector))
+        if value is None:
+            return Cell("", f"{where}: not run", defined=False)
+        return _cell(value, where, in_percent=True, mark="its own" if items == vector else "")
+
+    return HeatMap(
+        title,
+        note,
+        ("items ↓", "vector →"),
+        matrix.concepts,
+        tuple((i, tuple(cell(i, vector) for vector in matrix.concepts)) for i in matrix.concepts),
+        named=True,
+    )
+
+
+def _cell(value: float, where: str, *, in_percent: bool, mark: str) -> Cell:
+    """A cell; `mark` says why it is ringed, and is empty where it is not."""
+    if not math.isfinite(value):
+        reason = "undefined, too little native effect or a score that is not finite"
+        return Cell("·", f"{where}: {reason}", chosen=bool(mark))
+    text = percent(value) if in_percent else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    return Cell(
+        text=text.removesuffix("%"),
+        hint=f"{where}: {text}{f'; {mark}' if mark else ''}",
+        heat=round(100 * min(1.0, abs(value))),
+        negative=value < 0,
+        chosen=bool(mark),
+    )

@@ -22,10 +22,17 @@ def same_strength(strength: float) -> float:
 
 @dataclass(frozen=True)
 class ItemScores:
-    """Values [items] per (arm, draw, strength), all over the same items in the same order."""
+    """Values [items] per (arm, draw, strength), all over the same items in the same order.
+
+    Attributes:
+        items: their numbers.
+        values: by arm, draw and strength.
+        vectors: the concept whose vector each (arm, draw) injects.
+    """
 
     items: tuple[int, ...]
     values: dict[tuple[Arm, int, float], Tensor]
+    vectors: dict[tuple[Arm, int], str]
 
     @property
     def strengths(self) -> list[float]:
@@ -69,7 +76,9 @@ def item_scores(
         & (pc.field("target_layer") == pair.target)
     )
     cells: dict[tuple[Arm, int, float], dict[int, float]] = defaultdict(dict)
+    vectors: dict[tuple[Arm, int], str] = {}
     for row in chosen:
+        vectors[Arm(row.arm), row.draw] = row.vector
         if math.isfinite(row.value):
             cells[Arm(row.arm), row.draw, same_strength(row.strength)][row.item] = row.value
     common: set[int] = set.intersection(*(set(cell) for cell in cells.values())) if cells else set()
@@ -82,4 +91,5 @@ def item_scores(
         }
         if items
         else {},
+        vectors=vectors,
     )

@@ -14,9 +14,15 @@ from markupsafe import Markup
 from lrt_dist.files import atomic_write
 from lrt_dist.formatting import format_layers, percent, percent_range
 from lrt_dist.linear.methods import FIT_METHODS
-from lrt_dist.report.answer import Verdict, answer, data_warnings, verdict
-from lrt_dist.report.curves import strength_curves
-from lrt_dist.report.figures import STYLES, retention_figure, run_figure, strength_figure
+from lrt_dist.plan.conditions import Arm
+from lrt_dist.report.agreement import agreements
+from lrt_dist.report.agreement_figure import agreement_figure
+from lrt_dist.report.answer import MEANINGS, answer
+from lrt_dist.report.concept_cards import concept_card, tone
+from lrt_dist.report.controls import ARM_MEANINGS, LABELS
+from lrt_dist.report.drawing import STYLES
+from lrt_dist.report.figures import run_figure
+from lrt_dist.report.forest import forest_figure
 from lrt_dist.report.grids import (
     Grid,
     chosen_pairs,
@@ -25,28 +31,20 @@ from lrt_dist.report.grids import (
     mean_grid,
     retention_grids,
 )
-from lrt_dist.report.heatmap import HeatMap, heat_map
-from lrt_dist.report.items import item_scores
+from lrt_dist.report.heatmap import HeatMap, heat_map, matrix_map
 from lrt_dist.report.learning import advice, learning_curves
+from lrt_dist.report.matrix import specificity
 from lrt_dist.report.results import Results
-from lrt_dist.report.samples import Samples, samples_of
 from lrt_dist.report.summary import ConceptSummary, summarise
+from lrt_dist.report.tables_to_copy import write_tables
+from lrt_dist.report.text import interval, number, signed, signed_interval
+from lrt_dist.report.warnings import data_warnings
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.tables import FitRow, MapRow
+from lrt_dist.verdicts import WEAK
 
 # All pairs of two deep models are thousands of rows; the Parquet file beside the page has them.
 _MOST_FITS = 200
-
-
-@dataclass(frozen=True)
-class Card:
-    """All that the page says of one concept."""
-
-    summary: ConceptSummary
-    verdict: Verdict
-    figure: Markup
-    heat_map: HeatMap | None
-    samples: Samples | None
 
 
 @dataclass(frozen=True)
@@ -60,26 +58,42 @@ class OtherMap:
 
 
 def write_report(
-    results: Results, *, change: str, warnings: Sequence[str], facts: Mapping[str, str]
+    results: Results,
+    *,
+    change: str,
+    warnings: Sequence[str],
+    facts: Mapping[str, str],
+    provenance: Mapping[str, str],
 ) -> Path:
-    """Write the page of a run and return its path; a reader sees the old page or the new one.
+    """Write the page of a run, and its tables to copy beside it; return the page's path.
+
+    A reader sees the old page or the new one.
 
     Args:
         change: what figures call a change of the score, e.g. `change of log-odds`.
         warnings: come first on the page, before those that follow from the numbers.
-        facts: versions, times and counts, shown as they are.
+        facts: times and counts, shown as they are.
+        provenance: versions, machines, seeds and hashes, shown as they are.
 
     Raises:
         DiskFullError: there is no space left.
     """
-    html = render(results, change=change, warnings=warnings, facts=facts)
+    summaries = summarise(results)
+    files = write_tables(results.report, summaries)
+    html = _render(results, summaries, change, warnings, facts, provenance, files)
     with atomic_write(results.report) as partial:
         partial.write_text(html, "utf-8")
     return results.report
 
 
-def render(
-    results: Results, *, change: str, warnings: Sequence[str], facts: Mapping[str, str]
+def _render(
+    results: Results,
+    summaries: Sequence[ConceptSummary],
+    change: str,
+    warnings: Sequence[str],
+    facts: Mapping[str, str],
+    provenance: Mapping[str, str],
+    files: Sequence[str],
 ) -> str:
     """The page as text, a function of its arguments alone."""
     environment = Environment(
@@ -89,20 +103,33 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, signed=_signed, percent=percent)
+    environment.filters.update(number=number, signed=signed, percent=percent)
+    environment.globals.update(
+        percent_range=percent_range,
+        interval=interval,
+        signed_interval=signed_interval,
+        tone=tone,
+        labels=LABELS,
+    )
     config = results.config
-    summaries = summarise(results)
-    kept = retention_grids(results.scores, results.vectors, config.evaluate.score)
+    kept = retention_grids(results.vectors)
     curves = learning_curves(results.fits)
+    compared = list(results.agreement) if summaries else []
     return environment.get_template("page.html.jinja").render(
         title=config.name,
         score=config.evaluate.score,
         models=[_model_name(results, side) for side in Side],
         answer=answer(results, summaries),
         warnings=[*warnings, *data_warnings(results, summaries)],
-        cards=[_card(results, summary, kept.get(summary.concept), change) for summary in summaries],
-        overview=Markup(retention_figure(summaries)) if summaries else None,
+        files=files,
+        cards=[concept_card(results, s, kept.get(s.concept), change) for s in summaries],
+        forest=Markup(forest_figure(summaries)) if summaries else None,
+        forest_arms=_arms_of(summaries),
+        matrix=_matrix(summaries) if len(summaries) > 1 else None,
         heat_maps=_heat_maps(results, kept),
+        agreements=agreements(results, summaries),
+        agreement_figure=Markup(agreement_figure(compared)) if compared else None,
+        agreement_arms=_in_order({row.arm for row in compared}),
         figures=[_run_figure(name, results) for name in config.report.figures],
         learning=curves,
         advice=advice(curves),
@@ -111,29 +138,34 @@ def render(
         fit_count=len(results.fits),
         what_was_run=_what_was_run(results),
         facts=dict(facts),
+        provenance=dict(provenance),
         config=yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True),
-        colours={arm.value: style.colour for arm, style in STYLES.items()},
-        percent_range=percent_range,
+        styles=STYLES,
+        meanings=MEANINGS,
+        arms=ARM_MEANINGS,
     )
 
 
-def _card(results: Results, summary: ConceptSummary, kept: Grid | None, change: str) -> Card:
-    metric = results.config.evaluate.score
-    test = item_scores(results.scores, summary.concept, "test", metric, summary.pair)
-    figure = strength_figure(
-        strength_curves(test), chosen=summary.strength, label=summary.concept, change=change
+def _arms_of(summaries: Sequence[ConceptSummary]) -> list[Arm]:
+    """The arms of the forest plot."""
+    arms = {control.arm for s in summaries for control in s.drawn}
+    arms |= {control.arm for s in summaries for control in s.steered}
+    return _in_order({Arm.NATIVE, Arm.TRANSFERRED, *arms})
+
+
+def _in_order(arms: Iterable[str]) -> list[Arm]:
+    wanted = set(arms)
+    return [arm for arm in Arm if arm in wanted]
+
+
+def _matrix(summaries: Sequence[ConceptSummary]) -> HeatMap:
+    return matrix_map(
+        specificity(summaries),
+        title="Whose vector moves whose items? In per cent of the native effect",
+        note="Test items of a row's concept under the transferred vector of a column's, at the "
+        "pair and strength chosen for the row; rings: its own, which is retention. Beside them "
+        "stand the other concepts' vectors, which should do little.",
     )
-    map_of_pairs = None
-    if kept is not None and len(kept.values) > 1:
-        map_of_pairs = heat_map(
-            kept,
-            title=f"Retention by layer pair, in per cent: {summary.concept}",
-            note="On the development items, by which the ringed pair was chosen: it flatters.",
-            in_percent=True,
-            chosen={summary.pair: [summary.concept]},
-        )
-    samples = samples_of(results.samples, summary.concept)
-    return Card(summary, verdict(summary), Markup(figure), map_of_pairs, samples)
 
 
 def _run_figure(name: str, results: Results) -> tuple[Markup, str]:
@@ -148,8 +180,9 @@ def _heat_maps(results: Results, kept: Mapping[str, Grid]) -> list[HeatMap]:
         maps.append(
             heat_map(
                 mean_grid(kept.values()),
-                title="Retention, in per cent",
-                note="Mean over concepts, on development items. Rings: chosen, by the weaker of "
+                title="Retention, in per cent, as predicted",
+                note="On development items, mean over concepts. Blank: the native vector has less "
+                f"than {percent(WEAK)} of its best effect there. Rings: chosen, by the weaker of "
                 "the native and the transferred effect.",
                 in_percent=True,
                 chosen=rings,
@@ -171,7 +204,7 @@ def _heat_maps(results: Results, kept: Mapping[str, Grid]) -> list[HeatMap]:
             (
                 "r2_mismatched",
                 "R², mismatched documents",
-                "A control: the same fit to rows of other documents, far away in the corpus.",
+                "A control: the same fit to random rows of other documents, mean of several draws.",
             ),
         ):
             grid = column_grid(results.fits, column)
@@ -194,18 +227,19 @@ def _what_was_run(results: Results) -> dict[str, str]:
     if fits:
         sources = format_layers([fit.source_layer for fit in fits])
         targets = format_layers([fit.target_layer for fit in fits])
-        left_out = (
-            f"{_range(fit.rows_left_out for fit in fits)}, of norms far above the layer's median; "
-            f"they hold {_percents(fit.left_out_share_source for fit in fits)} of the squared "
-            "norms in the source's layers, "
-            f"{_percents(fit.left_out_share_target for fit in fits)} in the target's"
+        shrunk = (
+            f"{_range(fit.rows_shrunk_source for fit in fits)} in the source's layers, with "
+            f"{_percents(fit.shrunk_share_source for fit in fits)} of the squared norms, and "
+            f"{_range(fit.rows_shrunk_target for fit in fits)} in the target's, with "
+            f"{_percents(fit.shrunk_share_target for fit in fits)}: of norms far above the "
+            "layer's median, to which they were scaled down"
         )
         rows |= {
             "Layers": f"{sources} → {targets}",
             "Dimensions": f"{fits[0].d_source} → {fits[0].d_target}",
             "Rows fitted": f"{_range(fit.n for fit in fits)} of "
-            f"{_number(fits[0].documents)} documents",
-            "Rows left out": left_out,
+            f"{number(fits[0].documents)} documents",
+            "Rows scaled down": shrunk,
             "Method": fits[0].method,
             "Rank": _range(fit.rank for fit in fits),
         }
@@ -222,7 +256,7 @@ def _what_was_run(results: Results) -> dict[str, str]:
 def _range(values: Iterable[float]) -> str:
     known = list(values)
     low, high = min(known), max(known)
-    return _number(low) if low == high else f"{_number(low)} to {_number(high)}"
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
 
 
 def _percents(values: Iterable[float]) -> str:
@@ -250,19 +284,3 @@ def _other_maps(results: Results) -> list[OtherMap]:
 def _best_first(fits: Iterable[FitRow]) -> list[FitRow]:
     """By held-out R²."""
     return sorted(fits, key=lambda row: -row.r2)
-
-
-def _number(value: float, digits: int = 3) -> str:
-    """Whole numbers with separators, others to significant digits; a dash for what is undefined."""
-    if not math.isfinite(value):
-        return "–"
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 10**digits):
-        return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-    return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _signed(value: float, digits: int = 2) -> str:
-    """A fixed number of decimals and always a sign; a dash for what is undefined."""
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

@@ -8,9 +8,31 @@ from typing import TypeVar
 
 from lrt_dist.config import RunConfig, read_run
 from lrt_dist.errors import UserError
-from lrt_dist.store.tables import FitRow, JointFitRow, SampleRow, ScoreRow, Table, VectorRow
+from lrt_dist.store.tables import (
+    AgreementRow,
+    ControlRow,
+    FitRow,
+    ItemRow,
+    JointFitRow,
+    SampleRow,
+    ScoreRow,
+    Table,
+    VectorRow,
+    VerdictRow,
+)
 
-Row = TypeVar("Row", FitRow, JointFitRow, SampleRow, ScoreRow, VectorRow)
+Row = TypeVar(
+    "Row",
+    AgreementRow,
+    ControlRow,
+    FitRow,
+    ItemRow,
+    JointFitRow,
+    SampleRow,
+    ScoreRow,
+    VectorRow,
+    VerdictRow,
+)
 
 
 @dataclass(frozen=True)
@@ -23,9 +45,13 @@ class Results:
         fits: one row for each pair of layers.
         reverse: one row for each reverse map.
         joint: one row for each joint map.
+        items: one row for each item.
         scores: one row for each item under each condition.
         vectors: one row for each concept and pair of layers.
         samples: continuations.
+        controls: one row for each draw of a control.
+        agreement: predicted beside measured effects.
+        verdicts: one row for each concept.
     """
 
     out: Path
@@ -33,13 +59,19 @@ class Results:
     fits: Table[FitRow]
     reverse: Table[FitRow]
     joint: Table[JointFitRow]
+    items: Table[ItemRow]
     scores: Table[ScoreRow]
     vectors: Table[VectorRow]
     samples: Table[SampleRow]
+    controls: Table[ControlRow]
+    agreement: Table[AgreementRow]
+    verdicts: Table[VerdictRow]
 
     @classmethod
     def read(cls, out: str | Path) -> Results:
         """Read an output directory; a table whose step was not run is empty.
+
+        Where the run has no concepts, tables of an evaluation that was made before are not read.
 
         Raises:
             UserError: nothing was fitted or evaluated there.
@@ -52,19 +84,28 @@ class Results:
                 "report: run `lrt-dist fit` and `lrt-dist evaluate` first"
             )
 
-        def table(name: str, row: type[Row]) -> Table[Row]:
+        config = read_run(folder)
+
+        def table(name: str, row: type[Row], *, wanted: bool = True) -> Table[Row]:
             path = folder / f"{name}.parquet"
-            return Table.read(path, row) if path.is_file() else Table.of(row, [])
+            return Table.read(path, row) if wanted and path.is_file() else Table.of(row, [])
+
+        def evaluated(name: str, row: type[Row]) -> Table[Row]:
+            return table(name, row, wanted=bool(config.concepts))
 
         return cls(
             out=folder,
-            config=read_run(folder),
+            config=config,
             fits=table("fits", FitRow),
             reverse=table("fits-reverse", FitRow),
             joint=table("fits-joint", JointFitRow),
-            scores=table("scores", ScoreRow),
-            vectors=table("vectors", VectorRow),
-            samples=table("samples", SampleRow),
+            items=evaluated("items", ItemRow),
+            scores=evaluated("scores", ScoreRow),
+            vectors=evaluated("vectors", VectorRow),
+            samples=evaluated("samples", SampleRow),
+            controls=evaluated("controls", ControlRow),
+            agreement=evaluated("agreement", AgreementRow),
+            verdicts=evaluated("verdicts", VerdictRow),
         )
 
     @property

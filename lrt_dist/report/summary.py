@@ -12,156 +12,177 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from torch import Tensor
 
-from lrt_dist.effects import (
-    Retention,
-    mean_interval,
-    mean_squared_error,
-    pearson,
-    retention,
-    steerability,
+from lrt_dist.effects import mean_squared_error, pearson
+from lrt_dist.formatting import percent
+from lrt_dist.plan.conditions import CROSS_ENTROPY, Arm
+from lrt_dist.report.controls import (
+    DrawnControl,
+    SteeredControl,
+    drawn_controls,
+    steered_controls,
 )
-from lrt_dist.formatting import percent, percent_range
-from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.items import ItemScores, item_scores
 from lrt_dist.report.results import Results
+from lrt_dist.report.text import interval, number
 from lrt_dist.sites import LayerPair
-from lrt_dist.store.tables import ScoreRow, Table, VectorRow
+from lrt_dist.store.tables import VectorRow, VerdictRow
+from lrt_dist.verdicts import LEVEL, Evidence, Word, word
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and range of one number over the draws of the random arm."""
-
-    mean: float
-    low: float
-    high: float
-    draws: int
+FEW_ITEMS = 30
+"""Fewer test items than this are warned of beside the verdict."""
 
 
 @dataclass(frozen=True)
 class ConceptSummary:
     """One concept at the layer pair and strength chosen on its development items.
 
-    All scores are of the test items. Changes are against the unsteered model; an *effect* is
-    (change at +strength - change at -strength) / 2, and retention is a ratio of mean effects.
-    `cost_*` is the rise of cross-entropy on neutral text, in nats per token, mean of both signs.
     NaN stands for what was not run.
+
+    Attributes:
+        verdict: all statistics.
+        word: what they say.
+        vector: the vectors at the chosen pair.
+        drawn: controls of which there are many draws.
+        steered: the other controls.
+        test: scores of the test items at the chosen pair.
+        pearson: of the native and transferred changes, over items and strengths.
+        mean_squared_error: of the same.
+        cost_native: rise of cross-entropy on neutral text, in nats per token, mean of both signs.
+        cost_transferred: the same.
+        cost_random: the same.
     """
 
-    concept: str
-    pair: LayerPair
-    strength: float
-    items: int
-    pairs: int
-    overlap: bool
-    native_up: float
-    native_down: float
-    native_effect: float
-    native_interval: tuple[float, float]
-    transferred_up: float
-    transferred_down: float
-    transferred_effect: float
-    retention: Retention
-    mismatched: Retention
-    random: Spread | None
+    verdict: VerdictRow
+    word: Word
+    vector: VectorRow
+    drawn: tuple[DrawnControl, ...]
+    steered: tuple[SteeredControl, ...]
+    test: ItemScores
     pearson: float
     mean_squared_error: float
-    steerability_native: float
-    steerability_transferred: float
-    cosine: float
-    cosine_mismatched: float
     cost_native: float
     cost_transferred: float
     cost_random: float
 
+    @property
+    def concept(self) -> str:
+        """Its name."""
+        return self.verdict.concept
+
+    @property
+    def pair(self) -> LayerPair:
+        """The chosen pair of layers."""
+        return LayerPair(self.verdict.source_layer, self.verdict.target_layer)
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is a native effect of which something can be a share."""
+        return has_native_effect(self.word)
+
+    @property
+    def retention(self) -> float:
+        """Transferred over native effect; NaN where no share is defined."""
+        return self.verdict.retention if self.defined else math.nan
+
+    @property
+    def retention_interval(self) -> tuple[float, float]:
+        """Of the same."""
+        return self.verdict.retention_interval if self.defined else (math.nan, math.nan)
+
+    @property
+    def share(self) -> float:
+        """Transferred effect over the best native effect anywhere; NaN where that is none."""
+        return self.verdict.share_of_best if self._has_best else math.nan
+
+    @property
+    def share_interval(self) -> tuple[float, float]:
+        """Of the same."""
+        return self.verdict.share_interval if self._has_best else (math.nan, math.nan)
+
+    @property
+    def _has_best(self) -> bool:
+        return self.defined and self.verdict.best_native > 0
+
+    @property
+    def native_share(self) -> float:
+        """Native effect at the chosen pair over the best native effect anywhere."""
+        return native_share(self.verdict)
+
+    @property
+    def few_items(self) -> bool:
+        """Whether the verdict rests on too few items."""
+        return self.verdict.items < FEW_ITEMS
+
+    @property
+    def open_controls(self) -> list[DrawnControl]:
+        """The drawn controls that are not ruled out, each asked alone."""
+        return [c for c in self.drawn if self.defined and not c.p <= LEVEL]
+
+    @property
+    def best_control(self) -> DrawnControl | None:
+        """The drawn control whose draws reach farthest."""
+        known = [control for control in self.drawn if math.isfinite(control.high)]
+        return max(known, key=lambda control: control.high, default=None)
+
+
+def native_share(row: VerdictRow) -> float:
+    """Native effect at the chosen pair over the best native effect; NaN where that is none."""
+    return row.native / row.best_native if row.best_native > 0 else math.nan
+
+
+def word_of(row: VerdictRow) -> Word:
+    """The word for a row of the verdict table."""
+    return word(
+        Evidence(
+            native=row.native_interval,
+            retention=row.retention_interval,
+            p=row.p_adjusted,
+            share_of_best=native_share(row),
+            overlap=row.overlap,
+        )
+    )
+
+
+def has_native_effect(said: Word) -> bool:
+    """Whether a word leaves a native effect of which something can be a share."""
+    return said not in (Word.NO_EFFECT, Word.NATIVE_REVERSES)
+
 
 def summarise(results: Results) -> list[ConceptSummary]:
-    """One summary per concept that has a chosen layer pair and test scores there, by name."""
-    chosen = sorted((row for row in results.vectors if row.chosen), key=lambda row: row.concept)
-    summaries = (
-        summarise_concept(results.scores, row, results.config.evaluate.score) for row in chosen
-    )
-    return [summary for summary in summaries if summary is not None]
+    """One summary per concept that was evaluated, by name."""
+    chosen = {row.concept: row for row in results.vectors if row.chosen}
+    verdicts = sorted(results.verdicts, key=lambda row: row.concept)
+    return [_summary(results, row, chosen[row.concept]) for row in verdicts]
 
 
-def summarise_concept(
-    scores: Table[ScoreRow], vector: VectorRow, metric: str
-) -> ConceptSummary | None:
-    """The summary of one chosen row of the vector table; None without test scores."""
-    pair = LayerPair(vector.source_layer, vector.target_layer)
-    test = item_scores(scores, vector.concept, "test", metric, pair)
-    neutral = item_scores(scores, vector.concept, "neutral", "cross_entropy", pair)
-    strength = vector.strength
-    native = test.effect(Arm.NATIVE, strength)
-    transferred = test.effect(Arm.TRANSFERRED, strength)
-    if native is None or transferred is None:
-        return None
-    native_all, strengths = _all_changes(test, Arm.NATIVE)
-    transferred_all, _ = _all_changes(test, Arm.TRANSFERRED)
-    same = native_all.shape == transferred_all.shape
+def _summary(results: Results, row: VerdictRow, vector: VectorRow) -> ConceptSummary:
+    pair = LayerPair(row.source_layer, row.target_layer)
+    metric = results.config.evaluate.score
+    test = item_scores(results.scores, row.concept, "test", metric, pair)
+    neutral = item_scores(results.scores, row.concept, "neutral", CROSS_ENTROPY, pair)
+    native, transferred = _all_changes(test, Arm.NATIVE), _all_changes(test, Arm.TRANSFERRED)
+    same = native.shape == transferred.shape and native.numel() > 0
+    said = word_of(row)
+    defined = has_native_effect(said)
     return ConceptSummary(
-        concept=vector.concept,
-        pair=pair,
-        strength=strength,
-        items=len(test.items),
-        pairs=vector.pairs,
-        overlap=vector.overlap,
-        native_up=_mean(test.change(Arm.NATIVE, strength)),
-        native_down=_mean(test.change(Arm.NATIVE, -strength)),
-        native_effect=_mean(native),
-        native_interval=mean_interval(native),
-        transferred_up=_mean(test.change(Arm.TRANSFERRED, strength)),
-        transferred_down=_mean(test.change(Arm.TRANSFERRED, -strength)),
-        transferred_effect=_mean(transferred),
-        retention=retention(native, transferred),
-        mismatched=_against(native, test.effect(Arm.MISMATCHED, strength), Arm.MISMATCHED),
-        random=_random_spread(test, native, strength),
-        pearson=pearson(native_all, transferred_all) if same else math.nan,
-        mean_squared_error=mean_squared_error(native_all, transferred_all) if same else math.nan,
-        steerability_native=_slope(strengths, native_all),
-        steerability_transferred=_slope(strengths, transferred_all),
-        cosine=vector.cosine,
-        cosine_mismatched=vector.cosine_mismatched,
-        cost_native=_cost(neutral, Arm.NATIVE, strength),
-        cost_transferred=_cost(neutral, Arm.TRANSFERRED, strength),
-        cost_random=_cost(neutral, Arm.RANDOM, strength),
+        verdict=row,
+        word=said,
+        vector=vector,
+        drawn=drawn_controls(results.controls, row, defined=defined),
+        steered=steered_controls(test, row, defined=defined),
+        test=test,
+        pearson=pearson(native, transferred) if same else math.nan,
+        mean_squared_error=mean_squared_error(native, transferred) if same else math.nan,
+        cost_native=_cost(neutral, Arm.NATIVE, row.strength),
+        cost_transferred=_cost(neutral, Arm.TRANSFERRED, row.strength),
+        cost_random=_cost(neutral, Arm.RANDOM, row.strength),
     )
 
 
-def _mean(values: Tensor | None) -> float:
-    return math.nan if values is None else float(values.mean())
-
-
-def _against(native: Tensor, other: Tensor | None, arm: Arm) -> Retention:
-    return (
-        Retention.undefined(f"the {arm} arm was not run")
-        if other is None
-        else retention(native, other)
-    )
-
-
-def _all_changes(test: ItemScores, arm: Arm) -> tuple[Tensor, Tensor]:
-    """Changes [strengths, items] of one arm, and the strengths [strengths] at which it was run."""
-    by_strength = [(s, c) for s in test.strengths if (c := test.change(arm, s)) is not None]
-    strengths = torch.tensor([s for s, _ in by_strength]).double()
-    return torch.stack([c for _, c in by_strength]), strengths
-
-
-def _slope(strengths: Tensor, changes: Tensor) -> float:
-    """Steerability, through the origin's point too: at strength 0 the change is 0 by definition."""
-    origin = torch.zeros(1, changes.shape[1], dtype=torch.float64)
-    return steerability(
-        torch.cat([torch.zeros(1).double(), strengths]), torch.cat([origin, changes])
-    )
-
-
-def _random_spread(test: ItemScores, native: Tensor, strength: float) -> Spread | None:
-    """Mean effect of each random draw ÷ mean native effect, as retention is of the transferred."""
-    effects = [test.effect(Arm.RANDOM, strength, draw) for draw in test.draws(Arm.RANDOM)]
-    ratios = [float(effect.mean() / native.mean()) for effect in effects if effect is not None]
-    if not ratios or not retention(native, native).defined:
-        return None
-    return Spread(sum(ratios) / len(ratios), min(ratios), max(ratios), len(ratios))
+def _all_changes(test: ItemScores, arm: Arm) -> Tensor:
+    """Changes `[strengths, items]` of one arm."""
+    changes = [c for s in test.strengths if (c := test.change(arm, s)) is not None]
+    return torch.stack(changes) if changes else torch.empty(0, 0)
 
 
 def _cost(neutral: ItemScores, arm: Arm, strength: float) -> float:
@@ -175,23 +196,34 @@ def _cost(neutral: ItemScores, arm: Arm, strength: float) -> float:
 
 
 def terminal_table(summaries: Sequence[ConceptSummary]) -> RichTable:
-    """The small final table: retention with its interval, beside random and mismatched."""
-    title = "Share of the native effect kept, on test items"
-    table = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("concept", overflow="fold", min_width=14)
-    for heading in ("layers", "α", "kept (95% interval)", "mismatched", "random"):
+    """The small final table: what is kept, beside the best control, and the verdict."""
+    table = RichTable(
+        title="Share of the native effect kept, on test items",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("concept", overflow="fold", min_width=9)
+    headings = ("layers", "α", "native", "kept (95% interval)", "control", "p")
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=12)
     for summary in summaries:
-        kept, random = summary.retention, summary.random
+        row, control = summary.verdict, summary.best_control
         table.add_row(
             # Names come from the user's file: brackets in them are not console markup.
             escape(summary.concept),
-            f"{summary.pair.source} → {summary.pair.target}",
-            f"±{summary.strength:g}",
-            f"{percent(kept.value)} ({percent_range(kept.low, kept.high)})"
-            if kept.defined
+            f"{row.source_layer} → {row.target_layer}",
+            f"±{row.strength:g}",
+            f"{row.native:+.2f}".replace("-", "\N{MINUS SIGN}"),
+            f"{percent(summary.retention)} ({interval(summary.retention_interval)})"
+            if summary.defined
             else "undefined",
-            percent(summary.mismatched.value),
-            "–" if random is None else percent(random.mean),
+            "–" if control is None else percent(control.high),
+            number(row.p_adjusted, 2),
+            str(summary.word),
         )
+    table.caption = "control: share that 95% of the best control's draws stay below; p: adjusted"
+    table.caption_justify = "left"
     return table

@@ -41,9 +41,11 @@ class MapRow(FitMetrics):
         documents: documents that have a row.
         d_source: width where the map begins, over all its layers.
         d_target: width where the map ends.
-        rows_left_out: rows that were left out since their norm is far above the layer's median.
-        left_out_share_source: share of the squared norms that these rows hold where the map begins.
-        left_out_share_target: the same where the map ends.
+        rows_shrunk_source: rows that were scaled down to the layer's median norm where the map
+            begins, since their norm was far above it; of several layers or runs the most.
+        rows_shrunk_target: the same where the map ends.
+        shrunk_share_source: share of the squared norms that these rows held before.
+        shrunk_share_target: the same where the map ends.
         folds: cross-validation folds.
         seconds: time of the whole fit command, all maps together.
     """
@@ -55,9 +57,10 @@ class MapRow(FitMetrics):
     documents: int
     d_source: int
     d_target: int
-    rows_left_out: int
-    left_out_share_source: float
-    left_out_share_target: float
+    rows_shrunk_source: int
+    rows_shrunk_target: int
+    shrunk_share_source: float
+    shrunk_share_target: float
     folds: int
     seconds: float
 
@@ -111,13 +114,32 @@ class LayerRow:
         side: source or target.
         layer: block index.
         median_norm: median Euclidean norm of its hidden states.
-        left_out_share: share of the sum of squared norms in the rows that were left out.
+        shrunk: rows that are scaled down to the median norm, since theirs is far above it.
+        shrunk_share: share of the sum of squared norms that these rows held before.
     """
 
     side: str
     layer: int
     median_norm: float
-    left_out_share: float
+    shrunk: int
+    shrunk_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrunkRow:
+    """A hidden state that is scaled down in every fit: `moments/{fingerprint}/shrunk.parquet`.
+
+    Attributes:
+        side: source or target.
+        layer: block index.
+        row: number of the row; ascending within a layer.
+        factor: by which the state is multiplied: the layer's median norm over its own.
+    """
+
+    side: str
+    layer: int
+    row: int
+    factor: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +151,11 @@ class ScoreRow:
         split: dev, test or neutral.
         item: number of the item within its split.
         target_layer: layer of the target model that was steered.
-        arm: what was injected: none, native, transferred, mismatched or random.
+        arm: what was injected; `docs/glossary.md` lists the arms.
         source_layer: layer whose vector was mapped; -1 for arms that do not depend on it.
-        draw: number of the random draw; 0 for the other arms.
+        draw: number of the draw, of the mismatched map, or of the concept whose vector it is; 0
+            for the other arms.
+        vector: concept from whose texts the injected vector was made; empty where from none.
         strength: in units of the layer's median norm; 0 for `none`.
         metric: what was measured, e.g. propensity; cross_entropy on neutral text.
         value: of the metric. Propensity: log-odds of the positive continuation, in nats;
@@ -145,9 +169,54 @@ class ScoreRow:
     arm: str
     source_layer: int
     draw: int
+    vector: str
     strength: float
     metric: str
     value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemRow:
+    """One item: `items.parquet`. The chat format of a model is not part of it.
+
+    Attributes:
+        concept: name of the concept.
+        split: vector, dev or test.
+        item: number of the item within its split, as in `scores.parquet`.
+        question: what it asks, without case and letters. Items with the same one are not
+            independent of each other.
+        prompt: text before the positive continuations.
+        negative_prompt: text before the negative continuations; the same in most data.
+        positive: positive continuations, alternatives of each other.
+        negative: negative continuations.
+    """
+
+    concept: str
+    split: str
+    item: int
+    question: str
+    prompt: str
+    negative_prompt: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapRow:
+    """A text of a concept that the corpus holds, or that holds a document: `overlap.parquet`.
+
+    Attributes:
+        concept: name of the concept.
+        text: a prompt, or a prompt with a continuation.
+        share: share of the text's runs of 8 words that occur in the corpus; or, where it holds a
+            document, of the document's that occur in the text.
+        document: document that the text holds; empty where the corpus holds the text.
+    """
+
+    concept: str
+    text: str
+    share: float
+    document: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +227,14 @@ class VectorRow:
         concept: name of the concept.
         source_layer: layer of the source model.
         target_layer: layer of the target model.
+        native_dev: effect of the native vector on the development items, as predicted for strength
+            1; NaN where nothing was predicted.
+        transferred_dev: the same of the transferred vector.
         cosine: between the transferred and the native vector.
-        cosine_mismatched: the same for the vector under the mismatched map.
+        cosine_mismatched: the same under the maps of mismatched rows, their mean.
+        norm_ratio: norm of the transferred over that of the native vector.
+        projection: of the transferred on the native vector, over the native norm.
+        heavy_share: share of the transferred vector's squared norm in its largest 1 % of channels.
         chosen: whether this pair was chosen on the development items.
         strength: the positive strength that was chosen for the concept.
         pairs: contrast pairs behind the vectors.
@@ -169,12 +244,145 @@ class VectorRow:
     concept: str
     source_layer: int
     target_layer: int
+    native_dev: float
+    transferred_dev: float
     cosine: float
     cosine_mismatched: float
+    norm_ratio: float
+    projection: float
+    heavy_share: float
     chosen: bool
     strength: float
     pairs: int
     overlap: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlRow:
+    """One draw of a control, at the pair where it would have been chosen: `controls.parquet`.
+
+    Attributes:
+        concept: name of the concept.
+        arm: which control.
+        draw: its number.
+        source_layer: of the pair that was chosen for it on the development items.
+        target_layer: of the same pair.
+        effect: on the test items: measured at the concept's strength if `steered`, else predicted
+            for strength 1.
+        share: effect over the best native effect on the test items, measured or predicted alike.
+        steered: whether controls were steered.
+    """
+
+    concept: str
+    arm: str
+    draw: int
+    source_layer: int
+    target_layer: int
+    effect: float
+    share: float
+    steered: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementRow:
+    """A predicted effect beside the measured one, on development items: `agreement.parquet`.
+
+    Attributes:
+        concept: name of the concept.
+        arm: what was injected.
+        source_layer: layer whose vector was mapped; -1 for arms that do not depend on it.
+        target_layer: the layer that was steered.
+        draw: see `scores.parquet`.
+        strength: the positive strength.
+        predicted: mean effect by gradients, in units of the score.
+        measured: mean effect under steering.
+    """
+
+    concept: str
+    arm: str
+    source_layer: int
+    target_layer: int
+    draw: int
+    strength: float
+    predicted: float
+    measured: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictRow:
+    """What the test items say of one concept: `verdicts.parquet`.
+
+    An *effect* is (score at +strength - score at -strength) / 2, in units of the score. Intervals
+    are 95 % ones; NaN stands for what is undefined, an infinite end for an interval without end.
+
+    Attributes:
+        concept: name of the concept.
+        source_layer: of the chosen pair.
+        target_layer: of the chosen pair.
+        strength: the positive strength that was chosen.
+        items: test items.
+        questions: different questions among them.
+        pairs: contrast pairs behind the vectors.
+        overlap: whether texts of the concept occur in the corpus of the map.
+        native: mean effect of the native vector.
+        native_interval: its interval.
+        transferred: mean effect of the transferred vector.
+        transferred_interval: its interval.
+        retention: transferred over native effect.
+        retention_interval: its interval.
+        best_layer: target layer whose native vector had the largest effect on development items.
+        best_strength: the strength that was chosen there.
+        best_native: mean effect of that vector at that strength.
+        share_of_best: transferred effect over it.
+        share_interval: its interval.
+        p_permuted: share of the control's draws, each at its own best pair, whose effect is as
+            large as the transferred vector's, with that vector counted among them. So for the next
+            three.
+        p_random_source: see `p_permuted`.
+        p_covariance: see `p_permuted`.
+        p_random: see `p_permuted`.
+        p_adjusted: the largest of the four, by Holm's method over all concepts.
+        statistic: share of the best native effect that was compared with those of the controls:
+            predicted if `screened`, else measured.
+        screened: whether controls were judged by predicted effects.
+        agreement: correlation of predicted and measured effects at the chosen strength.
+        slope: of measured over predicted effects there.
+        pairs_vary: whether intervals hold the contrast pairs behind the vectors.
+        documents_vary: whether intervals hold the documents behind the map.
+        pairs_searched: pairs of layers among which the best was chosen.
+    """
+
+    concept: str
+    source_layer: int
+    target_layer: int
+    strength: float
+    items: int
+    questions: int
+    pairs: int
+    overlap: bool
+    native: float
+    native_interval: tuple[float, float]
+    transferred: float
+    transferred_interval: tuple[float, float]
+    retention: float
+    retention_interval: tuple[float, float]
+    best_layer: int
+    best_strength: float
+    best_native: float
+    share_of_best: float
+    share_interval: tuple[float, float]
+    p_permuted: float
+    p_random_source: float
+    p_covariance: float
+    p_random: float
+    p_adjusted: float
+    statistic: float
+    screened: bool
+    agreement: float
+    slope: float
+    pairs_vary: bool
+    documents_vary: bool
+    pairs_searched: int
 
 
 @dataclass(frozen=True, kw_only=True)

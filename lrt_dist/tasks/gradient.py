@@ -12,6 +12,7 @@ Shape suffixes: B trees of a batch, T tokens, D width of the residual stream.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -160,16 +161,21 @@ class GradientWork:
 
     def _score(self, batch: int, items: Sequence[ScoredItem], hidden: torch.Tensor) -> torch.Tensor:
         """Sum of the items' scores, each of which depends on its own trees alone."""
-        first, total = 0, torch.zeros((), dtype=torch.float64)
-        for number, item in zip(self._batches[batch], items, strict=True):
-            own = hidden[first : first + len(item.trees)]
-            first += len(item.trees)
-            reads = Reads.of(item.trees)
-            log_p = reads.log_p(self._stack, own, 1).to(torch.float64)
-            score = item.readout.of(reads.sums(log_p, item.readout.slots))[0, 0]
-            self._scores[number] = score.detach()
-            total = total + score
-        return total
+        trees: list[TokenTree] = []
+        edges = [0]
+        for item in items:
+            trees += [tree.shifted(edges[-1]) for tree in item.trees]
+            edges.append(edges[-1] + item.readout.slots)
+        reads = Reads.of(trees)
+        sums = reads.sums(reads.log_p(self._stack, hidden, 1).to(torch.float64), edges[-1])
+        scores = torch.stack(
+            [
+                item.readout.of(sums[:, first:end])[0, 0]
+                for item, (first, end) in zip(items, itertools.pairwise(edges), strict=True)
+            ]
+        )
+        self._scores[self._batches[batch]] = scores.detach()
+        return scores.sum()
 
     def _backward(self, batch: int, gradient: torch.Tensor | None) -> torch.Tensor | None:
         """Keep the gradients of this stage's layers, and return what the stage before needs."""

@@ -13,7 +13,7 @@ from lrt_dist.maps.affine import AffineMap
 from lrt_dist.sites import Direction, Layers, Sided
 from lrt_dist.store.moments import MomentFiles
 from lrt_dist.store.tables import SolvedRow, Table, is_current
-from lrt_dist.tasks.accumulate import variable
+from lrt_dist.tasks.blocks import variable
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class MapEnd:
         layer: of the model across.
         norm: median norm of its hidden states.
         map_path: where the map goes.
-        mismatched_path: where the map fitted to mismatched rows goes.
+        mismatched_paths: where the maps fitted to mismatched rows go, one for each draw.
     """
 
     layer: int
     norm: float
     map_path: Path
-    mismatched_path: Path
+    mismatched_paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,12 @@ def solve(task: SolveTask) -> Path:
     rows: list[SolvedRow] = []
     for end in task.ends:
         fitted = source.fit(
-            moments.to(end.layer), moments.end(end.layer), moments.mismatched_pair(end.layer)
+            moments.to(end.layer), moments.end(end.layer), moments.controls(end.layer)
         )
         affine = _affine_map(task, end, fitted.map)
         replace(affine, metrics=fitted.metrics.as_json()).save(end.map_path)
-        _affine_map(task, end, fitted.mismatched).save(end.mismatched_path)
+        for control, path in zip(fitted.mismatched, end.mismatched_paths, strict=True):
+            _affine_map(task, end, control).save(path)
         rows.append(SolvedRow(target_layer=end.layer, **asdict(fitted.metrics)))
     best = max(range(len(rows)), key=lambda number: rows[number].r2)
     layer = rows[best].target_layer
@@ -117,6 +118,7 @@ class _TaskMoments:
     def __init__(self, task: SolveTask) -> None:
         self._runs = [MomentFiles(paths) for paths in task.moments]
         self._folds = range(task.folds)
+        self._draws = len(task.ends[0].mismatched_paths)
         self._direction = task.direction
         self._variables = [variable(task.direction.begin, layer) for layer in task.layers]
         self.begin = "+".join(self._variables)
@@ -134,16 +136,18 @@ class _TaskMoments:
         """Of beginning and end, also with mismatched rows, and of the end; fold by fold."""
         y = self.end(layer)
         if self._direction is Direction.REVERSE:
-            pairs = [*pair_moments(y, self.begin), (y, y)]
+            pairs = [*pair_moments(y, self.begin, self._draws), (y, y)]
             return [self._fold(fold, pairs).transposed() for fold in self._folds]
-        pairs = [(y, y), *(pair for x in self._variables for pair in pair_moments(x, y))]
+        pairs = [(y, y)]
+        for x in self._variables:
+            pairs += pair_moments(x, y, self._draws)
         return [self._fold(fold, pairs) for fold in self._folds]
 
-    def mismatched_pair(self, layer: int) -> Pair:
-        """The pair of variables whose rows are of different documents."""
+    def controls(self, layer: int) -> list[Pair]:
+        """For each draw the pair of variables whose rows are of different documents."""
         if self._direction is Direction.REVERSE:
-            return mismatched(self.begin), self.end(layer)
-        return self.begin, mismatched(self.end(layer))
+            return [(mismatched(self.begin, draw), self.end(layer)) for draw in range(self._draws)]
+        return [(self.begin, mismatched(self.end(layer), draw)) for draw in range(self._draws)]
 
     def _fold(self, fold: int, pairs: list[Pair]) -> Moments:
         merged = merge_all(files.fold(fold, pairs) for files in self._runs)

@@ -10,7 +10,7 @@ Shape suffixes: B trees of a batch, T tokens of the longest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -71,6 +71,11 @@ class TokenTree:
     def branches(self) -> bool:
         """Whether it is more than one sequence."""
         return any(parent != index - 1 for index, parent in enumerate(self.parents))
+
+    def shifted(self, slots: int) -> TokenTree:
+        """The same tree, read to slots that are numbered from another one on."""
+        reads = tuple(replace(read, slot=read.slot + slots) for read in self.reads)
+        return replace(self, reads=reads)
 
 
 @dataclass(frozen=True)

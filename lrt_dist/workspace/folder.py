@@ -36,10 +36,22 @@ class RunFolder:
             Direction.REVERSE: out / "fits-reverse.parquet",
             Direction.JOINT: out / "fits-joint.parquet",
         }
+        self.overlap = out / "overlap.parquet"
+        self.items = out / "items.parquet"
         self.vectors = out / "vectors.parquet"
         self.scores = out / "scores.parquet"
         self.samples = out / "samples.parquet"
-        self.evaluation = (self.scores, self.vectors, self.samples)
+        self.controls = out / "controls.parquet"
+        self.agreement = out / "agreement.parquet"
+        self.verdicts = out / "verdicts.parquet"
+        self.evaluation = (
+            self.scores,
+            self.vectors,
+            self.samples,
+            self.controls,
+            self.agreement,
+            self.verdicts,
+        )
         self.report = out / "report.html"
         self.log = out / "log.jsonl"
         self._activations = config.extract.store_url or str(out / "activations")
@@ -62,11 +74,23 @@ class RunFolder:
         end: int,
         *,
         direction: Direction = Direction.FORWARD,
-        mismatched: bool = False,
+        mismatched: int | None = None,
     ) -> Path:
-        """The map between two layers, or the one fitted to mismatched rows."""
-        folder = self._maps(direction) / ("mismatched" if mismatched else "")
-        return folder / f"{layers_text(begin)}-{end}.safetensors"
+        """The map between two layers, or the one fitted to a draw of mismatched rows."""
+        name, folder = f"{layers_text(begin)}-{end}", self._maps(direction)
+        if mismatched is None:
+            return folder / f"{name}.safetensors"
+        return folder / "mismatched" / f"{name}-{mismatched}.safetensors"
+
+    def maps_of(self, pair: LayerPair) -> tuple[Path, ...]:
+        """The map of a pair, and after it those fitted to mismatched rows."""
+        return (
+            self.map_path(pair.source, pair.target),
+            *(
+                self.map_path(pair.source, pair.target, mismatched=draw)
+                for draw in range(self.config.fit.mismatched_draws)
+            ),
+        )
 
     def map_table(self, begin: Layers, *, direction: Direction) -> Path:
         """Metrics of all maps from one layer, or from several jointly."""
@@ -84,9 +108,26 @@ class RunFolder:
         name = f"{concept}-transferred-{pair.source}-{pair.target}.safetensors"
         return self.out / "vectors" / name
 
-    def part_path(self, name: str) -> Path:
-        """Scores of one part of the evaluation, kept until all parts are done."""
-        return self.out / "scores" / f"{name}.parquet"
+    def contrast_states(self, concept: str, side: Side, address: str) -> Path:
+        """Hidden states behind a concept's vectors in one model."""
+        return self.out / "states" / f"{concept}-{side}-{address}.safetensors"
+
+    def gradients(self, address: str) -> Path:
+        """Gradients of some items' scores, or means of them."""
+        return self.out / "gradients" / f"{address}.safetensors"
+
+    def sampled_rows(self, address: str) -> Path:
+        """Some hidden states of every target layer."""
+        return self.out / "states" / f"rows-{address}.safetensors"
+
+    @property
+    def cells(self) -> Path:
+        """Folder of scores, by content."""
+        return self.out / "cells"
+
+    def continuations(self, address: str) -> Path:
+        """What the target model wrote for one concept."""
+        return self.out / "cells" / "samples" / f"{address}.parquet"
 
     def has_activations(self) -> bool:
         """Whether extraction has begun for either model."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from lrt_dist.config import RunConfig
-from lrt_dist.corpus.contrast import ConceptData, load_concept
+from lrt_dist.corpus.confounds import check_letters
+from lrt_dist.corpus.splits import ConceptData, load_concept
 from lrt_dist.errors import UserError
 from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import check_vector_method
@@ -95,9 +96,15 @@ class Run:
 
     @cached_property
     def concepts(self) -> dict[str, ConceptData]:
-        """Every concept's items, split."""
-        limit = self.config.evaluate.max_items
-        return {concept.name: load_concept(concept, limit) for concept in self.config.concepts}
+        """Every concept's items, split.
+
+        Raises:
+            UserError: see `load_concept` and `check_letters`.
+        """
+        concepts = {concept.name: load_concept(concept) for concept in self.config.concepts}
+        for name, data in concepts.items():
+            check_letters(name, data)
+        return concepts
 
     @property
     def method(self) -> Method:
@@ -118,7 +125,7 @@ class Run:
         """Find what is wrong with the input before anything is started.
 
         Raises:
-            UserError: see `check_names`, `layers`, `pairs`, `joint` and `load_concept`.
+            UserError: see `check_names`, `layers`, `pairs`, `joint` and `concepts`.
         """
         check_names(self.config)
         _ = self.layers, self.pairs, self.joint, self.concepts

@@ -6,6 +6,7 @@ bits. Cut into other tiles, a product has another shape: equal to rounding.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -36,10 +37,12 @@ from lrt_dist.runtime.pool import RayRuntime
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.moments import MomentFile
-from lrt_dist.tasks.accumulate import AccumulateTask, accumulate, merge, variable
+from lrt_dist.store.tables import FitRow, LayerRow, ShrunkRow, Table
+from lrt_dist.tasks.accumulate import AccumulateTask, accumulate, merge
+from lrt_dist.tasks.blocks import variable
 from lrt_dist.tasks.solve import SolveTask, solve
 
-PLAIN = ("concepts=[]", "fit.exclude_norm_above=null", "extract.store_dtype=float32")
+PLAIN = ("concepts=[]", "fit.shrink_norm_above=null", "extract.store_dtype=float32")
 """Every row counts, as it was computed."""
 
 
@@ -69,6 +72,10 @@ def fitted(extracted: Path, out: Path, *overrides: str) -> api.RunFolder:
     with api.open_run(out, load_run(extracted / "run.yaml", (*PLAIN, *overrides))) as run:
         api.fit(run)
     return run.folder
+
+
+def units_of(task: AccumulateTask) -> tuple[int, ...]:
+    return tuple(unit for block in task.leaf.blocks for unit in block.units)
 
 
 def made(folder: api.RunFolder) -> dict[str, bytes]:
@@ -105,12 +112,123 @@ def test_the_cut_into_tiles_changes_rounding_alone(extracted: Path, tmp_path: Pa
     many = fitted(extracted, tmp_path / "many", "fit.tile_bytes=1")
     assert len(list(many.moments.glob("*/*.safetensors"))) == 4
     paths = sorted((one.out / "maps").rglob("*.safetensors"))
-    assert len(paths) == 8
+    assert len(paths) == 4 + 4 * 3  # of every pair the map, and one for each mismatched draw
     for path in paths:
         first, second = (AffineMap.load(p) for p in (path, many.out / path.relative_to(one.out)))
         for a, b in ((first.weight, second.weight), (first.bias, second.bias)):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9 * float(a.abs().max()))
         assert first.ridge == pytest.approx(second.ridge, rel=1e-9)
+
+
+def test_a_pair_is_the_same_whatever_other_layers_are_asked_for(
+    tmp_path: Path, tiny_source: Path, tiny_target: Path
+) -> None:
+    """Its own states decide what is scaled down. To rounding: 1e-9; 0 is what is seen."""
+    few = {"source": ([2], tiny_source), "target": ([1], tiny_target)}
+    many = {"source": ([0, 1, 2], tiny_source), "target": ([0, 1], tiny_target)}
+    folders = []
+    for name, sides in (("few", few), ("many", many)):
+        (tmp_path / name).mkdir()
+        run_file = write_tiny_run(
+            tmp_path / name, tiny_source, tiny_target,
+            **{side: {"model": str(model), "layers": ls} for side, (ls, model) in sides.items()},
+        )  # fmt: skip
+        settings = ("concepts=[]", "fit.shrink_norm_above=1.2")
+        with api.open_run(tmp_path / name / "out", load_run(run_file, settings)) as run:
+            api.index(run)
+            api.extract(run)
+            api.fit(run)
+        folders.append(run.folder)
+    rows = [
+        next(
+            row
+            for row in Table.read(folder.fits[Direction.FORWARD], FitRow)
+            if (row.source_layer, row.target_layer) == (2, 1)
+        )
+        for folder in folders
+    ]
+    assert rows[0].n == RowIndex.open(folders[0].rows).rows
+    assert 0 < rows[0].rows_shrunk_target < rows[0].n / 2
+    first, second = (
+        {
+            name: value
+            for name, value in dataclasses.asdict(row).items()
+            if isinstance(value, int | float) and name != "seconds"
+        }
+        for row in rows
+    )
+    assert first == pytest.approx(second, rel=1e-9, abs=1e-12, nan_ok=True)
+    for draw in (None, 0, 1, 2):
+        maps = [AffineMap.load(folder.map_path(2, 1, mismatched=draw)) for folder in folders]
+        weights = [affine.weight for affine in maps]
+        scale = float(weights[0].abs().max())
+        torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-9 * scale)
+
+
+def test_scaled_down_states_have_the_median_norm(extracted: Path, tmp_path: Path) -> None:
+    """No row is missing, and what is fitted are the scaled states."""
+    setting = "fit.shrink_norm_above=1.05"
+    folder = fitted(extracted, tmp_path / "out", setting, "fit.method=linear")
+    scaled: list[np.ndarray] = []
+    for side, layer in ((Side.SOURCE, 2), (Side.TARGET, 1)):
+        rows = states(folder, side, layer)
+        norms = np.linalg.norm(rows.astype(np.float32), axis=1)
+        massive = norms > 1.05 * np.median(norms)
+        assert 0 < massive.sum() < len(rows) / 2
+        rows[massive] *= (np.median(norms) / norms[massive])[:, None]
+        scaled.append(rows)
+    expected = np.linalg.lstsq(scaled[0], scaled[1], rcond=None)[0]
+    weight = AffineMap.load(folder.map_path(2, 1)).weight
+    np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-5 * abs(expected).max())
+    layers = next(folder.moments.glob("*/layers.parquet"))
+    facts = {(row.side, row.layer): row for row in Table.read(layers, LayerRow)}
+    assert facts["source", 2].shrunk == len(
+        [r for r in Table.read(layers.with_name("shrunk.parquet"), ShrunkRow)
+         if (r.side, r.layer) == ("source", 2)]
+    )  # fmt: skip
+    assert 0 < facts["source", 2].shrunk_share < 1
+
+
+def test_near_duplicates_and_their_originals_are_in_one_fold(
+    tmp_path: Path, tiny_source: Path, tiny_target: Path
+) -> None:
+    texts = documentation()
+    corpus = [*texts, *(f"{text} And a few more words." for text in texts[:6])]
+    lines = [json.dumps({"text": text}) for text in corpus]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_target)
+    with api.open_run(tmp_path / "out", load_run(run_file, PLAIN)) as run:
+        index = api.index(run)
+        api.extract(run)
+        api.fit(run)
+    assert len(set(index.groups().values())) == len(texts)
+    (path,) = run.folder.moments.glob("*/folds.npy")
+    folds = np.load(path)
+    fold_of = {s.document: folds[s.first_row] for s in index.all_segments()}
+    for number in range(1, 7):
+        assert fold_of[f"corpus.jsonl#{number}"] == fold_of[f"corpus.jsonl#{number + 12}"]
+    log = (run.folder.out / "log.jsonl").read_text()
+    assert "12 of them are near duplicates, in 6 groups that share a fold" in log
+    settings = ["fit.folds=13", "concepts=[]"]
+    with (
+        api.open_run(tmp_path / "other", load_run(run_file, settings)) as run,
+        pytest.raises(UserError, match=r"18 documents fill only .* they are 12 groups"),
+    ):
+        api.index(run)
+
+
+def test_one_document_has_no_mismatched_rows(
+    tmp_path: Path, tiny_source: Path, tiny_target: Path, halves: tuple[Path, Path]
+) -> None:
+    """Only a run that adds to others may be as small; it is told before it extracts."""
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"text": documentation()[0]}) + "\n")
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_target)
+    settings = (*PLAIN, "fit.folds=2", f"fit.moments_of=[{halves[0] / 'out'}]")
+    with (
+        api.open_run(tmp_path / "out", load_run(run_file, settings)) as run,
+        pytest.raises(UserError, match=r"all rows of .*rows.parquet are of one document"),
+    ):
+        api.index(run)
 
 
 def test_every_unit_is_counted_once_and_moments_are_those_of_all_rows(
@@ -147,7 +265,7 @@ def test_stopped_anywhere_it_goes_on_and_recounts_nothing(
             if len(counted) in stops:
                 stops.remove(len(counted))
                 raise _Killed
-            counted.append(task.units)
+            counted.append(units_of(task))
         return accumulate(task)
 
     stops = [1, 3, 6]
@@ -313,7 +431,7 @@ def test_a_state_that_is_not_finite_is_named(
         return states
 
     monkeypatch.setattr(ActivationStore, "states", spoilt)
-    with pytest.raises(LrtError, match=r"source/2 is not finite in row 197 \(units 0 … 3\)"):
+    with pytest.raises(LrtError, match=r"source/2 is not finite in row 197 \(unit 3\)"):
         fitted(extracted, out)
 
 

@@ -8,7 +8,6 @@ What is killed, stopped or out of room is a process of its own; what only goes o
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from tiny_run import command_line, write_tiny_run
+from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.config import load_run
@@ -38,24 +37,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def fork(*arguments: str) -> BaseProcess:
-    """Like `start`, in a tenth of the time: a fork of a process that has imported all it needs.
-
-    That process has done nothing else, so a fork of it is what a new process is after its imports.
-    """
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(
-        [
-            "lrt_dist.api",
-            "transformers.models.llama.modeling_llama",
-            "transformers.models.gemma3.modeling_gemma3",
-        ]
-    )
-    process = forks.Process(target=command_line, args=arguments)
-    process.start()
-    return process
 
 
 def units_done(out: Path) -> int:

@@ -70,7 +70,7 @@ def test_a_run_leaves_what_the_design_says(write_run: WriteRun, tmp_path: Path) 
         "log.jsonl",
         "moments/*/*.safetensors",
         "maps/?-?.safetensors",
-        "maps/mismatched/?-?.safetensors",
+        "maps/mismatched/?-?-[012].safetensors",
         "vectors/mood-source-?.safetensors",
         "vectors/mood-target-?.safetensors",
         "vectors/mood-transferred-?-?.safetensors",
@@ -119,7 +119,7 @@ def test_a_streamed_fit_is_least_squares_on_all_rows(write_run: WriteRun, tmp_pa
     """To rounding: 1e-9 of the largest weight."""
     folder = run_all(
         write_run(), tmp_path / "out", "concepts=[]", "fit.method=linear",
-        "fit.exclude_norm_above=null", "extract.store_dtype=float32",
+        "fit.shrink_norm_above=null", "extract.store_dtype=float32",
     )  # fmt: skip
     source, target = (ActivationStore.open(folder.store_url(side)) for side in Side)
     x = torch.cat([source.states(2, unit) for unit in range(source.units)]).double().numpy()
@@ -128,7 +128,7 @@ def test_a_streamed_fit_is_least_squares_on_all_rows(write_run: WriteRun, tmp_pa
     affine = AffineMap.load(folder.map_path(2, 1))
     np.testing.assert_allclose(affine.weight, expected, rtol=0, atol=1e-9 * abs(expected).max())
     assert affine.metrics["n"] == len(x)
-    assert not AffineMap.load(folder.map_path(2, 1, mismatched=True)).metrics
+    assert not AffineMap.load(folder.map_path(2, 1, mismatched=2)).metrics
 
 
 @pytest.fixture(scope="module")
@@ -246,8 +246,7 @@ def test_quarantined_units_are_left_out_and_told(write_run: WriteRun, tmp_path: 
         api.fit(run)
         page = api.report(run).read_text()
     (kept,) = set(pq.read_table(run.folder.fits[Direction.FORWARD])["n"].to_pylist())
-    left_out = pq.read_table(run.folder.fits[Direction.FORWARD])["rows_left_out"].to_pylist()[0]
-    assert kept + left_out == index.rows - index.rows_per_unit
+    assert kept == index.rows - index.rows_per_unit
     assert "was quarantined" in page
     assert "not finite" in page
 
@@ -348,7 +347,7 @@ def test_concept_texts_in_the_corpus_are_refused_unless_allowed(
     corpus = tmp_path / "corpus.jsonl"
     mood = "Well. Number 0 of the visitors said that the whole evening was good. So."
     corpus.write_text(corpus.read_text() + json.dumps({"text": mood * 3}) + "\n")
-    with pytest.raises(UserError, match=r"concept mood: 1 of its texts occur in the corpus"):
+    with pytest.raises(UserError, match=r"concept mood: \d+ of its texts occur in the corpus"):
         run_all(run_file, tmp_path / "out")
     whole = corpus.read_text()
     corpus.write_text("".join(whole.splitlines(keepends=True)[:-1]))  # taken out, as it says
@@ -399,7 +398,7 @@ def test_run_is_every_step_and_gives_the_tables(
     }
     assert [fit.source_layers for fit in results.joint] == [(1, 2), (1, 2)]
     assert {row.split for row in results.scores} == {"dev", "test", "neutral"}
-    assert {row.arm for row in results.scores} == set(Arm)
+    assert {row.arm for row in results.scores} == set(Arm) - {Arm.FOREIGN, Arm.IDENTITY}
     assert len(results.vectors) == 4
     assert sum(row.chosen for row in results.vectors) == 1
     assert len(results.samples) == 5
@@ -446,7 +445,7 @@ def test_steering_the_last_position_has_no_price(write_run: WriteRun, tmp_path: 
     assert "price of steering is not defined for evaluate.positions: last" in page
     (concept,) = summarise(results)
     assert math.isnan(concept.cost_native)
-    assert concept.native_effect != 0
+    assert concept.verdict.native != 0
 
 
 def test_evaluate_asks_for_a_fit(write_run: WriteRun, tmp_path: Path) -> None:

@@ -10,14 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from lrt_dist.config import ConceptConfig
-from lrt_dist.corpus.contrast import Item, load_concept, read_items
+from lrt_dist.corpus.contrast import Item, read_items
 from lrt_dist.errors import UserError
 
 PAIRS = [("It was", " good", " bad"), ("Ünd 😀", " gut", " schlecht"), ("", "Yes.", "No.")]
+"""With the blanks in the answers, so that nothing is put between."""
 ITEMS = [Item((prompt, prompt), (up,), (down,)) for prompt, up, down in PAIRS]
 RECORDS = [{"prompt": prompt, "positive": up, "negative": down} for prompt, up, down in PAIRS]
 
@@ -143,6 +141,16 @@ CAA = '"question": "q", "answer_matching_behavior"'
         ('{"positive": ["a", "b"], "negative": ["c"]}', "2 positive and 1 negative sentences"),
         ('{"positive": ["a", 1], "negative": ["c", "d"]}', ""),
         ('{"positive": ["a", ""], "negative": ["c", "d"]}', ""),
+        ('{"promt": "p", "positive": " a", "negative": " b"}', "did you mean 'prompt'?"),
+        ('{"prompt": "p", "positve": " a", "negative": " b"}', "did you mean 'positive'?"),
+        (f'{{{CAA}: "(A)", "answer_not_matching": "(B)"}}', "unknown key 'answer_not_matching'"),
+        (
+            '{"positive": {"prompt": "p", "answer": "r"}, "negative": {}}',
+            "unknown key 'answer'",
+        ),
+        ('{"prompt": "p", "positive": " a", "negative": " a"}', "is positive and negative, 'p a'"),
+        ('{"prompt": "p", "positive": [" a", "b"], "negative": ["c", "b"]}', "'p b'"),
+        ('{"positive": ["a", "b"], "negative": ["c", "b"]}', "is positive and negative, 'b'"),
         (f'{{{CAA}: "(A)"}}', ""),
         (f'{{{CAA}: null, "answer_not_matching_behavior": "(B)"}}', ""),
         ('{"prompt": "p", "positive": " \\ud83d", "negative": " b"}', ""),
@@ -196,84 +204,34 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
         read_items(tmp_path / "gone.jsonl")
 
 
-def numbered(folder: Path, name: str, count: int, mark: str = "n") -> str:
-    """`count` items, told apart by their prompts."""
-    records = [{"prompt": f"{mark}{n}", "positive": " a", "negative": " b"} for n in range(count)]
-    return str(write(folder / name, "\n".join(map(json.dumps, records))))
+@pytest.mark.parametrize("save", NESTED)
+def test_keys_of_known_data_sets_may_be_there(tmp_path: Path, save: Any) -> None:
+    """And say nothing: the items are those without them."""
+    records: list[Any] = [
+        {
+            "positive": {"prompt": "p", "response": " a"},
+            "negative": {"prompt": "p", "response": " b"},
+            "meta": None,
+            "steering_token_index": -2,
+        }
+    ]
+    assert read_items(save(tmp_path, records)) == [Item(("p", "p"), (" a",), (" b",))]
+    records = [
+        {
+            "question": "q",
+            "statement": "s",
+            "label_confidence": 0.9,
+            "answer_matching_behavior": "Yes",
+            "answer_not_matching_behavior": "No",
+        }
+    ]
+    assert read_items(save(tmp_path, records)) == [Item(("q", "q"), ("\nYes",), ("\nNo",))]
 
 
-quick = settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
-
-
-@quick
-@given(count=st.integers(8, 40), max_items=st.none() | st.integers(4, 30))
-def test_one_file_is_split_into_three_that_share_no_item(
-    tmp_path: Path, count: int, max_items: int | None
-) -> None:
-    config = ConceptConfig(name="c", data=numbered(tmp_path, "d.jsonl", count))
-    split = load_concept(config, max_items)
-    prompts = [[i.prompts[0] for i in part] for part in (split.vector, split.dev, split.test)]
-    together = [p for part in prompts for p in part]
-    assert len(set(together)) == len(together)
-    assert set(together) <= {f"n{n}" for n in range(count)}
-    assert len(prompts[0]) == (count + 1) // 2
-    evaluated = count // 2 if max_items is None else min(max_items, count // 2)
-    assert len(prompts[1]) + len(prompts[2]) == evaluated
-    assert len(prompts[1]) - len(prompts[2]) in (0, 1)
-
-
-@quick
-@given(count=st.integers(2, 9), items=st.integers(4, 20), max_items=st.none() | st.integers(4, 9))
-def test_with_items_all_data_make_the_vector(
-    tmp_path: Path, count: int, items: int, max_items: int | None
-) -> None:
-    data, other = numbered(tmp_path, "d.jsonl", count), numbered(tmp_path, "i.jsonl", items, "i")
-    split = load_concept(ConceptConfig(name="c", data=data, items=other), max_items)
-    assert list(split.vector) == read_items(Path(data))
-    evaluated = read_items(Path(other))[:max_items]
-    assert sorted(i.prompts[0] for i in split.dev + split.test) == sorted(
-        i.prompts[0] for i in evaluated
-    )
-    assert not set(split.dev) & set(split.test)
-
-
-@pytest.mark.parametrize(
-    ("count", "items", "max_items", "told"),
-    [
-        (2, None, None, "1 items in the vector split"),
-        (6, None, None, "1 items in the test split"),
-        (1, 8, None, "1 items in the vector split"),
-        (8, 2, None, "1 items in the dev split"),
-        (8, 3, None, "1 items in the test split"),
-        (20, None, 3, "or raise evaluate.max_items"),
-    ],
-)
-def test_fewer_than_two_items_in_a_split_are_refused(
-    tmp_path: Path, count: int, items: int | None, max_items: int | None, told: str
-) -> None:
-    data = numbered(tmp_path, "d.jsonl", count)
-    other = None if items is None else numbered(tmp_path, "i.jsonl", items, "i")
-    with pytest.raises(UserError, match="concept mood") as caught:
-        load_concept(ConceptConfig(name="mood", data=data, items=other), max_items)
-    assert told in str(caught.value)
-
-
-def test_an_item_that_made_the_vector_is_not_tested_on(tmp_path: Path) -> None:
-    """The same items twice, in one file or in two: refused or left out, but never evaluated."""
-    lines = Path(numbered(tmp_path, "d.jsonl", 12)).read_text().splitlines()
-    twice = str(
-        write(tmp_path / "twice.jsonl", "\n".join(x for line in lines for x in (line, line)))
-    )
-    data = str(tmp_path / "d.jsonl")
-    for config in (
-        ConceptConfig(name="c", data=twice),
-        ConceptConfig(name="c", data=data, items=data),
-    ):
-        try:
-            split = load_concept(config, None)
-        except UserError:
-            continue
-        assert not set(split.vector) & set(split.dev + split.test)
-        assert not set(split.dev) & set(split.test)
+def test_two_prompts_may_have_the_same_answer(tmp_path: Path) -> None:
+    """Then the prompts make the difference."""
+    record = {
+        "positive": {"prompt": "Be kind.", "response": " Hello"},
+        "negative": {"prompt": "Be rude.", "response": " Hello"},
+    }
+    assert len(read_items(as_json(tmp_path, [record]))) == 1

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lrt_dist.config import ConceptConfig
-from lrt_dist.corpus.contrast import load_concept
+from lrt_dist.corpus.splits import load_concept
 from lrt_dist.demo import run as demo
 from lrt_dist.demo.text import python_documentation
 from lrt_dist.errors import UserError
@@ -63,7 +63,7 @@ def test_every_concept_splits_and_stays_out_of_the_corpus(
         data=str(folder / f"{name}.pairs.jsonl"),
         items=str(folder / f"{name}.items.jsonl"),
     )
-    data = load_concept(config, None)
+    data = load_concept(config)
     assert len(data.vector) >= 40
     assert len(data.dev) >= 12
     assert len(data.test) >= 12

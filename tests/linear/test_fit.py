@@ -28,18 +28,21 @@ def rows(
 
 
 def moments(
-    x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int = 1, pieces: int = 3
+    x: np.ndarray, y: np.ndarray, fold: np.ndarray, seed: int = 1, pieces: int = 3, draws: int = 1
 ) -> list[Moments]:
     """Per fold, accumulated in pieces, with mismatched targets beside the true ones."""
+    wanted = wanted_moments([("x", "y")], draws)
     rng = np.random.default_rng(seed)
     folds = []
     for number in range(FOLDS):
         chosen = np.flatnonzero(fold == number)
         parts = []
         for piece, part in enumerate(np.array_split(chosen, pieces)):
-            variables = {"x": x[part], "y": y[part], mismatched("y"): y[rng.permutation(part)]}
+            variables = {"x": x[part], "y": y[part]}
+            for draw in range(draws):
+                variables[mismatched("y", draw)] = y[rng.permutation(part)]
             tensors = {name: torch.from_numpy(values) for name, values in variables.items()}
-            parts.append(moments_of(tensors, wanted_moments([("x", "y")]), f"{piece}/{number}"))
+            parts.append(moments_of(tensors, wanted, f"{piece}/{number}"))
         folds.append(merge_all(parts))
     return folds
 
@@ -124,19 +127,46 @@ def test_the_whole_path_of_penalties_at_once() -> None:
 
 
 def test_the_control_is_fitted_to_mismatched_rows_and_held_out() -> None:
+    """In every fold and for every draw, by a library that sees the rows."""
     x, y, fold = rows(noise=4.0)
-    metrics = SourceFit(moments(x, y, fold), "x", ridge=3.0).fit(moments(x, y, fold), "y").metrics
+    folds = moments(x, y, fold, draws=3)
+    controls = [("x", mismatched("y", draw)) for draw in range(3)]
+    fit = SourceFit(folds, "x", ridge=3.0).fit(folds, "y", controls)
     rng = np.random.default_rng(1)  # as `moments` does
-    mismatched_y = np.empty_like(y)
+    drawn = np.empty((3, *y.shape))
     for number in range(FOLDS):
         for part in np.array_split(np.flatnonzero(fold == number), 3):
-            mismatched_y[part] = y[rng.permutation(part)]
-    train, test = fold != 0, fold == 0
-    model = Ridge(alpha=3.0).fit(x[train], mismatched_y[train])
-    predicted = model.predict(x[test]) - mismatched_y[train].mean(0) + y[train].mean(0)
-    squares = ((y[test] - y[train].mean(0)) ** 2).sum()
-    expected = 1 - ((y[test] - predicted) ** 2).sum() / squares
-    assert metrics.r2_mismatched == pytest.approx(expected, abs=1e-9)
+            for control in drawn:
+                control[part] = y[rng.permutation(part)]
+    squares = sum(((y[fold == k] - y[fold != k].mean(0)) ** 2).sum() for k in range(FOLDS))
+    expected = []
+    for control in drawn:
+        error = 0.0
+        for k in range(FOLDS):
+            train, test = fold != k, fold == k
+            model = Ridge(alpha=3.0).fit(x[train], control[train])
+            predicted = model.predict(x[test]) - control[train].mean(0) + y[train].mean(0)
+            error += ((y[test] - predicted) ** 2).sum()
+        expected.append(1 - error / squares)
+    assert fit.metrics.r2_mismatched == pytest.approx(np.mean(expected), abs=1e-9)
+    assert fit.metrics.r2_mismatched_low == pytest.approx(min(expected), abs=1e-9)
+    assert fit.metrics.r2_mismatched_high == pytest.approx(max(expected), abs=1e-9)
+    for control, coefficients in zip(drawn, fit.mismatched, strict=True):
+        weight = Ridge(alpha=3.0).fit(x, control).coef_.T
+        np.testing.assert_allclose(coefficients.weight.numpy(), weight, rtol=1e-8, atol=1e-10)
+
+
+def test_a_penalty_at_an_end_of_its_grid_is_told() -> None:
+    """Noise alone wants the largest λ, no noise the least; what was given was not chosen."""
+    x, y, fold = rows()
+    assert fitted(x, x @ np.ones((7, 2)), fold).metrics.ridge_at_edge
+    assert fitted(x, np.random.default_rng(3).normal(size=y.shape), fold).metrics.ridge_at_edge
+    middle = fitted(*rows(n=60, d=20, noise=8.0)).metrics
+    assert 1e-4 < middle.ridge_relative < 1e6
+    assert not middle.ridge_at_edge
+    assert not fitted(x, y, fold, "linear").metrics.ridge_at_edge
+    folds = moments(x, y, fold)
+    assert not SourceFit(folds, "x", ridge=1e-4).fit(folds, "y").metrics.ridge_at_edge
 
 
 @pytest.mark.parametrize("method", ["affine", "linear", "orthogonal", "low_rank"])
@@ -290,7 +320,7 @@ def test_more_rows_are_better_and_the_learning_curve_says_so() -> None:
 def test_the_way_back_comes_from_the_same_moments() -> None:
     x, y, fold = rows()
     back = [m.transposed() for m in moments(x, y, fold)]
-    result = SourceFit(back, "y").fit(back, "x", (mismatched("y"), "x"))
+    result = SourceFit(back, "y").fit(back, "x", [(mismatched("y"), "x")])
     ridge = Ridge(alpha=result.metrics.ridge).fit(y, x)
     np.testing.assert_allclose(result.map.weight.numpy(), ridge.coef_.T, rtol=1e-8, atol=1e-10)
     assert result.metrics.r2 > 0.3

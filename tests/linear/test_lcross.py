@@ -55,7 +55,7 @@ def test_the_metrics_expose_it(n: int) -> None:
     x, y = states(n)
     fit = lrt_dist.fit(x, y, groups=np.arange(n) // 2, method="linear")
     assert fit.metrics.r2 <= 0.05
-    assert fit.metrics.r2_mismatched <= 0.05
+    assert fit.metrics.r2_mismatched <= 0.1
     returned = cosine(fit.map.map_directions(contrast(x)), contrast(y))
     assert returned > 1 - 1e-9 if n <= D else returned < 0.9
     assert returned < 0.5 or n < 8 * D

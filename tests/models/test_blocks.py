@@ -18,6 +18,7 @@ from lrt_dist.models.blocks import BlockStack, find_blocks
 from lrt_dist.models.sources import check_layers, describe
 from lrt_dist.sites import Side
 from lrt_dist.tasks.model_stage import pad
+from lrt_dist.tasks.token_trees import ROOT, TokenTree, TreeBatch
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,
@@ -189,6 +190,18 @@ def test_models_that_are_not_there(model: str, message: str) -> None:
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         describe(ModelConfig(model=str(tmp_path)))
+
+
+def test_branches_are_computed_as_if_each_stood_alone(family: Path) -> None:
+    """To rounding: 1e-5. No branch is longer than any family's attention window, which is 4."""
+    stack = BlockStack.load(ModelConfig(model=str(family)), range(4), head=True)
+    tree = TokenTree((5, 9, 20, 31, 8, 12), (ROOT, 0, 1, 2, 1, 4), (), ())
+    batch = TreeBatch.of([tree])
+    assert batch.branches is not None
+    together, _ = stack.run(batch.ids_BT, branches=batch.branches)
+    for branch in ([0, 1, 2, 3], [0, 1, 4, 5]):
+        alone, _ = stack.run(batch.ids_BT[:, branch])
+        torch.testing.assert_close(together[:, branch], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_hooks_unwind_when_the_forward_fails() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
-from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
+from lrt_dist.models.tokens import CHAT_DATE, NO_END, Encoding, SiteTokenizer
 
 MAKERS = {
     "byte-level": byte_level_tokenizer,
@@ -71,10 +72,12 @@ def test_a_token_ends_where_the_spelling_so_far_is_a_beginning_of_the_text(
     assert encoding.position_of() == brute_force_ends(backend, encoding.ids, text)
 
 
-def test_loading_changes_no_token(pair: tuple[SiteTokenizer, Tokenizer]) -> None:
+def test_loading_takes_away_only_what_is_put_behind(pair: tuple[SiteTokenizer, Tokenizer]) -> None:
     site, backend = pair
     for text in documentation(3):
-        assert list(site.encode(text).ids) == backend.encode(text).ids
+        encoded = backend.encode(text)
+        behind = sum(1 for _ in takewhile(bool, reversed(encoded.special_tokens_mask)))
+        assert list(site.encode(text).ids) == encoded.ids[: len(encoded.ids) - behind]
 
 
 @given(text=TEXTS)
@@ -120,13 +123,64 @@ def test_trimming_inside_a_sequence_is_found_too(tmp_path: Path, nested: bool) -
 
 
 def test_special_tokens_are_added_and_end_nowhere(tmp_path: Path) -> None:
-    expected = {"byte-level": 0, "metaspace": 1, "closing": 2}
+    expected = {"byte-level": 0, "metaspace": 1, "closing": 1}
     for name, count in expected.items():
         site = load_tokenizer(tmp_path / name, MAKERS[name]())
-        assert name == "closing" or site.special_tokens == count
+        assert site.special_tokens == count
         encoding = site.encode("the")
         assert encoding.ends.count(NO_END) == count
         assert site.decode(list(encoding.ids)) == "the"
+
+
+def test_a_text_is_not_closed_since_it_may_go_on(tmp_path: Path) -> None:
+    """What a tokenizer puts behind a text is no part of it, unless the text says so itself."""
+    backend = closing_tokenizer()
+    closing = backend.token_to_id("<pad>")
+    site = load_tokenizer(tmp_path, backend)
+    assert backend.encode("the").ids[-1] == closing  # the control
+    assert closing not in site.encode("the").ids
+    assert site.encode("the").ends[-1] == 3
+    assert site.encode("").ids == (backend.token_to_id("<bos>"),)
+    assert site.encode("the<pad>").ids[-1] == closing
+
+
+CHAT = (
+    "{{ '<bos>' }}{% for m in messages %}[{{ m.role }}] {{ m.content }} [end]\n{% endfor %}"
+    "{% if add_generation_prompt %}[model]\n{% endif %}"
+)
+
+
+def chat_tokenizer(folder: Path, backend: Tokenizer, chat_template: str) -> SiteTokenizer:
+    tokenizer_folder(folder, backend, chat_template=chat_template)
+    return SiteTokenizer.load(ModelConfig(model=str(folder)))
+
+
+def test_a_chat_prompt_ends_where_the_model_answers(tmp_path: Path) -> None:
+    """And has no special tokens of its own in front of those that `encode` adds."""
+    site = chat_tokenizer(tmp_path / "m", metaspace_tokenizer(), CHAT)
+    text = site.chat("Is it?")
+    assert text == "[user] Is it? [end]\n[model]\n"
+    bos = site.encode("").ids
+    assert [i for i in site.encode(text).ids if i in bos] == list(bos)
+
+
+def test_a_chat_prompt_is_the_same_every_day(tmp_path: Path) -> None:
+    dated = "{{ date_string or strftime_now('%d %b %Y %H:%M:%S.%f') }} {{ messages[0].content }}"
+    site = chat_tokenizer(tmp_path / "m", byte_level_tokenizer(), dated)
+    assert site.chat("x") == f"{CHAT_DATE} x"
+
+
+def test_a_model_without_a_chat_format_is_named(tmp_path: Path) -> None:
+    site = load_tokenizer(tmp_path / "plain", byte_level_tokenizer())
+    with pytest.raises(UserError, match=r"plain has no chat format.*set template\.chat: false"):
+        site.chat("x")
+
+
+def test_a_chat_format_that_refuses_a_prompt_is_named(tmp_path: Path) -> None:
+    refusing = "{{ raise_exception('no users here') }}"
+    site = chat_tokenizer(tmp_path / "m", byte_level_tokenizer(), refusing)
+    with pytest.raises(UserError, match=r"chat format of .*m cannot be used: no users here"):
+        site.chat("x")
 
 
 def test_a_saved_truncation_or_padding_is_switched_off(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_task_asks_for_more_than_it_holds() -> None:
     d, folds, rows = 64, 5, 1000
     held = [torch.empty(d, d, dtype=torch.float64) for _ in range(folds + 1)]
     read = torch.empty(rows, 3 * d, dtype=torch.bfloat16)
-    asked = accumulate_bytes(8 * folds * d * d, 3 * d, rows, 2, folds) - PROCESS_BYTES
+    asked = accumulate_bytes(8 * folds * d * d, 3 * d, 5 * d, rows, 2, folds) - PROCESS_BYTES
     assert asked >= sum(m.nbytes for m in held) + 2 * read.nbytes
 
 

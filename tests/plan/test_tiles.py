@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt_dist.plan import tiles
-from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, standing_nodes
+from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, rows_read_again, standing_nodes
 from lrt_dist.sites import LayerPair, Side, Sided
 
 GRIDS = st.sets(st.builds(LayerPair, st.integers(0, 6), st.integers(0, 6)), min_size=1)
@@ -41,16 +41,18 @@ def test_with_room_for_all_there_is_one_tile_and_one_pass(
         tuple(sorted({p.target for p in grid})),
     )
     sources, targets = tile.layers
-    assert tile.numbers_read(Sided(d, e)) == len(sources) * d + 2 * len(targets) * e
+    assert tile.numbers_read(Sided(d, e)) == Sided(len(sources) * d, len(targets) * e)
 
 
 def test_a_tile_is_as_large_as_its_matrices() -> None:
-    tile = Tile((LayerPair(0, 1), LayerPair(0, 2)), Sided((0,), (2,)), ((0, 5), (3, 5)))
+    pairs = (LayerPair(0, 1), LayerPair(0, 2))
+    tile = Tile(pairs, Sided((0,), (2,)), ((0, 5), (3, 5)), draws=3)
     d, e = widths = Sided(3, 4)
-    matrices = [(d, d), (e, e), (d, d), (d, d), *[(d, e)] * 4]  # each pair twice
+    matrices = [(d, d), (e, e), (d, d), (d, d), *[(d, e)] * 8]  # each pair and its draws
     assert tile.entries(widths) == sum(a * b for a, b in matrices)
     assert tile.bytes(widths, 5) == 8 * 5 * tile.entries(widths)
     assert tile.layers == Sided((0, 3, 5), (1, 2))
+    assert tile.numbers_multiplied(widths) == 3 * d + 4 * 2 * e
 
 
 def test_joint_layers_get_tiles_of_their_own() -> None:
@@ -65,19 +67,26 @@ def test_a_larger_budget_reads_less() -> None:
     grid = [LayerPair(s, t) for s, t in itertools.product(range(30), range(18))]
     widths = Sided(576, 640)
     reads = [
-        sum(tile.numbers_read(widths) for tile in plan_tiles(grid, widths, 5, budget))
+        sum(sum(tile.numbers_read(widths)) for tile in plan_tiles(grid, widths, 5, budget))
         for budget in (2**28, 2**29, 2**30, 2**40)
     ]
     assert reads == sorted(reads, reverse=True)
-    assert reads[-1] == 30 * 576 + 2 * 18 * 640
+    assert reads[-1] == 30 * 576 + 18 * 640
 
 
-@given(st.integers(1, 40), st.integers(1, 5000))
-def test_leaves_hold_all_units_in_order(units: int, rows_per_unit: int) -> None:
-    leaves = plan_leaves(range(units), rows_per_unit)
-    assert [unit for leaf in leaves for unit in leaf] == list(range(units))
-    largest = max(map(len, leaves))
+@given(st.integers(1, 200), st.integers(1, 5000), st.integers(1, 50_000))
+def test_leaves_hold_all_units_in_order(units: int, rows_per_unit: int, block_rows: int) -> None:
+    leaves = plan_leaves(range(units), rows_per_unit, block_rows)
+    assert [unit for leaf in leaves for block in leaf for unit in block] == list(range(units))
+    largest = max(sum(map(len, leaf)) for leaf in leaves)
     assert largest == 1 or largest * rows_per_unit <= tiles.LEAF_ROWS
+    for leaf in leaves:
+        sizes = [len(block) for block in leaf]
+        assert max(sizes) == 1 or max(sizes) * rows_per_unit <= block_rows
+        assert max(sizes) - min(sizes) <= 1
+    again = rows_read_again(units * rows_per_unit, rows_per_unit, block_rows)
+    alone = sum(map(len, leaves)) == 1
+    assert again == (0 if alone else sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from synthetic_rows import (
+    agreement_rows,
+    control_rows,
+    fit_row,
+    item_rows,
+    price_rows,
+    score_rows,
+    vector_row,
+    verdict_row,
+)
+
 from lrt_dist.config import RunConfig
-from lrt_dist.plan.conditions import NO_LAYER, Arm
+from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.results import Results
 from lrt_dist.sites import Direction, LayerPair
 from lrt_dist.store.tables import (
+    AgreementRow,
+    ControlRow,
     FitRow,
+    ItemRow,
     JointFitRow,
-    MapRow,
     SampleRow,
     ScoreRow,
     Table,
     VectorRow,
+    VerdictRow,
 )
 from lrt_dist.workspace.folder import RunFolder
 
-STRENGTHS = (-0.1, -0.05, 0.05, 0.1)
-SOURCE_ARMS = {Arm.TRANSFERRED, Arm.MISMATCHED}
-"""Arms that depend on the source layer."""
+PAIR = LayerPair(15, 9)
 
 CONFIG = RunConfig.model_validate(
     {
@@ -33,6 +43,7 @@ CONFIG = RunConfig.model_validate(
         "source": {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "layers": [10, 15, 20]},
         "target": {"model": "google/gemma-3-270m", "dtype": "float32"},
         "corpus": {"paths": ["/usr/lib/python3/documentation/a-rather-long-folder-name/*.txt"]},
+        "concepts": [{"name": "mood", "data": "concepts/mood.jsonl"}],
     }
 )
 
@@ -47,6 +58,10 @@ def save_run(
     scores: Iterable[ScoreRow] | None = None,
     vectors: Iterable[VectorRow] | None = None,
     samples: Iterable[SampleRow] | None = None,
+    verdicts: Iterable[VerdictRow] | None = None,
+    controls: Iterable[ControlRow] | None = None,
+    agreement: Iterable[AgreementRow] | None = None,
+    items: Iterable[ItemRow] | None = None,
 ) -> Results:
     """Write run.yaml and the tables that are given, over those of an earlier call; read it all."""
     folder = RunFolder.claim(out, config)
@@ -57,6 +72,10 @@ def save_run(
         (folder.scores, ScoreRow, scores),
         (folder.vectors, VectorRow, vectors),
         (folder.samples, SampleRow, samples),
+        (folder.verdicts, VerdictRow, verdicts),
+        (folder.controls, ControlRow, controls),
+        (folder.agreement, AgreementRow, agreement),
+        (folder.items, ItemRow, items),
     ]
     for path, row, rows in tables:
         if rows is not None:
@@ -64,172 +83,114 @@ def save_run(
     return Results.read(out)
 
 
-def item_rows(
-    concept: str,
-    pair: LayerPair,
-    *,
-    split: str,
-    gain: float,
-    shares: Mapping[tuple[Arm, int], float],
-    strengths: Sequence[float] = STRENGTHS,
-    items: int = 24,
-    noise: float = 0.3,
-) -> list[ScoreRow]:
-    """Propensity = item's own + share x gain x strength (+ noise), for each (arm, draw)."""
-    rng = random.Random(f"{concept} {pair} {split}")
-    rows = []
-    for item in range(items):
-        base, slope = rng.gauss(0, 2), gain * (1 + noise * rng.gauss(0, 1))
-
-        def row(
-            arm: Arm,
-            value: float,
-            draw: int = 0,
-            strength: float = 0.0,
-            item: int = item,
-        ) -> ScoreRow:
-            return ScoreRow(
-                concept=concept,
-                split=split,
-                item=item,
-                target_layer=pair.target,
-                arm=arm,
-                source_layer=pair.source if arm in SOURCE_ARMS else NO_LAYER,
-                draw=draw,
-                strength=strength,
-                metric="propensity",
-                value=value,
-            )
-
-        rows.append(row(Arm.NONE, base))
-        for (arm, draw), share in shares.items():
-            for strength in strengths:
-                effect = share * slope * strength + noise * rng.gauss(0, 1)
-                rows.append(row(arm, base + effect, draw, strength))
-    return rows
+SHARES = {
+    (Arm.NATIVE, 0): 1.0,
+    (Arm.TRANSFERRED, 0): 0.7,
+    (Arm.FOREIGN, 0): 0.11,
+    (Arm.FOREIGN, 2): -0.12,
+    (Arm.MISMATCHED, 0): -0.02,
+    (Arm.MISMATCHED, 1): 0.03,
+    (Arm.MEAN, 0): 0.08,
+    (Arm.IDENTITY, 0): 0.17,
+}
+"""What the arms of `exact_run` keep of the native effect."""
 
 
-def price_rows(concept: str, pair: LayerPair) -> list[ScoreRow]:
-    """Cross-entropy of neutral text, dearer by a fixed price under each arm, both signs alike."""
-    prices = {Arm.NONE: 0.0, Arm.NATIVE: 0.21, Arm.TRANSFERRED: 0.18, Arm.RANDOM: 0.05}
-    return [
-        ScoreRow(
-            concept=concept,
-            split="neutral",
-            item=item,
-            target_layer=pair.target,
-            arm=arm,
-            source_layer=pair.source if arm in SOURCE_ARMS else NO_LAYER,
-            draw=0,
-            strength=strength,
-            metric="cross_entropy",
-            value=3 + item / 10 + price,
-        )
-        for item in range(8)
-        for arm, price in prices.items()
-        for strength in ((0.0,) if arm is Arm.NONE else (-0.05, 0.05))
-    ]
+def exact_run(
+    out: Path, *, fit: dict[str, Any] | None = None, draws: int = 101, **verdict: Any
+) -> Results:
+    """One concept whose arms are exact shares of the native effect: 40 x strength, no noise.
 
-
-def fit_row(pair: LayerPair, r2: float, **changed: Any) -> FitRow:
-    return FitRow(source_layer=pair.source, **(_map_fields(pair.target, r2) | changed))
-
-
-def joint_row(sources: tuple[int, ...], target: int, r2: float, **changed: Any) -> JointFitRow:
-    return JointFitRow(source_layers=sources, **(_map_fields(target, r2) | changed))
-
-
-def _map_fields(target: int, r2: float) -> dict[str, Any]:
-    """The fields of `MapRow`, for a map of this R²."""
-    row = MapRow(
-        source_model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        target_model="google/gemma-3-270m",
-        target_layer=target,
-        method="affine",
-        documents=61,
-        d_source=576,
-        d_target=640,
-        rows_left_out=37,
-        left_out_share_source=0.4,
-        left_out_share_target=0.2,
-        folds=5,
-        seconds=1.7,
-        n=12288,
-        rank=576,
-        condition=3.4e5,
-        effective_rank=120.0,
-        ridge_relative=0.0316,
-        ridge=2.1,
-        map_rank=192,
-        r2=r2,
-        r2_median=r2 - 0.09,
-        r2_q10=r2 - 0.21,
-        r2_q90=r2 + 0.06,
-        r2_mismatched=-0.02,
-        r2_identity=math.nan,
-        cka=0.8 * r2,
-        cka_unbiased=0.75 * r2,
-        learning=((1000, 0.6 * r2), (2000, 0.8 * r2), (4000, r2)),
+    The verdict says what it is told to, whatever the scores are.
+    """
+    scores = score_rows(
+        "mood",
+        PAIR,
+        split="test",
+        gain=40.0,
+        shares=SHARES,
+        items=30,
+        noise=0.0,
+        others=("calm", "mood", "tense"),
     )
-    return dict(vars(row))
-
-
-def vector_row(concept: str, pair: LayerPair, **changed: Any) -> VectorRow:
-    usual: dict[str, Any] = {
-        "cosine": 0.7,
-        "cosine_mismatched": 0.01,
-        "chosen": False,
-        "strength": 0.05,
-        "pairs": 96,
-        "overlap": False,
-    }
-    return VectorRow(
-        concept=concept, source_layer=pair.source, target_layer=pair.target, **(usual | changed)
+    row = verdict_row("mood", PAIR, **verdict)
+    return save_run(
+        out,
+        fits=[fit_row(PAIR, **({"r2": 0.45} | (fit or {})))],
+        scores=scores + price_rows("mood", PAIR),
+        vectors=[vector_row("mood", PAIR, chosen=True)],
+        verdicts=[row],
+        controls=control_rows("mood", PAIR, draws=draws, steered=not row.screened),
+        agreement=agreement_rows("mood", PAIR) if row.screened else [],
+        items=item_rows("mood", 30),
     )
 
 
 def realistic_run(out: Path, *, hostile: str = "formality") -> Results:
-    """Four concepts over 3 x 18 layer pairs: two that transfer, one that fails, one undefined."""
+    """Four concepts over 3 x 18 layer pairs, with four verdicts."""
     pairs = [LayerPair(source, target) for source in (10, 15, 20) for target in range(18)]
     fits = [
         fit_row(pair, 0.75 - 0.02 * pair.target - 0.01 * abs(pair.source - 10 - pair.target / 2))
         for pair in pairs
     ]
-    concepts = {
-        "sentiment": (80.0, 0.86, LayerPair(15, 9)),
-        "certainty": (35.0, 0.55, LayerPair(20, 8)),
-        hostile: (30.0, 0.04, LayerPair(15, 11)),
-        "past against present": (0.2, 0.9, LayerPair(10, 5)),
+    concepts: dict[str, tuple[float, float, float, LayerPair]] = {
+        "sentiment": (80.0, 0.86, 0.08, LayerPair(15, 9)),
+        "certainty": (35.0, 0.55, 0.1, LayerPair(20, 8)),
+        hostile: (30.0, 0.04, 0.05, LayerPair(15, 11)),
+        "past against present": (0.2, 0.9, 6.0, LayerPair(10, 5)),
     }
-    scores: list[ScoreRow] = []
-    vectors: list[VectorRow] = []
-    samples: list[SampleRow] = []
-    for concept, (gain, share, chosen) in concepts.items():
+    tables: dict[str, list[Any]] = {
+        name: []
+        for name in ("scores", "vectors", "verdicts", "controls", "agreement", "items", "samples")
+    }
+    for concept, (gain, share, wide, chosen) in concepts.items():
         for pair in pairs:
             away = 0.12 * abs(pair.target - chosen.target) + 0.02 * abs(pair.source - chosen.source)
             fade = max(-0.2, 1 - away)
-            scores += item_rows(
+            tables["vectors"].append(
+                vector_row(
+                    concept,
+                    pair,
+                    native_dev=gain * fade,
+                    transferred_dev=gain * share * fade * fade,
+                    cosine=0.78 * fade * share,
+                    chosen=pair == chosen,
+                )
+            )
+        others = [name for name in concepts if name != concept]
+        shares = {(Arm.NATIVE, 0): 1.0, (Arm.TRANSFERRED, 0): share, (Arm.MEAN, 0): -0.06}
+        shares |= {(Arm.MISMATCHED, draw): 0.03 - 0.02 * draw for draw in range(3)}
+        shares |= {(Arm.FOREIGN, draw): 0.1 - 0.08 * draw for draw in range(3)}
+        tables["scores"] += score_rows(
+            concept, chosen, split="test", gain=gain, shares=shares, others=others
+        )
+        tables["scores"] += price_rows(concept, chosen)
+        effect = 0.05 * gain
+        tables["verdicts"].append(
+            verdict_row(
                 concept,
-                pair,
-                split="dev",
-                gain=gain,
-                shares={(Arm.NATIVE, 0): 1.0, (Arm.TRANSFERRED, 0): share * fade},
-                strengths=(-0.05, 0.05),
-                items=8,
+                chosen,
+                items=24,
+                native=effect,
+                native_interval=(effect - 0.1, effect + 0.1),
+                transferred=share * effect,
+                transferred_interval=(share * effect - 0.1, share * effect + 0.1),
+                retention=share,
+                retention_interval=(share - wide, share + wide),
+                best_native=1.1 * effect,
+                share_of_best=share / 1.1,
+                share_interval=((share - wide) / 1.1, (share + wide) / 1.1),
+                statistic=share,
             )
-            vectors.append(
-                vector_row(concept, pair, cosine=0.78 * fade * share, chosen=pair == chosen)
-            )
-        rng = random.Random(concept)
-        shares = {(Arm.NATIVE, 0): 1.0, (Arm.TRANSFERRED, 0): share, (Arm.MISMATCHED, 0): 0.03}
-        shares |= {(Arm.RANDOM, draw): rng.gauss(0, 0.06) for draw in range(8)}
-        scores += item_rows(concept, chosen, split="test", gain=gain, shares=shares)
-        scores += price_rows(concept, chosen)
-        samples += [
+        )
+        tables["controls"] += control_rows(concept, chosen, reach=wide + 0.2)
+        tables["agreement"] += agreement_rows(concept, chosen)
+        tables["items"] += item_rows(concept)
+        tables["samples"] += [
             SampleRow(concept=concept, prompt="The film was", arm=arm, strength=alpha, text=text)
             for arm, alpha, text in CONTINUATIONS
         ]
-    return save_run(out, fits=fits, scores=scores, vectors=vectors, samples=samples)
+    return save_run(out, config=CONFIG, fits=fits, **tables)
 
 
 CONTINUATIONS = (

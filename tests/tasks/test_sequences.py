@@ -51,6 +51,11 @@ def byte_level(tmp_path_factory: pytest.TempPathFactory) -> SiteTokenizer:
 
 
 @pytest.fixture(scope="module")
+def closing(tmp_path_factory: pytest.TempPathFactory) -> SiteTokenizer:
+    return load_tokenizer(tmp_path_factory.mktemp("closing"), closing_tokenizer())
+
+
+@pytest.fixture(scope="module")
 def model() -> transformers.LlamaForCausalLM:
     """Large random weights, so that every token of the context matters."""
     torch.manual_seed(0)
@@ -154,6 +159,19 @@ def test_what_is_read_lies_in_the_sequence_and_never_before_the_prompt_ends(
             assert sequence.prompt - 1 <= read.position < len(sequence.ids)
             if read.position + 1 < len(sequence.ids):
                 assert read.token == sequence.ids[read.position + 1]
+
+
+def test_no_sequence_has_a_closing_token(closing: SiteTokenizer) -> None:
+    """A tokenizer that closes texts would close prompts before their continuation, and have
+    vectors taken at its closing token."""
+    end = closing.encode("<pad>").ids[-1]
+    for sequence in propensity_sequences(ITEMS, closing).sequences:
+        assert end not in sequence.ids
+        assert end not in {read.token for read in sequence.reads}
+    texts = contrast_texts(ITEMS, closing, "last")
+    for ids, position in zip(texts.ids, texts.positions, strict=True):
+        assert end not in ids
+        assert position == len(ids) - 1
 
 
 def test_alternatives_of_one_token_share_one_forward(byte_level: SiteTokenizer) -> None:

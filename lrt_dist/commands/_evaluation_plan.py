@@ -1,0 +1,107 @@
+"""What an evaluation would take: passes through the target model, and the search in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrt_dist.commands._choice import ITEMS
+from lrt_dist.commands._screening import MOST_SAMPLED_ROWS
+from lrt_dist.corpus.contrast import Item
+from lrt_dist.models.tokens import SiteTokenizer
+from lrt_dist.plan.conditions import DRAWN
+from lrt_dist.plan.cost import forward_flops
+from lrt_dist.sites import Side
+from lrt_dist.tasks.chat import rendered
+from lrt_dist.tasks.scores import GeneratedScore
+from lrt_dist.tasks.sequences import contrast_texts
+from lrt_dist.tasks.token_trees import trees_of
+from lrt_dist.workspace.run import Run
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Evaluation of all concepts; without kept cells, that is from the beginning.
+
+    Attributes:
+        concepts: number of concepts.
+        items: development and test items of all of them.
+        gradients: items that are run forward and back.
+        passes: items that are run under steering, each once for every condition.
+        draws: of drawn controls, over all concepts and pairs of layers.
+        model_flops: operations of both models.
+        search_flops: operations of the search over the grid.
+    """
+
+    concepts: int
+    items: int
+    gradients: int
+    passes: int
+    draws: int
+    model_flops: int
+    search_flops: int
+
+
+def plan_evaluation(run: Run) -> EvaluationPlan | None:
+    """Count what `evaluate` does; None without concepts.
+
+    A backward pass counts as two forward ones. Under steering only blocks behind the steered layer
+    count, on average over the target layers: those before it are shared.
+    """
+    if not run.config.concepts:
+        return None
+    facts, config = run.facts, run.config.evaluate
+    tokenizer = SiteTokenizer.load(run.config.target)
+    written = run.score.tokens if isinstance(run.score, GeneratedScore) else 0
+    whole = facts.target.layers - 1
+    behind = [sum(facts.target.block_parameters[layer + 1 :]) for layer in run.layers.target]
+    share = sum(behind) / len(behind) / sum(facts.target.block_parameters)
+    strengths, concepts = len(config.strengths), len(run.concepts)
+    vectors = 2 if written else 2 + len(DRAWN) + 2
+    same_width = run.widths.source == run.widths.target
+    controls = run.config.fit.mismatched_draws + concepts - 1 + 1 + same_width
+    on_test = 1 + 2 * strengths + 2 * controls
+    items = passes = gradients = model_flops = 0
+    for concept in run.config.concepts:
+        data = run.concepts[concept.name]
+        texts = contrast_texts(data.vector, tokenizer, concept.at)
+        read = sum(map(len, texts.ids))
+        for side in Side:
+            parameters = facts[side].block_parameters
+            model_flops += forward_flops(read, parameters, max(run.layers[side]))
+        for split, conditions in (
+            (data.dev[:ITEMS], vectors * strengths),
+            (data.dev[ITEMS:], 0),
+            (data.test, on_test),
+        ):
+            tokens = _tokens(run, concept.name, split, tokenizer)
+            one = forward_flops(tokens, facts.target.block_parameters, whole)
+            back = 0 if written else 3
+            model_flops += int((back + conditions * (written or share)) * one)
+            items += len(split)
+            passes += conditions * len(split)
+            gradients += 0 if written else len(split)
+    draws = config.exact_draws if written else config.control_draws
+    d, e = run.widths
+    mapped = 2 * draws * (1 + concepts) * d * e
+    at_target = 2 * draws * concepts * e * MOST_SAMPLED_ROWS
+    return EvaluationPlan(
+        concepts=concepts,
+        items=items,
+        gradients=gradients,
+        passes=passes,
+        draws=draws * len(DRAWN) * concepts * len(run.pairs),
+        model_flops=model_flops,
+        search_flops=len(run.pairs) * (mapped + at_target),
+    )
+
+
+def _tokens(run: Run, concept: str, items: Sequence[Item], tokenizer: SiteTokenizer) -> int:
+    """Tokens of some items in one pass; continuations share their prompt."""
+    as_read = rendered(items, run.concepts[concept].template, tokenizer)
+    score = run.score
+    if isinstance(score, GeneratedScore):
+        return sum(len(tokenizer.encode(item.prompts[0]).ids) for item in as_read)
+    readouts = (score.read([item], tokenizer) for item in as_read)
+    trees = (trees_of(r.sequences, run.positions, shared=True) for r in readouts)
+    return sum(len(tree.ids) for of_item in trees for tree in of_item)

@@ -1,0 +1,99 @@
+"""The items of a run: refused where they cannot be read, kept beside the scores, warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lrt_dist.config import ConceptConfig
+from lrt_dist.corpus.confounds import concept_warnings
+from lrt_dist.corpus.contrast import Item
+from lrt_dist.errors import UserError
+from lrt_dist.models.tokens import SiteTokenizer
+from lrt_dist.sites import Side
+from lrt_dist.store.tables import ItemRow, Table, is_current
+from lrt_dist.tasks.chat import rendered
+from lrt_dist.tasks.scores import GeneratedScore
+from lrt_dist.workspace.run import Run
+
+ADDED_TOKENS = 64
+"""More than the special tokens that any tokenizer adds to a text."""
+
+
+def check_items(run: Run) -> None:
+    """Whether both models can read the items; asked before a model is loaded.
+
+    Raises:
+        UserError: an item is longer than a model's context; a model has no chat format.
+    """
+    for side in Side:
+        _check_side(run, side)
+
+
+def write_items(run: Run, fingerprint: str) -> None:
+    """Write `items.parquet`, unless it is current."""
+    if not is_current(run.folder.items, fingerprint):
+        Table.of(ItemRow, _item_rows(run)).save(run.folder.items, fingerprint)
+
+
+def item_warnings(run: Run) -> list[str]:
+    """What the items of all concepts confound with them, or lack."""
+    return [
+        warning for name, data in run.concepts.items() for warning in concept_warnings(name, data)
+    ]
+
+
+def _item_rows(run: Run) -> Iterator[ItemRow]:
+    for name, data in run.concepts.items():
+        for split, items in data.splits().items():
+            for number, item in enumerate(items):
+                yield ItemRow(
+                    concept=name,
+                    split=split,
+                    item=number,
+                    question=item.question,
+                    prompt=item.prompts[0],
+                    negative_prompt=item.prompts[1],
+                    positive=item.positive,
+                    negative=item.negative,
+                )
+
+
+def _check_side(run: Run, side: Side) -> None:
+    context = run.facts[side].context
+    tokenizer: SiteTokenizer | None = None
+    for concept in run.config.concepts:
+        data = run.concepts[concept.name]
+        read = {"vector": data.vector} if side is Side.SOURCE else data.splits()
+        for split, items in read.items():
+            if not concept.template.chat and (context is None or _surely_short(items, context)):
+                continue  # a tokenizer takes seconds to load
+            tokenizer = tokenizer or SiteTokenizer.load(run.folder.model(side))
+            as_read = rendered(items, concept.template, tokenizer)
+            if context is not None:
+                _check_lengths(run, concept, split, as_read, tokenizer, context)
+
+
+def _surely_short(items: Sequence[Item], context: int) -> bool:
+    """Whether no text can be too long: no token is shorter than a byte."""
+    longest = max(len(text.encode()) for item in items for text in item.texts())
+    return longest + ADDED_TOKENS <= context
+
+
+def _check_lengths(
+    run: Run,
+    concept: ConceptConfig,
+    split: str,
+    items: Sequence[Item],
+    tokenizer: SiteTokenizer,
+    context: int,
+) -> None:
+    written = run.score.tokens if isinstance(run.score, GeneratedScore) and split != "vector" else 0
+    for item in items:
+        longest = max(len(tokenizer.encode(text).ids) for text in item.texts())
+        longest = max(longest, len(tokenizer.encode(item.prompts[0]).ids) + written)
+        if longest > context:
+            raise UserError(
+                f"concept {concept.name}: an item of the {split} split has {longest} tokens"
+                f"{f', {written} written ones included,' if written else ''} in {tokenizer.name}, "
+                f"whose context holds {context}: {item.texts()[0][:80]!r} …; shorten or remove it"
+            )

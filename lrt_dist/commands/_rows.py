@@ -1,0 +1,106 @@
+"""What a fit knows of every row and layer before it reads a state: folds, groups, norms.
+
+It lies beside the moments: `folds.npy`, `groups.npy`, `shrunk.parquet` and `layers.parquet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrt_dist.commands.index import one_group_message
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import UserError
+from lrt_dist.files import atomic_write
+from lrt_dist.sites import Side, fold_of
+from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.tables import LayerRow, ShrunkRow, Table
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK
+from lrt_dist.workspace.run import Run
+
+LAYERS = "layers.parquet"
+NOT_EXTRACTED = -1
+"""Stands for the fold and the group of a row whose unit was quarantined; no task reads it."""
+
+
+def write_row_facts(run: Run, index: RowIndex, units: Collection[int], folder: Path) -> None:
+    """Write all four files, unless they exist.
+
+    Args:
+        units: that were extracted for both models.
+
+    Raises:
+        UserError: a fold without a row, or rows of one document alone.
+    """
+    if all((folder / name).exists() for name in (FOLDS, GROUPS, SHRUNK, LAYERS)):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_groups(run, index, units, folder)
+    layers, shrunk = [], []
+    factor = run.config.fit.shrink_norm_above
+    rows = np.concatenate([np.asarray(index.unit_rows(unit)) for unit in units])
+    for side in Side:
+        for layer, norms in layer_norms(run, side, units):
+            median = float(np.median(norms))
+            massive = norms > np.float32(factor * median) if factor and median else norms < 0
+            squares = norms.astype(np.float64) ** 2
+            whole = float(squares.sum())
+            layers.append(
+                LayerRow(
+                    side=side,
+                    layer=layer,
+                    median_norm=median,
+                    shrunk=int(massive.sum()),
+                    shrunk_share=float(squares[massive].sum()) / whole if whole else 0.0,
+                )
+            )
+            shrunk += [
+                ShrunkRow(side=side, layer=layer, row=row, factor=median / norm)
+                for row, norm in zip(rows[massive].tolist(), norms[massive].tolist(), strict=True)
+            ]
+    Table.of(ShrunkRow, shrunk).save(folder / SHRUNK, folder.name)
+    Table.of(LayerRow, layers).save(folder / LAYERS, folder.name)
+
+
+def layer_norms(
+    run: Run, side: Side, units: Collection[int]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Norms of the rows of some units, one after the other, layer by layer."""
+    store = ActivationStore.open(run.folder.store_url(side))
+    for layer in run.layers[side]:
+        yield layer, np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units])
+
+
+def layer_facts(folder: Path) -> dict[tuple[Side, int], LayerRow]:
+    """Facts of every layer, by side and block index, that lie beside the moments of a run."""
+    return {(Side(row.side), row.layer): row for row in Table.read(folder / LAYERS, LayerRow)}
+
+
+def _write_groups(run: Run, index: RowIndex, units: Collection[int], folder: Path) -> None:
+    """The fold of every row of the corpus, and the number of its group."""
+    folds = run.config.fit.folds
+    group_of = index.groups()
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(group_of.values()))}
+    fold_R = np.full(index.rows, NOT_EXTRACTED, dtype=np.int16)
+    group_R = np.full(index.rows, NOT_EXTRACTED, dtype=np.int64)
+    for unit in units:
+        segments = index.unit(unit)
+        counts = [len(segment.char_ends) for segment in segments]
+        groups = [group_of[segment.document] for segment in segments]
+        rows = index.unit_rows(unit)
+        fold_R[rows] = np.repeat([fold_of(group, folds) for group in groups], counts)
+        group_R[rows] = np.repeat([numbers[group] for group in groups], counts)
+    empty = sorted(set(range(folds)) - set(fold_R.tolist()))
+    if empty and not run.config.fit.moments_of:
+        raise UserError(
+            f"fold {empty[0]} of {folds} got no document ({index.documents} documents are spread "
+            "by a hash of their names); lower fit.folds or use more documents"
+        )
+    if len(set(group_R.tolist()) - {NOT_EXTRACTED}) < 2:
+        raise UserError(one_group_message(index))
+    for name, values in ((FOLDS, fold_R), (GROUPS, group_R)):
+        with atomic_write(folder / name) as partial, partial.open("wb") as stream:
+            np.save(stream, values)

@@ -1,0 +1,79 @@
+"""Which documents are near duplicates of each other, so that one fold can hold them all.
+
+Two documents are near duplicates if the sets of their runs of five words overlap by a given share
+(the Jaccard index), as a MinHash estimates it (Broder 1997). Only documents that agree in one of
+32 bands of their signatures are compared, each with the first document of that band, so the cost
+grows with the text and not with the pairs of documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+from lrt_dist.corpus.readers import Document
+
+WORDS = 5
+"""Words of a run, as blanks part them."""
+BANDS, BAND_HASHES = 32, 4
+"""Bands of a signature, and hashes in a band: of documents that share half of their runs, seven in
+eight agree in a band, and of those that share 0.7 all but two in ten thousand."""
+SEED = 0
+PAIRS_AT_ONCE = 1 << 16
+
+
+class NearDuplicates:
+    """Documents go in, groups come out; memory holds half a KiB of each document."""
+
+    def __init__(self, share: float) -> None:
+        """`share`: of their runs of words that near duplicates have in common, above 0."""
+        self._share = share
+        self._ids: list[str] = []
+        self._signatures: list[NDArray[np.uint32]] = []
+
+    def add(self, document: Document) -> None:
+        """Take in one document."""
+        words = document.text.casefold().split()
+        last = max(1, len(words) - WORDS + 1)
+        minhash = RMinHash(num_perm=BANDS * BAND_HASHES, seed=SEED)
+        minhash.update([" ".join(words[start : start + WORDS]) for start in range(last)])
+        self._ids.append(document.id)
+        self._signatures.append(np.array(minhash.digest(), dtype=np.uint32))
+
+    def groups(self) -> dict[str, str]:
+        """`{id of a document: id of its group}`, for documents that have a near duplicate.
+
+        A group is named by the smallest of its ids. It holds near duplicates of near duplicates.
+        """
+        if not self._ids:
+            return {}
+        parents = list(range(len(self._ids)))
+
+        def root(number: int) -> int:
+            while parents[number] != number:
+                parents[number] = number = parents[parents[number]]
+            return number
+
+        for a, b in self._pairs():
+            parents[root(a)] = root(b)
+        members: dict[int, list[str]] = {}
+        for number, document in enumerate(self._ids):
+            members.setdefault(root(number), []).append(document)
+        several = [group for group in members.values() if len(group) > 1]
+        return {document: min(group) for group in several for document in group}
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        """Pairs of near duplicates that join all groups."""
+        signatures = np.stack(self._signatures)
+        bands = signatures.reshape(len(signatures), BANDS, BAND_HASHES)
+        for band in np.ascontiguousarray(bands.transpose(1, 0, 2)):
+            _, first, inverse = np.unique(band, axis=0, return_index=True, return_inverse=True)
+            others = np.flatnonzero(first[inverse] != np.arange(len(band)))
+            for start in range(0, len(others), PAIRS_AT_ONCE):
+                a = others[start : start + PAIRS_AT_ONCE]
+                b = first[inverse[a]]
+                near = (signatures[a] == signatures[b]).mean(1) >= self._share
+                yield from zip(a[near].tolist(), b[near].tolist(), strict=True)

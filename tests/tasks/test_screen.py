@@ -1,0 +1,219 @@
+"""The search by predicted effects is the search that anyone would write, draw by draw."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrt_dist.maps.affine import AffineMap
+from lrt_dist.maps.vectors import SteeringVector
+from lrt_dist.plan.conditions import DRAWN, MAPPED_DRAWS, TARGET_DRAWS, Arm
+from lrt_dist.sites import LayerPair
+from lrt_dist.store.states import ContrastStates
+from lrt_dist.tasks.screen import (
+    MEAN_GRADIENTS,
+    SAMPLED_ROWS,
+    Draws,
+    MappedTask,
+    Native,
+    ScreenedConcept,
+    TargetTask,
+    sampled_rows,
+    screen_mapped,
+    screen_target,
+    source_directions,
+    target_directions,
+)
+from lrt_dist.tensorfiles import save_tensors
+
+D, E, DRAWS, SEED = 5, 7, 30, 3
+SOURCES, TARGETS = (0, 2), (1, 3, 4)
+NORMS = {1: 2.0, 3: 1.0, 4: 0.5}
+
+
+class Grid:
+    """Files of a small grid of random maps, one concept."""
+
+    def __init__(self, folder: Path, seed: int = 0) -> None:
+        random = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=random)
+
+        self.weight = {(s, t): normal(D, E) for s in SOURCES for t in TARGETS}
+        self.native = {t: normal(E) for t in TARGETS}
+        self.vector = {s: normal(D) for s in SOURCES}
+        self.gradient = {(t, split): normal(E) for t in TARGETS for split in ("dev", "test")}
+        for (s, t), weight in self.weight.items():
+            for name, values in (("map", weight), ("mismatched", normal(D, E))):
+                affine = AffineMap(values, torch.zeros(E), ("a", s), ("b", t))
+                affine.save(folder / f"{name}-{s}-{t}.safetensors")
+        for t, values in self.native.items():
+            SteeringVector("c", "b", t, values).save(folder / f"native-{t}.safetensors")
+        for s, values in self.vector.items():
+            SteeringVector("c", "a", s, values).save(folder / f"vector-{s}.safetensors")
+        gradients = {f"c/{t}/{split}": g for (t, split), g in self.gradient.items()}
+        save_tensors(folder / "gradients.safetensors", gradients, {"kind": MEAN_GRADIENTS})
+        rows = {str(t): normal(20, E) for t in TARGETS}
+        save_tensors(folder / "rows.safetensors", rows, {"kind": SAMPLED_ROWS})
+        states = ContrastStates(
+            {s: normal(6, D) for s in SOURCES}, {s: normal(6, D) for s in SOURCES}
+        )
+        states.save(folder / "states.safetensors")
+        self.folder = folder
+        self.concept = ScreenedConcept(
+            "c",
+            "mean_difference",
+            {},
+            folder / "states.safetensors",
+            {t: folder / f"native-{t}.safetensors" for t in TARGETS},
+            {
+                t: Native(*(self.effect(self.native[t], t, split) for split in ("dev", "test")))
+                for t in TARGETS
+            },
+        )
+
+    def effect(self, direction: torch.Tensor, target: int, split: str) -> float:
+        unit = direction.double() / direction.double().norm()
+        return float(NORMS[target] * unit @ self.gradient[target, split].double())
+
+    def direction(self, arm: Arm, pair: LayerPair, draw: int) -> torch.Tensor:
+        if arm in TARGET_DRAWS:
+            rows = sampled_rows(self.folder / "rows.safetensors", pair.target)
+            drawn = target_directions(arm, pair.target, self.claim(pair.target), rows, draw, SEED)
+            return drawn[pair.source]
+        vectors = source_directions(arm, self.concept, pair.source, D, DRAWS, SEED)
+        return vectors[draw] @ self.weight[pair.source, pair.target]
+
+    def claim(self, target: int) -> dict[int, torch.Tensor]:
+        return {s: (self.vector[s] @ self.weight[s, target]).double() for s in SOURCES}
+
+    def mapped(self, source: int) -> MappedTask:
+        folder = self.folder
+        return MappedTask(
+            source=source,
+            maps={
+                t: tuple(folder / f"{n}-{source}-{t}.safetensors" for n in ("map", "mismatched"))
+                for t in TARGETS
+            },
+            concepts=(self.concept,),
+            vectors={"c": folder / f"vector-{source}.safetensors"},
+            transferred={("c", t): folder / f"out-{source}-{t}.safetensors" for t in TARGETS},
+            gradients=folder / "gradients.safetensors",
+            norms=NORMS,
+            draws=DRAWS,
+            seed=SEED,
+        )
+
+    def target(self, target: int) -> TargetTask:
+        return TargetTask(
+            target,
+            {("c", s): self.folder / f"out-{s}-{target}.safetensors" for s in SOURCES},
+            (self.concept,),
+            self.folder / "rows.safetensors",
+            self.folder / "gradients.safetensors",
+            NORMS[target],
+            DRAWS,
+            SEED,
+        )
+
+    def searched(self) -> dict[Arm, Draws]:
+        found: dict[Arm, Draws] = {}
+        receipts = [
+            *(screen_mapped(self.mapped(s)).draws for s in SOURCES),
+            *(screen_target(self.target(t)) for t in TARGETS),
+        ]
+        for draws in receipts:
+            for (_, arm), these in draws.items():
+                found[arm] = found[arm].or_better(these) if arm in found else these
+        return found
+
+
+def test_every_draw_takes_its_best_pair_and_is_judged_there(tmp_path: Path) -> None:
+    """The plain loop over draws and pairs, in float64: to 1e-4."""
+    grid = Grid(tmp_path)
+    found = grid.searched()
+    assert set(found) == set(DRAWN)
+    pairs = [LayerPair(s, t) for s in SOURCES for t in TARGETS]
+    for arm, draw in itertools.product(DRAWN, range(DRAWS)):
+
+        def weaker(pair: LayerPair, arm: Arm = arm, draw: int = draw) -> float:
+            own = grid.effect(grid.direction(arm, pair, draw), pair.target, "dev")
+            return min(grid.concept.effects[pair.target].dev, own)
+
+        best = max(pairs, key=weaker)
+        assert float(found[arm].score[draw]) == pytest.approx(weaker(best), rel=1e-4, abs=1e-5)
+        if found[arm].target[draw] == best.target and found[arm].source[draw] == best.source:
+            own = grid.effect(grid.direction(arm, best, draw), best.target, "test")
+            assert float(found[arm].effect[draw]) == pytest.approx(own, rel=1e-3, abs=1e-4)
+
+
+def test_draws_at_the_target_have_the_angles_of_the_claim(tmp_path: Path) -> None:
+    """Isotropic ones, of wide layers: to 0.1, mean over 60 draws."""
+    width = 400
+    random = torch.Generator().manual_seed(0)
+    first = torch.randn(width, generator=random, dtype=torch.float64)
+    other = 0.8 * first + 0.6 * torch.randn(width, generator=random, dtype=torch.float64)
+    rows = torch.randn(20, width, generator=random)
+    cosines = []
+    for draw in range(60):
+        drawn = target_directions(Arm.RANDOM, 3, {0: first, 4: 7 * other}, rows, draw, SEED)
+        cosines.append(float(torch.cosine_similarity(drawn[0], drawn[4], dim=0)))
+        assert abs(float(torch.cosine_similarity(drawn[0].double(), first, dim=0))) < 0.25
+    expected = float(torch.cosine_similarity(first, other, dim=0))
+    assert sum(cosines) / len(cosines) == pytest.approx(expected, abs=0.1)
+    assert len(set(cosines)) == 60
+
+
+def test_pairs_of_the_transferred_vector_are_what_they_say(tmp_path: Path) -> None:
+    grid = Grid(tmp_path)
+    receipt = screen_mapped(grid.mapped(0))
+    for found in receipt.pairs:
+        target = found.pair.target
+        vector = grid.vector[0] @ grid.weight[0, target]
+        native = grid.native[target]
+        assert found.dev == pytest.approx(grid.effect(vector, target, "dev"), rel=1e-4)
+        assert found.test == pytest.approx(grid.effect(vector, target, "test"), rel=1e-4)
+        assert found.norm_ratio == pytest.approx(float(vector.norm() / native.norm()), rel=1e-5)
+        expected = float(vector @ native / native.norm() ** 2)
+        assert found.projection == pytest.approx(expected, rel=1e-4)
+        assert found.projection == pytest.approx(found.cosine * found.norm_ratio, rel=1e-4)
+        saved = SteeringVector.load(grid.folder / f"out-0-{target}.safetensors")
+        torch.testing.assert_close(saved.values, vector)
+
+
+def test_without_gradients_vectors_are_mapped_and_nothing_is_predicted(tmp_path: Path) -> None:
+    grid = Grid(tmp_path)
+    task = grid.mapped(0)
+    receipt = screen_mapped(MappedTask(**{**vars(task), "gradients": None}))
+    assert receipt.draws == {}
+    assert all(found.dev != found.dev and found.cosine == found.cosine for found in receipt.pairs)
+
+
+ONE = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(-2, 2))
+
+
+@given(st.lists(ONE, min_size=1, max_size=6, unique_by=lambda x: x[:2]))
+def test_the_order_in_which_pairs_are_looked_at_does_not_matter(
+    looked: list[tuple[int, int, int]],
+) -> None:
+    def found(order: list[tuple[int, int, int]]) -> tuple[float, int, int]:
+        best: Draws | None = None
+        for source, target, score in order:
+            value = torch.tensor([float(score)])
+            here = Draws.at(LayerPair(source, target), Native(9.0, 1.0), value, value)
+            best = best.or_better(here) if best else here
+        assert best is not None
+        return float(best.score[0]), int(best.source[0]), int(best.target[0])
+
+    expected = min(looked, key=lambda x: (-x[2], x[0], x[1]))
+    assert found(looked) == found(looked[::-1]) == (expected[2], expected[0], expected[1])
+
+
+def test_mapped_and_target_draws_are_all_drawn_controls() -> None:
+    assert (*MAPPED_DRAWS, *TARGET_DRAWS) == DRAWN
