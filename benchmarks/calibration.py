@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.harness import Result, versions
-from lrt_dist.commands._chains import OnDemandChains
-from lrt_dist.commands._gradients import GradientFiles, item_gradients
 from lrt_dist.commands._moments import fitted_units, median_norms
-from lrt_dist.commands._screening import Screen, sample_rows, screen
-from lrt_dist.commands._vectors import contrast_states
+from lrt_dist.commands.evaluation.chains import OnDemandChains
+from lrt_dist.commands.evaluation.gradients import GradientFiles, item_gradients
+from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
+from lrt_dist.commands.evaluation.vectors import contrast_states
 from lrt_dist.config import read_run
 from lrt_dist.errors import UserError
 from lrt_dist.intervals import mean_interval, ratio_interval

@@ -20,11 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Result, result, threads, versions
-from lrt_dist.commands._chains import OnDemandChains
-from lrt_dist.commands._displacements import Displacements
 from lrt_dist.commands._moments import fitted_units, median_norms
-from lrt_dist.commands._screening import Screen, sample_rows
-from lrt_dist.commands._steered import Request, SteeredTarget
+from lrt_dist.commands.evaluation.chains import OnDemandChains
+from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.screening import Screen, sample_rows
+from lrt_dist.commands.evaluation.steered import Request, SteeredTarget
 from lrt_dist.config import read_run
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer

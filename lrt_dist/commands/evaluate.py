@@ -16,20 +16,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt_dist.commands._chains import OnDemandChains
-from lrt_dist.commands._choice import choose, predictions_hold
-from lrt_dist.commands._conclusions import best_effect, conclude
-from lrt_dist.commands._displacements import Displacements
-from lrt_dist.commands._gradients import item_gradients
 from lrt_dist.commands._items import check_items, write_items
 from lrt_dist.commands._moments import fitted_units, median_norms
-from lrt_dist.commands._samples import samples
-from lrt_dist.commands._screening import Screen, sample_rows, screen
-from lrt_dist.commands._search import search, steered_controls
-from lrt_dist.commands._spread import Spread, without_folds
-from lrt_dist.commands._steered import SteeredTarget
-from lrt_dist.commands._test_items import Measured, measure
-from lrt_dist.commands._vectors import contrast_states, save_native_vectors
+from lrt_dist.commands.evaluation.chains import OnDemandChains
+from lrt_dist.commands.evaluation.choice import choose, predictions_hold
+from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
+from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.gradients import item_gradients
+from lrt_dist.commands.evaluation.measurement import Measured, measure
+from lrt_dist.commands.evaluation.samples import samples
+from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
+from lrt_dist.commands.evaluation.search import search, steered_controls
+from lrt_dist.commands.evaluation.spread import Spread, without_folds
+from lrt_dist.commands.evaluation.steered import SteeredTarget
+from lrt_dist.commands.evaluation.vectors import contrast_states, save_native_vectors
 from lrt_dist.commands.fit import current_fits
 from lrt_dist.commands.index import check_overlap
 from lrt_dist.config import fingerprint_of

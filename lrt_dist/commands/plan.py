@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from lrt_dist.commands._evaluation_plan import EvaluationPlan, plan_evaluation
 from lrt_dist.commands._items import check_items
 from lrt_dist.commands._moments import run_tiles, tile_needs
+from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
 from lrt_dist.corpus.readers import corpus_files, read_documents
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segments import cut_segments

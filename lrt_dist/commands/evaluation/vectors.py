@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._chains import OnDemandChains
+from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.maps.vectors import SteeringVector, make_vector
 from lrt_dist.models.tokens import SiteTokenizer

@@ -9,10 +9,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from lrt_dist.commands._chains import OnDemandChains
-from lrt_dist.commands._displacements import Displacements
-from lrt_dist.commands._generation import Prompts, continuations
-from lrt_dist.commands._scored_items import PromptSharing, readout_address, score_context
+from lrt_dist.commands.evaluation.chains import OnDemandChains
+from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.generation import Prompts, continuations
+from lrt_dist.commands.evaluation.scored_items import PromptSharing, readout_address, score_context
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError

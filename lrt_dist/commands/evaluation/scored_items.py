@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import torch
 
-from lrt_dist.commands._chains import OnDemandChains
+from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.config import fingerprint_of
 from lrt_dist.models.injection import POSITIONS
 from lrt_dist.runtime.contract import Failed, receipts_of

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lrt_dist.commands._displacements import Displacements
-from lrt_dist.commands._gradients import GradientFiles
-from lrt_dist.commands._screening import Screen
-from lrt_dist.commands._steered import Request, SteeredTarget, effects_of
+from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.gradients import GradientFiles
+from lrt_dist.commands.evaluation.screening import Screen
+from lrt_dist.commands.evaluation.steered import Request, SteeredTarget, effects_of
 from lrt_dist.effects import pearson, slope
 from lrt_dist.plan.conditions import DRAWN, Arm, Condition, conditions_of, gentlest
 from lrt_dist.store.tables import AgreementRow, ScoreRow

@@ -8,9 +8,9 @@ from itertools import product
 
 import torch
 
-from lrt_dist.commands._choice import Agreement, Choice
-from lrt_dist.commands._screening import Screen
-from lrt_dist.commands._steered import Request, SteeredTarget, effects_of
+from lrt_dist.commands.evaluation.choice import Agreement, Choice
+from lrt_dist.commands.evaluation.screening import Screen
+from lrt_dist.commands.evaluation.steered import Request, SteeredTarget, effects_of
 from lrt_dist.plan.conditions import (
     CROSS_ENTROPY,
     NONE,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._gradients import GradientFiles
 from lrt_dist.commands._moments import Records, kept_moments
-from lrt_dist.commands._test_items import Measured
+from lrt_dist.commands.evaluation.gradients import GradientFiles
+from lrt_dist.commands.evaluation.measurement import Measured
 from lrt_dist.linear.methods import Choice
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.controls import resampled_vectors

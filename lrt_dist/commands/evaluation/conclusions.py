@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from lrt_dist.commands._screening import Screen
-from lrt_dist.commands._spread import Spread
-from lrt_dist.commands._test_items import Measured
+from lrt_dist.commands.evaluation.measurement import Measured
+from lrt_dist.commands.evaluation.screening import Screen
+from lrt_dist.commands.evaluation.spread import Spread
 from lrt_dist.intervals import mean_interval, ratio_interval
 from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.significance import empirical_p, holm

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._screening import Screen
+from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector, displacement
 from lrt_dist.plan.conditions import MAPPED_DRAWS, TARGET_DRAWS, Arm, Condition

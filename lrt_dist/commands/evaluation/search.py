@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import torch
 
-from lrt_dist.commands._screening import Screen
-from lrt_dist.commands._steered import Request, SteeredTarget, effects_of
+from lrt_dist.commands.evaluation.screening import Screen
+from lrt_dist.commands.evaluation.steered import Request, SteeredTarget, effects_of
 from lrt_dist.plan.conditions import DRAWN, Arm, Condition, conditions_of, gentlest
 from lrt_dist.sites import LayerPair
 from lrt_dist.tasks.screen import Draws, Native

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._chains import OnDemandChains
-from lrt_dist.commands._scored_items import PromptSharing, readout_address, score_context
+from lrt_dist.commands.evaluation.chains import OnDemandChains
+from lrt_dist.commands.evaluation.scored_items import PromptSharing, readout_address, score_context
 from lrt_dist.errors import LrtError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.runtime.contract import Failed, receipts_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from lrt_dist.commands._chains import OnDemandChains
-from lrt_dist.commands._displacements import Displacements
-from lrt_dist.commands._generation import Prompts, continuations
-from lrt_dist.commands._scored_items import score_context
+from lrt_dist.commands.evaluation.chains import OnDemandChains
+from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.generation import Prompts, continuations
+from lrt_dist.commands.evaluation.scored_items import score_context
 from lrt_dist.corpus.splits import ConceptData
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import sample_conditions

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lrt_dist.commands._choice import ITEMS
-from lrt_dist.commands._screening import MOST_SAMPLED_ROWS
+from lrt_dist.commands.evaluation.choice import ITEMS
+from lrt_dist.commands.evaluation.screening import MOST_SAMPLED_ROWS
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import DRAWN

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._gradients import GradientFiles
 from lrt_dist.commands._moments import Records
+from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import Arm
 from lrt_dist.runtime.contract import Needs

@@ -1,0 +1,1 @@
+"""Parts of the command `evaluate`; `commands/evaluate.py` has the flow."""
