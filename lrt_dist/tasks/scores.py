@@ -27,7 +27,10 @@ class Readout(Protocol):
     @property
     def slots(self) -> int: ...
     def of(self, sums: torch.Tensor) -> torch.Tensor:
-        """Sums of log-probabilities, float64 `[N, slots]`, to values, float64 `[N, items]`."""
+        """Sums of log-probabilities, float64 `[N, slots]`, to values, float64 `[N, items]`.
+
+        With torch operations alone: gradients go back through it.
+        """
         ...
 
 
@@ -36,7 +39,7 @@ class ForcedScore:
     """A score of given texts.
 
     Attributes:
-        read: makes the readout of some items.
+        read: makes the readout of some items; called with one item at a time.
         label: what a figure calls a change of it, with its unit.
     """
 
