@@ -68,8 +68,8 @@ class Reads:
             logits = stack.logits(hidden_MTD, line[part], position[part]).to(torch.float32)
             begin, end = torch.searchsorted(place, torch.tensor([first, first + size])).tolist()
             here = (place[begin:end] - first).to(logits.device)
-            read = logits[here, token[begin:end].to(logits.device)]
-            values.append((read - logits.logsumexp(-1)[here]).cpu())
+            log_p = logits.log_softmax(-1)
+            values.append(log_p[here, token[begin:end].to(logits.device)].cpu())
         return torch.cat(values).reshape(copies, -1)
 
     def sums(self, log_p_NR: torch.Tensor, slots: int) -> torch.Tensor:

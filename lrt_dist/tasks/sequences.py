@@ -63,34 +63,42 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
 
     Alternatives of one token share one sequence (the prompt); longer ones have their own. A
     continuation is what remains of the whole text's tokens behind those it shares with the
-    prompt's, so a token across the boundary belongs to the continuation.
+    prompt's, so a token across the boundary belongs to the continuation. Tokens with which all
+    alternatives of an item begin are not read: they would cancel.
     """
     sequences: list[SteeredSequence] = []
     positive: list[tuple[int, ...]] = []
     negative: list[tuple[int, ...]] = []
     slots = 0
     for item in items:
-        shared: dict[tuple[int, ...], list[Read]] = {}
+        continuations = []
         for prompt, alternatives, slots_of_item in zip(
             item.prompts, (item.positive, item.negative), (positive, negative), strict=True
         ):
-            mine = range(slots, slots + len(alternatives))
-            slots = mine.stop
-            slots_of_item.append(tuple(mine))
-            for text, slot in zip(alternatives, mine, strict=True):
-                ids, begin = _continuation(prompt, text, tokenizer)
-                if len(ids) == begin:
-                    raise UserError(
-                        f"{text!r} is a single token with nothing before it, so it has no "
-                        "probability; give the item a prompt"
-                    )
-                if len(ids) - begin == 1:
-                    shared.setdefault(ids[:begin], []).append(Read(begin - 1, ids[begin], slot))
-                else:
-                    reads = tuple(Read(p - 1, ids[p], slot) for p in range(begin, len(ids)))
-                    sequences.append(SteeredSequence(ids[:-1], begin, reads))
-        sequences += [SteeredSequence(ids, len(ids), tuple(reads)) for ids, reads in shared.items()]
+            slots_of_item.append(tuple(range(slots, slots + len(alternatives))))
+            slots += len(alternatives)
+            continuations += [_continuation(prompt, text, tokenizer) for text in alternatives]
+        same = _same_reads(continuations)
+        at_prompt: dict[tuple[int, ...], list[Read]] = {}
+        for (ids, begin), slot in zip(continuations, (*positive[-1], *negative[-1]), strict=True):
+            read = [p for p in range(begin, len(ids)) if p not in same]
+            reads = [Read(p - 1, ids[p], slot) for p in read]
+            if len(ids) - begin == 1:
+                at_prompt.setdefault(ids[:begin], []).extend(reads)
+            else:
+                sequences.append(SteeredSequence(ids[:-1], begin, tuple(reads)))
+        sequences += [SteeredSequence(i, len(i), tuple(reads)) for i, reads in at_prompt.items()]
     return Propensities(tuple(sequences), slots, tuple(positive), tuple(negative))
+
+
+def _same_reads(continuations: Sequence[tuple[tuple[int, ...], int]]) -> range:
+    """Positions whose tokens and contexts are the same in all continuations of an item; at least
+    one token of each is left to read."""
+    shortest = min(len(ids) for ids, _ in continuations)
+    end = 0
+    while end < shortest - 1 and len({ids[end] for ids, _ in continuations}) == 1:
+        end += 1
+    return range(max(begin for _, begin in continuations), end)
 
 
 def neutral_sequences(
@@ -156,12 +164,22 @@ def contrast_texts(items: Sequence[Item], tokenizer: SiteTokenizer, at: str) -> 
 
 
 def _continuation(prompt: str, text: str, tokenizer: SiteTokenizer) -> tuple[tuple[int, ...], int]:
-    """Ids of prompt + text, and where the continuation begins (at least one token before it)."""
+    """Ids of prompt + text, and where the continuation begins (at least one token before it).
+
+    Raises:
+        UserError: a single token with nothing before it.
+    """
     whole, head = tokenizer.encode(prompt + text).ids, tokenizer.encode(prompt).ids
     begin = 0
     while begin < min(len(head), len(whole) - 1) and head[begin] == whole[begin]:
         begin += 1
-    return whole, max(begin, 1)
+    begin = max(begin, 1)
+    if len(whole) == begin:
+        raise UserError(
+            f"{text!r} is a single token with nothing before it, so it has no probability; give "
+            "the item a prompt"
+        )
+    return whole, begin
 
 
 def _first_difference(one: Encoding, other: Encoding) -> int:

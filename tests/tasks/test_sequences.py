@@ -138,16 +138,31 @@ def test_swapping_the_sides_turns_the_sign(
 def test_every_token_of_every_continuation_is_read_once_into_its_own_slot(
     tokenizer: SiteTokenizer,
 ) -> None:
+    """But not those with which all continuations of an item begin: they cancel."""
     made = propensity_sequences(ITEMS, tokenizer)
     reads = Counter(read.slot for sequence in made.sequences for read in sequence.reads)
     assert sorted(reads) == list(range(made.slots))
     slots = zip(made.positive, made.negative, ITEMS, strict=True)
     for up, down, item in slots:
+        whole = [tokenizer.encode(text).ids for text in item.texts()]
+        common = next(n for n in range(len(min(whole, key=len))) if len({w[n] for w in whole}) > 1)
         sides = zip((up, down), item.prompts, (item.positive, item.negative), strict=True)
         for mine, prompt, texts in sides:
             for slot, text in zip(mine, texts, strict=True):
                 begin = shared_beginning(prompt, text, tokenizer)
-                assert reads[slot] == len(tokenizer.encode(prompt + text).ids) - begin
+                left = len(tokenizer.encode(prompt + text).ids) - max(begin, common)
+                assert reads[slot] == left > 0
+
+
+def test_letters_are_read_where_they_first_differ(tokenizer: SiteTokenizer) -> None:
+    """Of "\n(A)" and "\n(B)" the letter and what follows it, in every tokenizer."""
+    item = Item(("Is it so?", "Is it so?"), ("\n(A)",), ("\n(B)",))
+    made = propensity_sequences([item], tokenizer)
+    firsts = {min(r.position for r in s.reads if r.slot == 0) for s in made.sequences if any(
+        r.slot == 0 for r in s.reads
+    )}  # fmt: skip
+    ids = [tokenizer.encode(text).ids for text in item.texts()]
+    assert firsts == {next(n for n, (a, b) in enumerate(zip(*ids, strict=True)) if a != b) - 1}
 
 
 def test_what_is_read_lies_in_the_sequence_and_never_before_the_prompt_ends(
