@@ -28,7 +28,7 @@ from lrt_dist.models.sources import open_source
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.tasks.score import ScoreTask
 from lrt_dist.tasks.sequences import propensity_sequences
-from lrt_dist.tasks.token_trees import SteeredSequence, trees_of
+from lrt_dist.tasks.token_trees import Read, SteeredSequence, trees_of
 
 TARGETS = {"evaluation_loop": 8.0, "evaluation_reads": 4.0}
 CONDITIONS = 23
@@ -77,7 +77,8 @@ def questions(count: int) -> list[Item]:
 def _contenders(
     config: ModelConfig, items: Sequence[Item], conditions: int
 ) -> dict[str, Propensities]:
-    readout = propensity_sequences(items, SiteTokenizer.load(config))
+    tokenizer = SiteTokenizer.load(config)
+    readout, plain = propensity_sequences(items, tokenizer), _plain(items, tokenizer)
     model = transformers.AutoModelForCausalLM.from_pretrained(open_source(config)).float().eval()
     layers = len(find_blocks(model))
     stack, layer = BlockStack.load(config, range(layers), head=True), layers // 2
@@ -97,8 +98,8 @@ def _contenders(
         return readout.of(sums)
 
     def loop(read: Callable[..., torch.Tensor]) -> torch.Tensor:
-        ids, places, tokens, slots = _padded(readout.sequences)
-        sums = torch.zeros(conditions, readout.slots, dtype=torch.float64)
+        ids, places, tokens, slots = _padded(plain)
+        sums = torch.zeros(conditions, len(plain), dtype=torch.float64)
         for number, displacement in enumerate(displacements):
 
             def steer(output: object, added: torch.Tensor = displacement) -> torch.Tensor:
@@ -107,7 +108,7 @@ def _contenders(
             with torch.inference_mode(), change_output(find_blocks(model)[layer], steer):
                 log_p = read(ids, places, tokens)
             sums[number].index_add_(0, slots, log_p.double())
-        return readout.of(sums)
+        return sums[:, ::2] - sums[:, 1::2]
 
     def everywhere(ids: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         log_p: torch.Tensor = model(input_ids=ids, use_cache=False).logits.log_softmax(-1)
@@ -123,6 +124,18 @@ def _contenders(
         "evaluation_loop": lambda: loop(everywhere),
         "evaluation_reads": lambda: loop(where_read),
     }
+
+
+def _plain(items: Sequence[Item], tokenizer: SiteTokenizer) -> list[SteeredSequence]:
+    """Both whole texts of each item, every token of the answers read."""
+    sequences: list[SteeredSequence] = []
+    for item in items:
+        prompt = len(tokenizer.encode(item.prompts[0]).ids)
+        for text in item.texts():
+            ids, slot = tokenizer.encode(text).ids, len(sequences)
+            reads = tuple(Read(p - 1, ids[p], slot) for p in range(prompt, len(ids)))
+            sequences.append(SteeredSequence(ids, prompt, reads))
+    return sequences
 
 
 def _padded(

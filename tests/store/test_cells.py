@@ -37,6 +37,10 @@ def test_the_same_cells_are_the_same_file(tmp_path: Path) -> None:
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_no_items_are_no_cells(tmp_path: Path) -> None:
+    assert CellStore(tmp_path).find(addresses_of(ROWS, [])).shape == (3, 0)
+
+
 def test_parts_of_an_address_do_not_run_together() -> None:
     assert len({address(b"ab", b"c"), address(b"a", b"bc"), address(b"abc"), address()}) == 4
 
