@@ -34,6 +34,13 @@ class Job:
         return replace(self, batches=self.batches * 2) if self.batches < 8 else None
 
 
+@dataclass(frozen=True)
+class ThereAndBack(Job):
+    """A task whose carry goes back to the first stage."""
+
+    turns_back = True
+
+
 class ScriptedStage:
     """See `lrt_dist.runtime.contract.Stage`."""
 

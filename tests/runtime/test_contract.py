@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Job, attempts, bracket, chain, echo, reciprocal, total
+from scripted import Job, ThereAndBack, attempts, bracket, chain, echo, reciprocal, total
 
 from lrt_dist.errors import CorruptionError, LrtError
 from lrt_dist.runtime.contract import Done, Failed, Node, Runtime
@@ -37,6 +37,17 @@ def test_every_batch_goes_through_every_stage_in_order(runtime: Runtime, tmp_pat
         assert first == [["first"]] * job.batches
         assert second == [["first", "second"]] * job.batches
         assert len(attempts(tmp_path, job.key)) == 1
+
+
+def test_a_carry_that_turns_back_passes_every_stage_again(runtime: Runtime, tmp_path: Path) -> None:
+    """As gradients do; the last stage sees each batch once."""
+    job = ThereAndBack("back", batches=2)
+    outcome = run(runtime, tmp_path, [job], stages=("first", "second", "third"))["back"]
+    (_, first), (_, second), (_, third) = outcome.receipts
+    there = ["first", "second", "third"]
+    assert first == [there[:1], [*there, "second", "first"]] * 2
+    assert second == [there[:2], [*there, "second"]] * 2
+    assert third == [there] * 2
 
 
 def test_no_tasks_is_no_work(runtime: Runtime, tmp_path: Path) -> None:
