@@ -36,12 +36,8 @@ from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.significance import empirical_p, holm
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.states import ContrastStates
-from lrt_dist.tasks.screen import (
-    mean_gradients,
-    predicted,
-    target_directions,
-    transferred_vectors,
-)
+from lrt_dist.tasks.control_directions import TargetDraws, transferred_vectors
+from lrt_dist.tasks.screen import mean_gradients, predicted
 from lrt_dist.verdicts import LEVEL, Evidence, Word, word
 from lrt_dist.workspace.run import Run, open_run
 
@@ -158,11 +154,8 @@ class NullRuns:
             paths = {s: folder.transferred_vector(name, LayerPair(s, pair.target)) for s in sources}
             vectors = transferred_vectors(paths)
             none = torch.zeros(1, self._run.widths.target)
-            draws = (
-                target_directions(Arm.RANDOM, pair.target, vectors, none, draw, seed)
-                for draw in range(count)
-            )
-            return torch.stack([drawn[pair.source] for drawn in draws])
+            drawn = TargetDraws(Arm.RANDOM, pair.target, vectors, none, seed)
+            return torch.stack([drawn[draw][pair.source] for draw in range(count)])
         weight = AffineMap.load(folder.maps_of(pair)[0]).weight.float()
         if kind == "random source vectors":
             random = generator(seed, "null", name, pair.source)

@@ -6,6 +6,8 @@ Inputs may have any real dtype and are computed in float64. Scalars come back as
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -67,6 +69,25 @@ def slope(x: Tensor, y: Tensor) -> float:
     x_N, y_N = _paired(x, y)
     square = float(x_N @ x_N)
     return float(x_N @ y_N) / square if square else math.nan
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How measured values compare with predicted ones.
+
+    Attributes:
+        r: Pearson correlation.
+        slope: of measured over predicted values, through zero.
+    """
+
+    r: float
+    slope: float
+
+    @classmethod
+    def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> Agreement:
+        """Of one value after the other; both NaN where nothing was predicted."""
+        x, y = (torch.tensor(values, dtype=torch.float64) for values in (predicted, measured))
+        return cls(pearson(x, y), slope(x, y))
 
 
 def _paired(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

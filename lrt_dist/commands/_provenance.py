@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import shlex
 import sys
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lrt_dist.commands.evaluate import evaluation_fingerprint
+from lrt_dist.commands._items import data_hashes
 from lrt_dist.config import ConceptConfig
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.sites import Side
@@ -22,12 +21,13 @@ from lrt_dist.workspace.run import Run
 _LIBRARIES = ("torch", "transformers", "tokenizers", "ray", "zarr", "numpy", "pyarrow")
 
 
-def provenance(run: Run, index: RowIndex, fits: str) -> dict[str, str]:
+def provenance(run: Run, index: RowIndex, fits: str, evaluation: str | None) -> dict[str, str]:
     """Of a run whose maps are made, by name.
 
     Args:
         index: the rows of the run.
         fits: fingerprint of its maps.
+        evaluation: fingerprint of its evaluation; None without concepts.
     """
     config = run.config
     rows = {
@@ -45,8 +45,8 @@ def provenance(run: Run, index: RowIndex, fits: str) -> dict[str, str]:
     )
     rows["Row index"] = f"fingerprint {index.fingerprint}, segments and sites {index.digest}"
     rows["Maps"] = f"fingerprint {fits}"
-    if config.concepts:
-        rows["Evaluation"] = f"fingerprint {evaluation_fingerprint(run, fits)}"
+    if evaluation is not None:
+        rows["Evaluation"] = f"fingerprint {evaluation}"
     for concept in config.concepts:
         rows[f"Data of {concept.name}"] = _hashes(concept)
     return rows
@@ -88,9 +88,8 @@ def _model(run: Run, side: Side) -> dict[str, str]:
 
 def _hashes(concept: ConceptConfig) -> str:
     """Names and hashes of a concept's files."""
-    files = [Path(path) for path in (concept.data, concept.items) if path]
     return ", ".join(
-        f"{path.name} sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
-        for path in files
-        if path.is_file()
+        f"{Path(path).name} sha256 {digest}"
+        for path, digest in data_hashes(concept).items()
+        if digest
     )

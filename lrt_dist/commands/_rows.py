@@ -22,6 +22,9 @@ from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK
 from lrt_dist.workspace.run import Run
 
 LAYERS = "layers.parquet"
+LayerFacts = dict[tuple[Side, int], LayerRow]
+"""Facts of every layer, by side and block index."""
+
 NOT_EXTRACTED = -1
 """Stands for the fold and the group of a row whose unit was quarantined; no task reads it."""
 
@@ -74,7 +77,7 @@ def layer_norms(
         yield layer, np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units])
 
 
-def layer_facts(folder: Path) -> dict[tuple[Side, int], LayerRow]:
+def layer_facts(folder: Path) -> LayerFacts:
     """Facts of every layer, by side and block index, that lie beside the moments of a run."""
     return {(Side(row.side), row.layer): row for row in Table.read(folder / LAYERS, LayerRow)}
 

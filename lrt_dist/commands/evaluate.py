@@ -10,13 +10,12 @@ was added, computes what is missing.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt_dist.commands._items import check_items, write_items
+from lrt_dist.commands._items import check_items, data_hashes, write_items
 from lrt_dist.commands._moments import fitted_units, median_norms
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
@@ -182,12 +181,8 @@ def _settings(run: Run) -> dict[str, Any]:
 def _concept_identity(run: Run) -> list[dict[str, Any]]:
     concepts = []
     for concept in run.config.concepts:
-        files = [Path(p) for p in (concept.data, concept.items) if p]
-        digests = [
-            hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else None for p in files
-        ]
         # By content: the same data under another path is the same data.
         known = concept.model_dump(mode="json", exclude={"data", "items"})
         method = VECTOR_METHODS.identity(concept.vector.method)
-        concepts.append({**known, "method": method, "content": digests})
+        concepts.append({**known, "method": method, "content": list(data_hashes(concept).values())})
     return concepts

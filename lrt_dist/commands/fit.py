@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lrt_dist.commands._moments import (
+    Records,
     RunMoments,
     delete_moments,
     fitted_units,
@@ -14,7 +15,7 @@ from lrt_dist.commands._moments import (
     moments_fingerprint,
     moments_of_others,
 )
-from lrt_dist.commands._rows import layer_facts
+from lrt_dist.commands._rows import LayerFacts, layer_facts
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
@@ -64,11 +65,13 @@ class FitInputs:
     """What the maps of a run are made from.
 
     Attributes:
+        records: of the run's units.
         own: fingerprint of the run's own moments.
         others: moments of the runs that `fit.moments_of` names.
         fingerprint: of all of it, and of how maps are fitted.
     """
 
+    records: Records
     own: str
     others: list[RunMoments]
     fingerprint: str
@@ -76,7 +79,8 @@ class FitInputs:
 
 def fit_inputs(run: Run) -> FitInputs:
     """See `FitInputs`; reads ledgers, computes nothing."""
-    own = moments_fingerprint(run.folder, fitted_units(run.folder))
+    records = fitted_units(run.folder)
+    own = moments_fingerprint(run.folder, records)
     others = moments_of_others(run)
     config = run.config.fit
     fingerprint = fingerprint_of(
@@ -89,17 +93,17 @@ def fit_inputs(run: Run) -> FitInputs:
             "joint": run.joint,
         }
     )
-    return FitInputs(own, others, fingerprint)
+    return FitInputs(records, own, others, fingerprint)
 
 
 def _fit(run: Run, inputs: FitInputs) -> None:
     began = time.monotonic()
-    records = fitted_units(run.folder)
-    all_moments = [moments(run, records, inputs.own), *inputs.others]
+    all_moments = [moments(run, inputs.records, inputs.own), *inputs.others]
+    facts = [layer_facts(moments.folder) for moments in all_moments]
     # Maps are about to change: what was made from the old ones must not look current.
     for stale in (*run.folder.fits.values(), *run.folder.evaluation):
         stale.unlink(missing_ok=True)
-    tasks = list(_tasks(run, all_moments, inputs.fingerprint))
+    tasks = list(_tasks(run, all_moments, facts[0], inputs.fingerprint))
     with run.progress.phase("fit", sum(len(task.ends) for task in tasks), "maps") as phase:
         for task, _ in zip(tasks, run.runtime.map(solve, tasks, _needs(run, tasks)), strict=True):
             phase.advance(len(task.ends))
@@ -108,7 +112,7 @@ def _fit(run: Run, inputs: FitInputs) -> None:
     reverse: list[FitRow] = []
     joint: list[JointFitRow] = []
     for task in tasks:
-        for row in _rows(run, task, all_moments, seconds):
+        for row in _rows(run, task, all_moments, facts, seconds):
             if task.direction is Direction.JOINT:
                 joint.append(row.from_layers(task.layers))
             else:
@@ -125,9 +129,10 @@ def _fit(run: Run, inputs: FitInputs) -> None:
     _note_best(run, forward)
 
 
-def _tasks(run: Run, all_moments: list[RunMoments], fingerprint: str) -> Iterator[SolveTask]:
+def _tasks(
+    run: Run, all_moments: list[RunMoments], facts: LayerFacts, fingerprint: str
+) -> Iterator[SolveTask]:
     """One for each source layer, each joint group, and each target layer with reverse maps."""
-    facts = layer_facts(all_moments[0].folder)
     draws = range(run.config.fit.mismatched_draws)
 
     def task(direction: Direction, layers: tuple[int, ...], ends: list[int]) -> SolveTask:
@@ -184,11 +189,14 @@ def _needs(run: Run, tasks: list[SolveTask]) -> Needs:
 
 
 def _rows(
-    run: Run, task: SolveTask, all_moments: list[RunMoments], seconds: float
+    run: Run,
+    task: SolveTask,
+    all_moments: list[RunMoments],
+    facts: list[LayerFacts],
+    seconds: float,
 ) -> Iterator[MapRow]:
     """What is known of each map of a task."""
     begin, end = task.direction.begin, task.direction.end
-    facts = [layer_facts(moments.folder) for moments in all_moments]
     for row in Table.read(task.table, SolvedRow):
         source = [layers[begin, layer] for layers in facts for layer in task.layers]
         target = [layers[end, row.target_layer] for layers in facts]

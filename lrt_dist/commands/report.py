@@ -32,8 +32,9 @@ def report(run: Run) -> Path:
     """
     folder = run.folder
     fits = current_fits(run)
-    evaluated = run.config.concepts and folder.scores.is_file()
-    if evaluated and not is_current(folder.scores, evaluation_fingerprint(run, fits)):
+    evaluation = evaluation_fingerprint(run, fits) if run.config.concepts else None
+    evaluated = evaluation is not None and folder.scores.is_file()
+    if evaluation and evaluated and not is_current(folder.scores, evaluation):
         raise IncompleteError(
             f"{folder.scores} is of another configuration; run `lrt-dist evaluate` first"
         )
@@ -65,7 +66,7 @@ def report(run: Run) -> Path:
         change=run.score.label,
         warnings=warnings,
         facts=facts,
-        provenance=provenance(run, index, fits),
+        provenance=provenance(run, index, fits, evaluation),
     )
 
 

@@ -96,6 +96,55 @@ def neutral_conditions(source: int, strength: float) -> list[Condition]:
     ]
 
 
+def dev_conditions(strengths: Sequence[float], source: int, *, predicted: bool) -> list[Condition]:
+    """What some development items are steered with, from which a strength is chosen.
+
+    Args:
+        predicted: whether effects were predicted, so that predictions are held against steering.
+    """
+    conditions = [
+        *conditions_of(Arm.NATIVE, strengths),
+        *conditions_of(Arm.TRANSFERRED, strengths, source=source),
+    ]
+    if predicted:
+        for arm in (*DRAWN, Arm.MISMATCHED):
+            conditions += conditions_of(arm, strengths, source=source)
+        conditions += conditions_of(Arm.MEAN, strengths)
+    return conditions
+
+
+def test_conditions(
+    strengths: Sequence[float],
+    chosen: float,
+    source: int,
+    *,
+    mismatched: int,
+    foreign: Sequence[int],
+    identity: bool,
+) -> list[Condition]:
+    """What all test items are steered with: the claim at every strength, and the controls of which
+    there are few at the chosen one.
+
+    Args:
+        chosen: the positive strength.
+        mismatched: number of mismatched maps.
+        foreign: numbers of the other concepts.
+        identity: whether the source model's vector fits the target model as it is.
+    """
+    both = (-chosen, chosen)
+    conditions = [
+        NONE,
+        *conditions_of(Arm.NATIVE, strengths),
+        *conditions_of(Arm.TRANSFERRED, strengths, source=source),
+        *conditions_of(Arm.MISMATCHED, both, source=source, draws=range(mismatched)),
+        *conditions_of(Arm.FOREIGN, both, source=source, draws=foreign),
+        *conditions_of(Arm.MEAN, both),
+    ]
+    if identity:
+        conditions += conditions_of(Arm.IDENTITY, both, source=source)
+    return conditions
+
+
 def gentlest(effects: Sequence[tuple[float, float]]) -> float:
     """The smallest strength with at least half of the largest native effect.
 

@@ -6,16 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from lrt_dist.effects import pearson, slope
+from lrt_dist.effects import Agreement
 from lrt_dist.report.results import Results
 from lrt_dist.report.summary import ConceptSummary
-from lrt_dist.store.tables import AgreementRow
 
 
 @dataclass(frozen=True)
-class Agreement:
+class StrengthAgreement:
     """One concept at one strength.
 
     Attributes:
@@ -35,7 +32,7 @@ class Agreement:
     chosen: bool
 
 
-def agreements(results: Results, summaries: Sequence[ConceptSummary]) -> list[Agreement]:
+def agreements(results: Results, summaries: Sequence[ConceptSummary]) -> list[StrengthAgreement]:
     """By concept and strength; at the chosen strength as the verdict has it."""
     rows = list(results.agreement)
     found = []
@@ -45,12 +42,14 @@ def agreements(results: Results, summaries: Sequence[ConceptSummary]) -> list[Ag
         for strength in sorted({row.strength for row in own}):
             here = [row for row in own if row.strength == strength]
             chosen = math.isclose(strength, verdict.strength, rel_tol=1e-6)
-            r, ratio = (verdict.agreement, verdict.slope) if chosen else _fitted(here)
-            found.append(Agreement(summary.concept, strength, len(here), r, ratio, chosen))
+            known = (
+                Agreement(verdict.agreement, verdict.slope)
+                if chosen
+                else Agreement.of([row.predicted for row in here], [row.measured for row in here])
+            )
+            found.append(
+                StrengthAgreement(
+                    summary.concept, strength, len(here), known.r, known.slope, chosen
+                )
+            )
     return found
-
-
-def _fitted(rows: Sequence[AgreementRow]) -> tuple[float, float]:
-    predicted = torch.tensor([row.predicted for row in rows], dtype=torch.float64)
-    measured = torch.tensor([row.measured for row in rows], dtype=torch.float64)
-    return pearson(predicted, measured), slope(predicted, measured)

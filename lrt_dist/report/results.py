@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from lrt_dist.config import RunConfig, read_run
 from lrt_dist.errors import UserError
@@ -14,22 +13,10 @@ from lrt_dist.store.tables import (
     FitRow,
     ItemRow,
     JointFitRow,
+    Row,
     SampleRow,
     ScoreRow,
     Table,
-    VectorRow,
-    VerdictRow,
-)
-
-Row = TypeVar(
-    "Row",
-    AgreementRow,
-    ControlRow,
-    FitRow,
-    ItemRow,
-    JointFitRow,
-    SampleRow,
-    ScoreRow,
     VectorRow,
     VerdictRow,
 )

@@ -12,8 +12,6 @@ Shape suffixes: B trees of a batch, T tokens, D width of the residual stream.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,21 +20,8 @@ import torch
 from lrt_dist.models.blocks import BlockStack
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.tasks.reading import Reads
-from lrt_dist.tasks.scores import Readout
-from lrt_dist.tasks.token_trees import TokenTree, TreeBatch
-
-
-@dataclass(frozen=True)
-class ScoredItem:
-    """An item as it is run: its trees, and how what is read from them becomes its score.
-
-    Attributes:
-        trees: of the readout's sequences.
-        readout: of this one item.
-    """
-
-    trees: tuple[TokenTree, ...]
-    readout: Readout
+from lrt_dist.tasks.scored_items import JoinedItems, ScoredItem
+from lrt_dist.tasks.token_trees import TreeBatch
 
 
 @dataclass(frozen=True)
@@ -109,6 +94,7 @@ class GradientTask:
 class _Pass:
     """A stage's part of a forward pass, to which its gradient will come back."""
 
+    steered_BT: torch.Tensor
     received: torch.Tensor | None
     outputs: dict[int, torch.Tensor]
     sent: torch.Tensor
@@ -133,9 +119,8 @@ class GradientWork:
     def step(self, batch: int, carry: Any) -> Any:
         if batch in self._passes:
             return self._backward(batch, carry)
-        items = [self._task.items[i] for i in self._batches[batch]]
-        trees = TreeBatch.of([tree for item in items for tree in item.trees])
-        self._passes[batch] = self._forward(trees, carry)
+        items = JoinedItems.of(self._task.items[i] for i in self._batches[batch])
+        self._passes[batch] = self._forward(TreeBatch.of(items.trees), carry)
         sent = self._passes[batch].sent
         if not self._last:
             return sent.detach().cpu()
@@ -157,23 +142,13 @@ class GradientWork:
         sent, outputs = self._stack.run_differentiably(
             trees.ids_BT, received, branches=trees.branches, layers=self._layers
         )
-        return _Pass(received, outputs, sent)
+        return _Pass(trees.steered_BT, received, outputs, sent)
 
-    def _score(self, batch: int, items: Sequence[ScoredItem], hidden: torch.Tensor) -> torch.Tensor:
+    def _score(self, batch: int, items: JoinedItems, hidden: torch.Tensor) -> torch.Tensor:
         """Sum of the items' scores, each of which depends on its own trees alone."""
-        trees: list[TokenTree] = []
-        edges = [0]
-        for item in items:
-            trees += [tree.shifted(edges[-1]) for tree in item.trees]
-            edges.append(edges[-1] + item.readout.slots)
-        reads = Reads.of(trees)
-        sums = reads.sums(reads.log_p(self._stack, hidden, 1).to(torch.float64), edges[-1])
-        scores = torch.stack(
-            [
-                item.readout.of(sums[:, first:end])[0, 0]
-                for item, (first, end) in zip(items, itertools.pairwise(edges), strict=True)
-            ]
-        )
+        reads = Reads.of(items.trees)
+        log_p = reads.log_p(self._stack, hidden, 1).to(torch.float64)
+        scores = items.scores(reads.sums(log_p, items.slots))[0]
         self._scores[self._batches[batch]] = scores.detach()
         return scores.sum()
 
@@ -189,17 +164,15 @@ class GradientWork:
             wanted.append(done.received)
         gradients = torch.autograd.grad(done.sent, wanted, gradient.to(done.sent))
         for layer, gradient_BTD in zip(self._layers, gradients, strict=False):
-            self._keep(batch, layer, gradient_BTD)
+            self._keep(batch, layer, gradient_BTD, done.steered_BT)
         return gradients[-1].cpu() if self._sends_gradient else None
 
-    def _keep(self, batch: int, layer: int, gradient_BTD: torch.Tensor) -> None:
+    def _keep(
+        self, batch: int, layer: int, gradient_BTD: torch.Tensor, steered_BT: torch.Tensor
+    ) -> None:
         """Add up each item's gradient over its trees and their steered tokens."""
         if layer not in self._by_layer:
             self._by_layer[layer] = torch.zeros(len(self._task.items), gradient_BTD.shape[2])
-        items = [self._task.items[i] for i in self._batches[batch]]
-        steered_BT = TreeBatch.of([tree for item in items for tree in item.trees]).steered_BT
         masked = gradient_BTD.to(torch.float32) * steered_BT.to(gradient_BTD.device).unsqueeze(-1)
-        by_tree = masked.sum(1).cpu()
-        owner = [number for number, i in enumerate(items) for _ in i.trees]
-        rows = torch.tensor(self._batches[batch])[torch.tensor(owner)]
-        self._by_layer[layer].index_add_(0, rows, by_tree)
+        owner = [i for i in self._batches[batch] for _ in self._task.items[i].trees]
+        self._by_layer[layer].index_add_(0, torch.tensor(owner), masked.sum(1).cpu())

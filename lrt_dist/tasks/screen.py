@@ -14,26 +14,26 @@ Shape suffixes: N draws, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from lrt_dist.effects import cosine
 from lrt_dist.maps.affine import AffineMap
-from lrt_dist.maps.controls import (
-    covariance_directions,
-    generator,
-    heavy_share,
-    permuted_vectors,
-    random_directions,
-)
+from lrt_dist.maps.controls import heavy_share
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import TARGET_DRAWS, Arm
 from lrt_dist.sites import LayerPair
-from lrt_dist.store.states import ContrastStates
+from lrt_dist.tasks.control_directions import (
+    TargetDraws,
+    permuted_source_vectors,
+    random_source_vectors,
+    sampled_rows,
+    transferred_vectors,
+)
 from lrt_dist.tensorfiles import open_tensors
 
 MEAN_GRADIENTS = "mean gradients"
@@ -95,6 +95,14 @@ class Draws:
         )
 
 
+Key = TypeVar("Key", bound=Hashable)
+
+
+def keep_better(best: dict[Key, Draws], key: Key, found: Draws) -> None:
+    """Let `best[key]` have each draw where it scores higher."""
+    best[key] = best[key].or_better(found) if key in best else found
+
+
 @dataclass(frozen=True)
 class PairScreen:
     """A concept's transferred vector at one pair of layers.
@@ -147,6 +155,12 @@ class ScreenedConcept:
     native: dict[int, Path]
     effects: dict[int, Native]
 
+    def permuted(self, source: int, draws: int, seed: int) -> torch.Tensor:
+        """See `permuted_source_vectors`."""
+        return permuted_source_vectors(
+            self.name, self.method, self.parameters, self.states, source, draws, seed
+        )
+
 
 @dataclass(frozen=True)
 class MappedTask:
@@ -182,10 +196,11 @@ def screen_mapped(task: MappedTask) -> MappedReceipt:
     """
     vectors = {name: SteeringVector.load(path) for name, path in task.vectors.items()}
     width = len(next(iter(vectors.values())).values)
-    random_ND = random_directions(
-        width, task.draws, generator(task.seed, Arm.RANDOM_SOURCE, task.source)
-    )
-    permuted = {concept.name: _permuted(task, concept) for concept in task.concepts}
+    random_ND = random_source_vectors(task.source, width, task.draws, task.seed)
+    permuted = {
+        concept.name: concept.permuted(task.source, task.draws, task.seed)
+        for concept in task.concepts
+    }
     pairs: list[PairScreen] = []
     draws: dict[tuple[str, Arm], Draws] = {}
     for target, (path, *mismatched_paths) in sorted(task.maps.items()):
@@ -210,8 +225,7 @@ def screen_mapped(task: MappedTask) -> MappedReceipt:
                 (Arm.PERMUTED, permuted[concept.name] @ weight),
             ):
                 here = Draws.at(pair, native, *predicted(directions_ND, gradients, norm))
-                best = draws.get((concept.name, arm))
-                draws[concept.name, arm] = best.or_better(here) if best else here
+                keep_better(draws, (concept.name, arm), here)
     return MappedReceipt(tuple(pairs), draws)
 
 
@@ -250,9 +264,10 @@ def screen_target(task: TargetTask) -> dict[tuple[str, Arm], Draws]:
         gradients = mean_gradients(task.gradients, name, task.target)
         vectors = transferred_vectors({s: task.transferred[name, s] for s in sources})
         for arm in TARGET_DRAWS:
+            drawn = TargetDraws(arm, task.target, vectors, rows, task.seed)
             effects = [
                 predicted(chunk.flatten(0, 1), gradients, task.norm)
-                for chunk in _chunks(arm, task.target, vectors, rows, task.draws, task.seed)
+                for chunk in drawn.chunks(task.draws)
             ]
             dev_NS, test_NS = (
                 torch.cat(parts).reshape(-1, len(sources)) for parts in zip(*effects, strict=True)
@@ -260,94 +275,8 @@ def screen_target(task: TargetTask) -> dict[tuple[str, Arm], Draws]:
             for number, source in enumerate(sources):
                 pair, native = LayerPair(source, task.target), concept.effects[task.target]
                 here = Draws.at(pair, native, dev_NS[:, number], test_NS[:, number])
-                known = best.get((name, arm))
-                best[name, arm] = known.or_better(here) if known else here
+                keep_better(best, (name, arm), here)
     return best
-
-
-def target_directions(
-    arm: Arm,
-    target: int,
-    vectors: Mapping[int, torch.Tensor],
-    rows: torch.Tensor,
-    draw: int,
-    seed: int,
-) -> dict[int, torch.Tensor]:
-    """One draw of a control that is drawn at a target layer: a direction for each source layer.
-
-    Across source layers the directions have the same angles as the transferred vectors, which are
-    much alike: so a control is searched over as many different vectors as the claim is.
-
-    Args:
-        vectors: of the claim, by source layer, `[d]`.
-        rows: some hidden states of the layer, `[rows, d]`.
-
-    Returns:
-        float32 `[d]` by source layer, of any length.
-    """
-    number, place = divmod(draw, CHUNK)
-    chunk = _chunk(arm, target, vectors, rows, number, seed)
-    return dict(zip(sorted(vectors), chunk[place], strict=True))
-
-
-def transferred_vectors(paths: Mapping[int, Path]) -> dict[int, torch.Tensor]:
-    """A concept's transferred vectors at one target layer, by source layer, float64 `[d]`."""
-    return {source: SteeringVector.load(path).values.double() for source, path in paths.items()}
-
-
-CHUNK = 32
-"""Draws at a target layer that are made at once."""
-
-
-def _chunks(
-    arm: Arm,
-    target: int,
-    vectors: Mapping[int, torch.Tensor],
-    rows: torch.Tensor,
-    draws: int,
-    seed: int,
-) -> Iterator[torch.Tensor]:
-    """All draws, some at a time: float32 `[chunk, sources, d]`."""
-    for first in range(0, draws, CHUNK):
-        chunk = _chunk(arm, target, vectors, rows, first // CHUNK, seed)
-        yield chunk[: draws - first]
-
-
-def _chunk(
-    arm: Arm,
-    target: int,
-    vectors: Mapping[int, torch.Tensor],
-    rows: torch.Tensor,
-    number: int,
-    seed: int,
-) -> torch.Tensor:
-    random = generator(seed, arm, target, number)
-    count = CHUNK * len(vectors)
-    if arm is Arm.COVARIANCE:
-        apart = covariance_directions(rows, count, random)
-    else:
-        apart = random_directions(rows.shape[1], count, random)
-    units = torch.stack([vectors[source] for source in sorted(vectors)])
-    units = units / torch.linalg.vector_norm(units, dim=1, keepdim=True).clamp_min(1e-30)
-    w, V = torch.linalg.eigh(units @ units.T)
-    root = (V * w.clamp_min(0).sqrt()) @ V.T
-    return torch.einsum("st,ctd->csd", root.to(apart), apart.reshape(CHUNK, len(vectors), -1))
-
-
-def source_directions(
-    arm: Arm, concept: ScreenedConcept, source: int, width: int, draws: int, seed: int
-) -> torch.Tensor:
-    """Vectors of a control drawn at a source layer, not yet mapped, float32 `[draws, d]`."""
-    if arm is Arm.RANDOM_SOURCE:
-        return random_directions(width, draws, generator(seed, arm, source))
-    states = ContrastStates.load(concept.states, [source])
-    return permuted_vectors(
-        concept.method,
-        concept.parameters,
-        *states.of(source),
-        draws,
-        generator(seed, arm, concept.name),
-    )
 
 
 def predicted(
@@ -370,21 +299,6 @@ def mean_gradients(path: Path, concept: str, layer: int) -> tuple[torch.Tensor, 
     with open_tensors(path, MEAN_GRADIENTS) as (file, _):
         dev, test = (file.get_tensor(f"{concept}/{layer}/{split}") for split in ("dev", "test"))
     return dev, test
-
-
-SAMPLED_ROWS = "sampled rows"
-"""Kind of the file with some hidden states of each target layer; tensors `{layer}`, `[rows, d]`."""
-
-
-def sampled_rows(path: Path, layer: int) -> torch.Tensor:
-    """Some hidden states of a layer, float32 `[rows, d]`."""
-    with open_tensors(path, SAMPLED_ROWS) as (file, _):
-        rows: torch.Tensor = file.get_tensor(str(layer))
-    return rows
-
-
-def _permuted(task: MappedTask, concept: ScreenedConcept) -> torch.Tensor:
-    return source_directions(Arm.PERMUTED, concept, task.source, 0, task.draws, task.seed)
 
 
 def _compare(

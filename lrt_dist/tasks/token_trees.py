@@ -16,6 +16,7 @@ import torch
 
 from lrt_dist.models.blocks import Branches
 from lrt_dist.models.injection import Positions, chosen_positions
+from lrt_dist.tasks.model_stage import pad
 
 ROOT = -1
 """Parent of a first token."""
@@ -94,19 +95,13 @@ class TreeBatch:
 
     @classmethod
     def of(cls, trees: Sequence[TokenTree]) -> TreeBatch:
-        """Pad some trees.
-
-        No mask goes with sequences: a causal model never looks right, so what stands behind a
-        sequence cannot change it, and only its own positions are read.
-        """
-        shape = len(trees), max(len(tree.ids) for tree in trees)
-        ids_BT = torch.zeros(shape, dtype=torch.int64)
-        steered_BT = torch.zeros(shape, dtype=torch.bool)
+        """Pad some trees."""
+        ids_BT = pad([tree.ids for tree in trees])
+        steered_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)
         for row, tree in enumerate(trees):
-            ids_BT[row, : len(tree.ids)] = torch.tensor(tree.ids)
             steered_BT[row, list(tree.steered)] = True
         branching = any(tree.branches for tree in trees)
-        return cls(ids_BT, steered_BT, _branches(trees, shape[1]) if branching else None)
+        return cls(ids_BT, steered_BT, _branches(trees, ids_BT.shape[1]) if branching else None)
 
 
 def trees_of(
@@ -131,15 +126,13 @@ def trees_of(
     """
     groups: dict[object, list[SteeredSequence]] = {}
     for number, sequence in enumerate(sequences):
-        alone = (
-            not shared or not sequence.prompt or len(sequence.ids) > (window or len(sequence.ids))
-        )
-        key = number if alone else sequence.ids[: sequence.prompt]
+        within = window is None or len(sequence.ids) <= window
+        key = sequence.ids[: sequence.prompt] if shared and sequence.prompt and within else number
         groups.setdefault(key, []).append(sequence)
     trees: list[TokenTree] = []
     for group in groups.values():
         merged = _merge(group, positions)
-        trees += [merged] if merged else [_merged(sequence, positions) for sequence in group]
+        trees += [merged] if merged else [tree_of(sequence, positions) for sequence in group]
     return tuple(trees)
 
 
@@ -149,11 +142,6 @@ def tree_of(sequence: SteeredSequence, positions: Positions) -> TokenTree:
     Raises:
         UserError: see `chosen_positions`.
     """
-    (tree,) = trees_of([sequence], positions, shared=False)
-    return tree
-
-
-def _merged(sequence: SteeredSequence, positions: Positions) -> TokenTree:
     tree = _merge([sequence], positions)
     assert tree is not None, "a sequence cannot disagree with itself"
     return tree

@@ -16,9 +16,10 @@ from lrt_dist.models.injection import POSITIONS
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.runtime.contract import DEFAULT_POLICY, Done, receipts_of
 from lrt_dist.runtime.serial import SerialChains
-from lrt_dist.tasks.gradient import GradientTask, ScoredItem
+from lrt_dist.tasks.gradient import GradientTask
 from lrt_dist.tasks.model_stage import BuildModelStage, ModelStage
 from lrt_dist.tasks.score import ScoreTask
+from lrt_dist.tasks.scored_items import ScoredItem
 from lrt_dist.tasks.sequences import propensity_sequences
 from lrt_dist.tasks.token_trees import trees_of
 

@@ -15,19 +15,21 @@ from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import DRAWN, MAPPED_DRAWS, TARGET_DRAWS, Arm
 from lrt_dist.sites import LayerPair
 from lrt_dist.store.states import ContrastStates
+from lrt_dist.tasks.control_directions import (
+    SAMPLED_ROWS,
+    TargetDraws,
+    random_source_vectors,
+    sampled_rows,
+)
 from lrt_dist.tasks.screen import (
     MEAN_GRADIENTS,
-    SAMPLED_ROWS,
     Draws,
     MappedTask,
     Native,
     ScreenedConcept,
     TargetTask,
-    sampled_rows,
     screen_mapped,
     screen_target,
-    source_directions,
-    target_directions,
 )
 from lrt_dist.tensorfiles import save_tensors
 
@@ -85,9 +87,13 @@ class Grid:
     def direction(self, arm: Arm, pair: LayerPair, draw: int) -> torch.Tensor:
         if arm in TARGET_DRAWS:
             rows = sampled_rows(self.folder / "rows.safetensors", pair.target)
-            drawn = target_directions(arm, pair.target, self.claim(pair.target), rows, draw, SEED)
-            return drawn[pair.source]
-        vectors = source_directions(arm, self.concept, pair.source, D, DRAWS, SEED)
+            drawn = TargetDraws(arm, pair.target, self.claim(pair.target), rows, SEED)
+            return drawn[draw][pair.source]
+        vectors = (
+            self.concept.permuted(pair.source, DRAWS, SEED)
+            if arm is Arm.PERMUTED
+            else random_source_vectors(pair.source, D, DRAWS, SEED)
+        )
         return vectors[draw] @ self.weight[pair.source, pair.target]
 
     def claim(self, target: int) -> dict[int, torch.Tensor]:
@@ -162,7 +168,7 @@ def test_draws_at_the_target_have_the_angles_of_the_claim(tmp_path: Path) -> Non
     rows = torch.randn(20, width, generator=random)
     cosines = []
     for draw in range(60):
-        drawn = target_directions(Arm.RANDOM, 3, {0: first, 4: 7 * other}, rows, draw, SEED)
+        drawn = TargetDraws(Arm.RANDOM, 3, {0: first, 4: 7 * other}, rows, SEED)[draw]
         cosines.append(float(torch.cosine_similarity(drawn[0], drawn[4], dim=0)))
         assert abs(float(torch.cosine_similarity(drawn[0].double(), first, dim=0))) < 0.25
     expected = float(torch.cosine_similarity(first, other, dim=0))

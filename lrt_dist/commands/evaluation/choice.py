@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,8 @@ from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.commands.evaluation.steered import Request, SteeredTarget, effects_of
-from lrt_dist.effects import pearson, slope
-from lrt_dist.plan.conditions import DRAWN, Arm, Condition, conditions_of, gentlest
+from lrt_dist.effects import Agreement
+from lrt_dist.plan.conditions import Arm, Condition, conditions_of, dev_conditions, gentlest
 from lrt_dist.store.tables import AgreementRow, ScoreRow
 from lrt_dist.workspace.run import Run
 
@@ -21,26 +21,6 @@ AGREEMENT = 0.9
 
 ITEMS = 12
 """Development items that are steered."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How measured effects compare with predicted ones, over vectors at one strength.
-
-    Attributes:
-        r: Pearson correlation.
-        slope: of measured over predicted effects, through zero.
-    """
-
-    r: float
-    slope: float
-
-    @classmethod
-    def of(cls, rows: Sequence[AgreementRow]) -> Agreement:
-        """Over some vectors."""
-        predicted = torch.tensor([row.predicted for row in rows], dtype=torch.float64)
-        measured = torch.tensor([row.measured for row in rows], dtype=torch.float64)
-        return cls(pearson(predicted, measured), slope(predicted, measured))
 
 
 @dataclass(frozen=True)
@@ -60,7 +40,8 @@ class Choice:
     @property
     def agreement(self) -> Agreement:
         """At the chosen strength."""
-        return Agreement.of([row for row in self.compared if row.strength == self.strength])
+        rows = [row for row in self.compared if row.strength == self.strength]
+        return Agreement.of([r.predicted for r in rows], [r.measured for r in rows])
 
 
 def choose(
@@ -81,16 +62,8 @@ def choose(
     requests = []
     for name, screen in screens.items():
         pair, items = screen.chosen, run.concepts[name].dev[:ITEMS]
-        conditions = [
-            *conditions_of(Arm.NATIVE, strengths),
-            *conditions_of(Arm.TRANSFERRED, strengths, source=pair.source),
-        ]
-        if gradients is not None:
-            for arm in (*DRAWN, Arm.MISMATCHED):
-                conditions += conditions_of(arm, strengths, source=pair.source)
-            conditions += conditions_of(Arm.MEAN, strengths)
-        here = Request(name, "dev", metric, pair.target, tuple(conditions), items)
-        requests.append(here)
+        conditions = dev_conditions(strengths, pair.source, predicted=gradients is not None)
+        requests.append(Request(name, "dev", metric, pair.target, tuple(conditions), items))
         if screen.best_native != pair.target:
             native = tuple(conditions_of(Arm.NATIVE, strengths))
             requests.append(Request(name, "dev", metric, screen.best_native, native, items))
@@ -122,8 +95,7 @@ def choose(
                 for (condition, effect), expected in zip(at_pair.items(), predicted, strict=True)
             ]
         choices[name] = Choice(_gentlest(at_pair), _gentlest(at_best), tuple(rows))
-    rows_of = zip(requests, values, strict=True)
-    return choices, [row for request, v in rows_of for row in steered.rows(request, v)]
+    return choices, list(steered.rows(requests, values))
 
 
 def _gentlest(effects: Mapping[Condition, torch.Tensor]) -> float:

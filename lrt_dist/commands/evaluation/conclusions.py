@@ -66,7 +66,7 @@ def _verdict(
         strength=found.strength,
         items=len(found.native),
         questions=len(set(questions)),
-        pairs=spread.pairs(name),
+        pairs=len(run.concepts[name].vector),
         overlap=overlap,
         native=native,
         native_interval=mean_interval(found.native, questions, further=float(covariance[1, 1])),

@@ -9,7 +9,7 @@ from lrt_dist.commands.evaluation.choice import ITEMS
 from lrt_dist.commands.evaluation.screening import MOST_SAMPLED_ROWS
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.plan.conditions import DRAWN
+from lrt_dist.plan.conditions import DRAWN, dev_conditions, test_conditions
 from lrt_dist.plan.cost import forward_flops
 from lrt_dist.sites import Side
 from lrt_dist.tasks.chat import rendered
@@ -56,11 +56,16 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
     whole = facts.target.layers - 1
     behind = [sum(facts.target.block_parameters[layer + 1 :]) for layer in run.layers.target]
     share = sum(behind) / len(behind) / sum(facts.target.block_parameters)
-    strengths, concepts = len(config.strengths), len(run.concepts)
-    vectors = 2 if written else 2 + len(DRAWN) + 2
-    same_width = run.widths.source == run.widths.target
-    controls = run.config.fit.mismatched_draws + concepts - 1 + 1 + same_width
-    on_test = 1 + 2 * strengths + 2 * controls
+    concepts, pair = len(run.concepts), run.pairs[0]
+    on_dev = dev_conditions(config.strengths, pair.source, predicted=not written)
+    on_test = test_conditions(
+        config.strengths,
+        config.strengths[-1],
+        pair.source,
+        mismatched=run.config.fit.mismatched_draws,
+        foreign=range(1, concepts),
+        identity=run.widths.source == run.widths.target,
+    )
     items = passes = gradients = model_flops = 0
     for concept in run.config.concepts:
         data = run.concepts[concept.name]
@@ -70,9 +75,9 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
             parameters = facts[side].block_parameters
             model_flops += forward_flops(read, parameters, max(run.layers[side]))
         for split, conditions in (
-            (data.dev[:ITEMS], vectors * strengths),
+            (data.dev[:ITEMS], len(on_dev)),
             (data.dev[ITEMS:], 0),
-            (data.test, on_test),
+            (data.test, len(on_test)),
         ):
             tokens = _tokens(run, concept.name, split, tokenizer)
             one = forward_flops(tokens, facts.target.block_parameters, whole)

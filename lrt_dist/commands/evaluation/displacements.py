@@ -12,10 +12,10 @@ from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector, displacement
 from lrt_dist.plan.conditions import MAPPED_DRAWS, TARGET_DRAWS, Arm, Condition
 from lrt_dist.sites import LayerPair, Side
-from lrt_dist.tasks.screen import (
+from lrt_dist.tasks.control_directions import (
+    TargetDraws,
+    random_source_vectors,
     sampled_rows,
-    source_directions,
-    target_directions,
     transferred_vectors,
 )
 from lrt_dist.workspace.run import Run
@@ -89,12 +89,13 @@ class Displacements:
                 }
             )
             rows = sampled_rows(self._rows, pair.target)
-            drawn = target_directions(arm, pair.target, vectors, rows, draw, config.seed)
-            return drawn[pair.source]
+            return TargetDraws(arm, pair.target, vectors, rows, config.seed)[draw][pair.source]
         assert arm in MAPPED_DRAWS, arm
-        screened, width = self._screens[concept].concept, self._run.widths.source
-        vectors_ND = source_directions(
-            arm, screened, pair.source, width, config.control_draws, config.seed
+        draws, seed = config.control_draws, config.seed
+        vectors_ND = (
+            self._screens[concept].concept.permuted(pair.source, draws, seed)
+            if arm is Arm.PERMUTED
+            else random_source_vectors(pair.source, self._run.widths.source, draws, seed)
         )
         affine = AffineMap.load(folder.maps_of(pair)[0])
         return vectors_ND[draw] @ affine.weight.to(torch.float32)

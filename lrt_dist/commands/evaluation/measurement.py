@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 
-from lrt_dist.commands.evaluation.choice import Agreement, Choice
+from lrt_dist.commands.evaluation.choice import Choice
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.commands.evaluation.steered import Request, SteeredTarget, effects_of
+from lrt_dist.effects import Agreement
 from lrt_dist.plan.conditions import (
     CROSS_ENTROPY,
-    NONE,
     Arm,
     Condition,
     conditions_of,
     neutral_conditions,
+    test_conditions,
 )
 from lrt_dist.sites import LayerPair
 from lrt_dist.store.tables import ScoreRow
@@ -58,9 +58,6 @@ def measure(
     for name in names:
         requests += _requests(run, name, names, screens[name], choices[name])
     values = steered.scores("evaluate (test)", requests)
-    rows = [
-        row for request, v in zip(requests, values, strict=True) for row in steered.rows(request, v)
-    ]
     effects = {
         (request.concept, request.target, *key): effect
         for request, v in zip(requests, values, strict=True)
@@ -81,7 +78,7 @@ def measure(
             effects[name, best, Arm.NATIVE, choice.best_strength],
             choice.agreement,
         )
-    return measured, rows
+    return measured, list(steered.rows(requests, values))
 
 
 def _requests(
@@ -89,13 +86,14 @@ def _requests(
 ) -> list[Request]:
     config = run.config.evaluate
     pair, items = screen.chosen, run.concepts[name].test
-    both = (-choice.strength, choice.strength)
-    conditions = [
-        NONE,
-        *conditions_of(Arm.NATIVE, config.strengths),
-        *conditions_of(Arm.TRANSFERRED, config.strengths, source=pair.source),
-        *_fixed_controls(run, name, names, pair, both),
-    ]
+    conditions = test_conditions(
+        config.strengths,
+        choice.strength,
+        pair.source,
+        mismatched=run.config.fit.mismatched_draws,
+        foreign=[number for number, other in enumerate(names) if other != name],
+        identity=run.widths.source == run.widths.target,
+    )
     requests = [Request(name, "test", config.score, pair.target, tuple(conditions), items)]
     if screen.best_native != pair.target:
         native = conditions_of(Arm.NATIVE, (-choice.best_strength, choice.best_strength))
@@ -108,23 +106,7 @@ def _requests(
     return requests
 
 
-def _fixed_controls(
-    run: Run, name: str, names: Sequence[str], pair: LayerPair, strengths: tuple[float, float]
-) -> list[Condition]:
-    """The controls of which there are few: each is steered."""
-    mismatched = range(run.config.fit.mismatched_draws)
-    others = [number for number, other in enumerate(names) if other != name]
-    conditions = [
-        *conditions_of(Arm.MISMATCHED, strengths, source=pair.source, draws=mismatched),
-        *conditions_of(Arm.FOREIGN, strengths, source=pair.source, draws=others),
-        *conditions_of(Arm.MEAN, strengths),
-    ]
-    if run.widths.source == run.widths.target:
-        conditions += conditions_of(Arm.IDENTITY, strengths, source=pair.source)
-    return conditions
-
-
 def _by_arm(effects: Mapping[Condition, torch.Tensor]) -> dict[tuple[Arm, float], torch.Tensor]:
     """Effects of the two vectors that a verdict compares."""
-    wanted = product((Arm.NATIVE, Arm.TRANSFERRED), effects.items())
-    return {(arm, c.strength): effect for arm, (c, effect) in wanted if c.arm is arm}
+    vectors = (Arm.NATIVE, Arm.TRANSFERRED)
+    return {(c.arm, c.strength): effect for c, effect in effects.items() if c.arm in vectors}

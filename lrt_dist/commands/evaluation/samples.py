@@ -33,7 +33,7 @@ def samples(
     Args:
         chosen: pair of layers and strength of each concept.
     """
-    length = run.config.evaluate.sample_tokens
+    length, context = run.config.evaluate.sample_tokens, score_context(run)
     prompts: dict[str, Prompts] = {}
     addresses: dict[str, str] = {}
     conditions = {n: sample_conditions(pair.source, s) for n, (pair, s) in chosen.items()}
@@ -42,7 +42,7 @@ def samples(
         added = displacements.of(name, pair.target, conditions[name])
         what = json.dumps([name, begin, pair.target, length])
         values = added.numpy().tobytes()
-        addresses[name] = address(score_context(run), what.encode(), values).hex()
+        addresses[name] = address(context, what.encode(), values).hex()
         count = len(conditions[name])
         prompts[name] = Prompts(name, pair.target, added, tuple(range(count)), (begin,) * count)
     paths = {name: run.folder.continuations(key) for name, key in addresses.items()}

@@ -14,8 +14,8 @@ from lrt_dist.models.injection import POSITIONS
 from lrt_dist.runtime.contract import Failed, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.cells import address
-from lrt_dist.tasks.gradient import ScoredItem
 from lrt_dist.tasks.score import ScoreTask
+from lrt_dist.tasks.scored_items import ScoredItem
 from lrt_dist.tasks.scores import SCORES, Readout
 from lrt_dist.tasks.token_trees import TokenTree, trees_of
 from lrt_dist.version import __version__

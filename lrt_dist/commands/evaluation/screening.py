@@ -18,14 +18,15 @@ from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import LayerPair, Side, seed_of
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.cells import address
+from lrt_dist.tasks.control_directions import SAMPLED_ROWS
 from lrt_dist.tasks.screen import (
-    SAMPLED_ROWS,
     Draws,
     MappedTask,
     Native,
     PairScreen,
     ScreenedConcept,
     TargetTask,
+    keep_better,
     mean_gradients,
     predicted,
     screen_mapped,
@@ -97,8 +98,7 @@ def screen(
 
     def keep(found: dict[tuple[str, Arm], Draws]) -> None:
         for (name, arm), these in found.items():
-            known = draws[name].get(arm)
-            draws[name][arm] = known.or_better(these) if known else these
+            keep_better(draws[name], arm, these)
 
     needs = _needs(run)
     with run.progress.phase("screen", len(mapped) + len(drawn), "layers") as phase:

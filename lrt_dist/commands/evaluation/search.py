@@ -15,7 +15,7 @@ from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.commands.evaluation.steered import Request, SteeredTarget, effects_of
 from lrt_dist.plan.conditions import DRAWN, Arm, Condition, conditions_of, gentlest
 from lrt_dist.sites import LayerPair
-from lrt_dist.tasks.screen import Draws, Native
+from lrt_dist.tasks.screen import Draws, Native, keep_better
 from lrt_dist.workspace.run import Run
 
 
@@ -96,8 +96,7 @@ def _searched(run: Run, steered: SteeredTarget, screen: Screen) -> Screen:
             pairs[pair] = replace(pairs[pair], dev=transferred)
             for arm in DRAWN:
                 values = [effects[Condition(arm, pair.source, n, strength)] for n in numbers]
-                here = _unjudged(pair, natives[target], values)
-                draws[arm] = draws[arm].or_better(here) if arm in draws else here
+                keep_better(draws, arm, _unjudged(pair, natives[target], values))
     return Screen(replace(screen.concept, effects=natives), pairs, draws)
 
 

@@ -57,11 +57,6 @@ class Spread:
         self.pairs_vary = gradients is not None
         self.documents_vary = gradients is not None and bool(without_fold)
 
-    def pairs(self, concept: str) -> int:
-        """Contrast pairs behind a concept's vectors."""
-        layer = self._run.layers.source[0]
-        return len(ContrastStates.load(self._states.source[concept], [layer]).positive[layer])
-
     def covariance(self, concept: str, found: Measured) -> torch.Tensor:
         """Of the mean transferred and the mean native effect, float64 `[2, 2]`; items not counted.
 
@@ -103,7 +98,9 @@ class Spread:
         """Vectors of the same resampled pairs in both models."""
         (config,) = (c for c in self._run.config.concepts if c.name == concept)
         counts = resampled_items(
-            range(self.pairs(concept)), RESAMPLES, self._run.config.evaluate.seed
+            range(len(self._run.concepts[concept].vector)),
+            RESAMPLES,
+            self._run.config.evaluate.seed,
         )
 
         def vectors(side: Side) -> torch.Tensor:

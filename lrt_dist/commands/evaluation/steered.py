@@ -23,9 +23,9 @@ from lrt_dist.store.cells import Addresses, CellStore, address, addresses_of
 from lrt_dist.store.tables import ScoreRow
 from lrt_dist.tasks.chat import rendered
 from lrt_dist.tasks.score import ScoreTask
+from lrt_dist.tasks.scored_items import JoinedItems
 from lrt_dist.tasks.scores import ForcedScore, GeneratedScore, Readout
 from lrt_dist.tasks.sequences import CrossEntropies, neutral_sequences
-from lrt_dist.tasks.token_trees import TokenTree
 from lrt_dist.workspace.run import Run
 
 NEUTRAL_TOKENS = 64
@@ -61,11 +61,15 @@ class Request:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A request, with how its items are read and by what they are addressed."""
+    """A request, with how its items are read.
+
+    Attributes:
+        addresses: of its cells, `[conditions, items]`.
+    """
 
     request: Request
     readouts: tuple[Readout, ...]
-    items: tuple[bytes, ...]
+    addresses: Addresses
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,12 @@ class _Block:
 
     Attributes:
         displacements: float32 `[conditions, d]`.
-        readouts: of the items.
         addresses: `[conditions, items]`.
     """
 
     target: int
     displacements: torch.Tensor
-    readouts: tuple[Readout, ...]
+    items: JoinedItems
     addresses: Addresses
 
     @property
@@ -127,29 +130,32 @@ class SteeredTarget:
             ]
         return self._forced(name, requests)
 
-    def rows(self, request: Request, values: torch.Tensor) -> Iterator[ScoreRow]:
-        """A request's scores in long form."""
-        for condition, by_item in zip(request.conditions, values.tolist(), strict=True):
-            vector = self._displacements.vector_of(request.concept, condition)
-            for item, value in enumerate(by_item):
-                yield ScoreRow(
-                    concept=request.concept,
-                    split=request.split,
-                    item=item,
-                    target_layer=request.target,
-                    vector=vector,
-                    metric=request.metric,
-                    value=value,
-                    **vars(condition),
-                )
+    def rows(
+        self, requests: Sequence[Request], values: Sequence[torch.Tensor]
+    ) -> Iterator[ScoreRow]:
+        """The scores of some requests in long form."""
+        for request, values_of in zip(requests, values, strict=True):
+            for condition, by_item in zip(request.conditions, values_of.tolist(), strict=True):
+                vector = self._displacements.vector_of(request.concept, condition)
+                for item, value in enumerate(by_item):
+                    yield ScoreRow(
+                        concept=request.concept,
+                        split=request.split,
+                        item=item,
+                        target_layer=request.target,
+                        vector=vector,
+                        metric=request.metric,
+                        value=value,
+                        **vars(condition),
+                    )
 
     def _forced(self, name: str, requests: Sequence[Request]) -> list[torch.Tensor]:
         if not requests:
             return []
         wanted = [self._wanted(request) for request in requests]
-        total = sum(len(w.request.conditions) * len(w.items) for w in wanted)
+        total = sum(w.addresses.size for w in wanted)
         with self._run.progress.phase(name, total, "passes") as phase:
-            missing = sum(int(np.isnan(self._found(w)).sum()) for w in wanted)
+            missing = sum(int(np.isnan(self._cells.find(w.addresses)).sum()) for w in wanted)
             phase.resume(total - missing)
             if missing:
                 self._sharing.decide(readout for w in wanted for readout in w.readouts)
@@ -159,9 +165,9 @@ class SteeredTarget:
                 if isinstance(outcome, Failed):
                     raise LrtError(f"evaluation at layer {block.target}: {outcome.reason}")
                 (sums,) = receipts_of(outcome)
-                self._cells.add(block.addresses, _values(block.readouts, sums).numpy())
+                self._cells.add(block.addresses, block.items.scores(sums).numpy())
                 phase.advance(block.addresses.size)
-        return [torch.from_numpy(self._found(w)) for w in wanted]
+        return [torch.from_numpy(self._cells.find(w.addresses)) for w in wanted]
 
     def _wanted(self, request: Request) -> _Wanted:
         if request.metric == CROSS_ENTROPY:
@@ -171,23 +177,20 @@ class SteeredTarget:
             assert isinstance(score, ForcedScore)
             items = self._rendered(request)
             readouts = tuple(score.read([item], self._tokenizer) for item in items)
-        return _Wanted(request, readouts, tuple(readout_address(r) for r in readouts))
+        addresses = self._addresses(request, [readout_address(r) for r in readouts])
+        return _Wanted(request, readouts, addresses)
 
-    def _found(self, wanted: _Wanted) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        request = wanted.request
-        displacements = self._displacements.of(request.concept, request.target, request.conditions)
-        return self._cells.find(self._addresses(request, displacements, wanted.items))
-
-    def _addresses(
-        self, request: Request, displacements: torch.Tensor, items: Sequence[bytes]
-    ) -> Addresses:
+    def _addresses(self, request: Request, items: Sequence[bytes]) -> Addresses:
         """Of cells, `[conditions, items]`; without steering the layer does not matter."""
         rows = []
-        for displacement in displacements:
+        for displacement in self._added(request, request.conditions):
             layer = str(request.target) if bool(displacement.any()) else "no layer"
             values = displacement.numpy().tobytes()
             rows.append(address(self._context, request.metric.encode(), layer.encode(), values))
         return addresses_of(rows, items)
+
+    def _added(self, request: Request, conditions: Sequence[Condition]) -> torch.Tensor:
+        return self._displacements.of(request.concept, request.target, conditions)
 
     def _tasks(self, wanted: Sequence[_Wanted], blocks: dict[str, _Block]) -> Iterator[ScoreTask]:
         """Tasks for what is missing, made as they are drawn.
@@ -197,26 +200,28 @@ class SteeredTarget:
         """
         for w in wanted:
             request = w.request
-            for conditions in _chunks(request.conditions):
-                displacements = self._displacements.of(request.concept, request.target, conditions)
-                for first in range(0, len(w.items), ITEMS_PER_TASK):
+            for chunk in _chunks(request.conditions):
+                missing = np.isnan(self._cells.find(w.addresses[chunk]))
+                if not missing.any():
+                    continue
+                displacements = self._added(request, [request.conditions[i] for i in chunk])
+                for first in range(0, missing.shape[1], ITEMS_PER_TASK):
                     some = slice(first, first + ITEMS_PER_TASK)
-                    addresses = self._addresses(request, displacements, w.items[some])
-                    (rows,) = np.nonzero(np.isnan(self._cells.find(addresses)).any(axis=1))
+                    (rows,) = np.nonzero(missing[:, some].any(axis=1))
                     if len(rows):
-                        chosen = displacements[torch.from_numpy(rows)]
-                        block = _Block(request.target, chosen, w.readouts[some], addresses[rows])
+                        block = _Block(
+                            request.target,
+                            displacements[torch.from_numpy(rows)],
+                            JoinedItems.of(map(self._sharing.item, w.readouts[some])),
+                            w.addresses[chunk][rows, some],
+                        )
                         blocks[block.key] = block
                         yield self._task(block)
 
     def _task(self, block: _Block) -> ScoreTask:
-        trees: list[TokenTree] = []
-        slots = 0
-        for item in map(self._sharing.item, block.readouts):
-            trees += [tree.shifted(slots) for tree in item.trees]
-            slots += item.readout.slots
+        items = block.items
         return ScoreTask(
-            block.key, block.target, block.displacements, tuple(trees), slots, self._budget
+            block.key, block.target, block.displacements, items.trees, items.slots, self._budget
         )
 
     def _judged(self, name: str, request: Request, score: GeneratedScore) -> torch.Tensor:
@@ -226,21 +231,20 @@ class SteeredTarget:
             address(repr((ids, item, score.tokens)).encode())
             for ids, item in zip(prompts, request.items, strict=True)
         ]
-        for conditions in _chunks(request.conditions):
-            displacements = self._displacements.of(request.concept, request.target, conditions)
-            addresses = self._addresses(request, displacements, items)
-            if not np.isnan(self._cells.find(addresses)).any():
+        addresses = self._addresses(request, items)
+        for chunk in _chunks(request.conditions):
+            if not np.isnan(self._cells.find(addresses[chunk])).any():
                 continue
-            numbers = range(len(conditions))
+            numbers = range(len(chunk))
             written = continuations(
                 self._chains,
                 [
                     Prompts(
                         name,
                         request.target,
-                        displacements,
+                        self._added(request, [request.conditions[i] for i in chunk]),
                         tuple(number for number in numbers for _ in prompts),
-                        tuple(prompts) * len(conditions),
+                        tuple(prompts) * len(chunk),
                     )
                 ],
                 self._run.positions,
@@ -249,9 +253,8 @@ class SteeredTarget:
             )
             texts = iter(self._tokenizer.decode(list(ids)) for ids in written[name])
             values = [[score.judge(item, next(texts)) for item in request.items] for _ in numbers]
-            self._cells.add(addresses, np.array(values, dtype=np.float64))
-        displacements = self._displacements.of(request.concept, request.target, request.conditions)
-        return torch.from_numpy(self._cells.find(self._addresses(request, displacements, items)))
+            self._cells.add(addresses[chunk], np.array(values, dtype=np.float64))
+        return torch.from_numpy(self._cells.find(addresses))
 
     def _rendered(self, request: Request) -> tuple[Item, ...]:
         template = self._run.concepts[request.concept].template
@@ -274,22 +277,13 @@ class SteeredTarget:
         return tuple(CrossEntropies(sequences) for sequences in made if sequences)
 
 
-def _chunks(conditions: Sequence[Condition]) -> Iterator[tuple[Condition, ...]]:
+def _chunks(conditions: Sequence[Condition]) -> Iterator[list[int]]:
     """Conditions that one task takes; no steering alone, since it is the same at every layer."""
     if NONE in conditions:
-        yield (NONE,)
-    steered = [condition for condition in conditions if condition.arm is not Arm.NONE]
+        yield [conditions.index(NONE)]
+    steered = [i for i, condition in enumerate(conditions) if condition.arm is not Arm.NONE]
     for first in range(0, len(steered), CONDITIONS_PER_TASK):
-        yield tuple(steered[first : first + CONDITIONS_PER_TASK])
-
-
-def _values(readouts: Sequence[Readout], sums: torch.Tensor) -> torch.Tensor:
-    """Sums of log-probabilities, `[conditions, slots]`, as scores, `[conditions, items]`."""
-    columns, first = [], 0
-    for readout in readouts:
-        columns.append(readout.of(sums[:, first : first + readout.slots])[:, 0])
-        first += readout.slots
-    return torch.stack(columns, dim=1)
+        yield steered[first : first + CONDITIONS_PER_TASK]
 
 
 def effects_of(request: Request, values: torch.Tensor) -> dict[Condition, torch.Tensor]:
