@@ -38,7 +38,9 @@ def read(out: Path, ends: dict[str, tuple[Side, int]]) -> tuple[dict[str, torch.
     states = {}
     for name, (side, layer) in ends.items():
         store = ActivationStore.open(folder.store_url(side))
-        norms = store.norms(layer).astype(np.float64)
+        norms = np.concatenate([store.norms(layer, u) for u in range(store.units)]).astype(
+            np.float64
+        )
         median = np.median(norms)
         factors = torch.from_numpy(np.where(norms > FAR * median, median / norms, 1.0))
         whole = torch.cat([store.states(layer, unit) for unit in range(store.units)])

@@ -21,9 +21,10 @@ from benchmarks.harness import Result, result, seconds, versions
 from lrt_dist.config import ModelConfig
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.demo.run import demo_config
-from lrt_dist.models.blocks import BlockStack, find_blocks
+from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output, change_output
 from lrt_dist.models.injection import POSITIONS
+from lrt_dist.models.loading import load_blocks
 from lrt_dist.models.sources import open_source
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.tasks.score import ScoreTask
@@ -81,7 +82,7 @@ def _contenders(
     readout, plain = propensity_sequences(items, tokenizer), _plain(items, tokenizer)
     model = transformers.AutoModelForCausalLM.from_pretrained(open_source(config)).float().eval()
     layers = len(find_blocks(model))
-    stack, layer = BlockStack.load(config, range(layers), head=True), layers // 2
+    stack, layer = load_blocks(config, range(layers), head=True), layers // 2
     width = int(model.config.get_text_config().hidden_size)
     displacements = torch.randn(conditions, width, generator=torch.Generator().manual_seed(0))
     displacements[0] = 0

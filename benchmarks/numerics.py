@@ -253,7 +253,7 @@ def of_run(out: Path) -> Iterator[Data]:
     sink = np.zeros(index.rows, dtype=bool)
     for store in stores:
         for layer in store.layers:
-            norms = store.norms(layer)
+            norms = np.concatenate([store.norms(layer, u) for u in range(store.units)])
             sink |= norms > 10 * np.median(norms)
     kept = ~torch.from_numpy(sink)
     deepest = zip(*(sorted(store.layers)[-2:] for store in stores), strict=False)

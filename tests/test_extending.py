@@ -26,8 +26,9 @@ import lrt_dist
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
 from lrt_dist.maps.vectors import make_vector
-from lrt_dist.models.blocks import BlockStack, find_blocks
+from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output
+from lrt_dist.models.loading import load_blocks
 from lrt_dist.runtime.contract import Runtime
 from lrt_dist.store.tables import ScoreRow, Table
 
@@ -176,8 +177,8 @@ def test_a_model_family_under_its_own_name(
         block.register_forward_hook(lambda m, a, output: outputs.append(block_output(output)))
     with torch.inference_mode():
         whole(ids, use_cache=False)
-    hidden, _ = BlockStack.load(config, range(2), head=False).run(ids)
-    last, _ = BlockStack.load(config, range(2, 3), head=False).run(ids, hidden)
+    hidden, _ = load_blocks(config, range(2), head=False).run(ids)
+    last, _ = load_blocks(config, range(2, 3), head=False).run(ids, hidden)
     assert torch.equal(last, outputs[2])
     run_file = write_run(source={"model": str(toy_model), "layers": [1]})
     assert len(run_with(run_file, tmp_path / "out", "concepts=[]").fits) == 2

@@ -78,7 +78,7 @@ def _check_side(run: Run, side: Side) -> None:
         for split, items in read.items():
             if not concept.template.chat and (context is None or _surely_short(items, context)):
                 continue  # a tokenizer takes seconds to load
-            tokenizer = tokenizer or SiteTokenizer.load(run.folder.model(side))
+            tokenizer = tokenizer or SiteTokenizer.load(run.model(side))
             as_read = rendered(items, concept.template, tokenizer)
             if context is not None:
                 _check_lengths(run, concept, split, as_read, tokenizer, context)

@@ -6,6 +6,7 @@ making is a folder with the nodes of its tree of merges: a killed fit goes on fr
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lrt_dist.commands._rows import LAYERS, layer_norms, write_row_facts
+from lrt_dist.commands._rows import LAYERS, Records, layer_norms, write_row_facts
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
@@ -24,7 +25,7 @@ from lrt_dist.plan.pairing import partner_units, shuffled
 from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, standing_nodes
 from lrt_dist.runtime.contract import Needs, Node
 from lrt_dist.sites import Side, Sided
-from lrt_dist.store.ledger import Ledger, UnitRecord
+from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.moments import MomentFile
 from lrt_dist.tasks.accumulate import (
     ROWS_PER_PRODUCT,
@@ -38,8 +39,6 @@ from lrt_dist.tasks.accumulate import (
 from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK, Block, Leaf
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
-
-Records = dict[int, Sided[UnitRecord]]
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,7 @@ def moments_fingerprint(folder: RunFolder, records: Records) -> str:
             "folds": config.folds,
             "shrink_norm_above": config.shrink_norm_above,
             "units": sorted(records),
+            "checksums": _checksums_digest(records),
         }
     )
 
@@ -189,18 +189,42 @@ def fitted_units(folder: RunFolder) -> Records:
     """Units that are committed for both models, ascending, with both records.
 
     Raises:
+        UserError: the row index is another one than that of the hidden states.
         LrtError: there is none.
     """
-    source, target = (Ledger(folder.ledger_url(side)).committed() for side in Side)
+    digest = RowIndex.open(folder.rows).digest
+    ledgers = Sided.of(lambda side: Ledger(folder.ledger_url(side)))
+    for ledger in ledgers:
+        made_of = ledger.identity().get("row_index", digest)
+        if made_of != digest:
+            raise UserError(
+                f"{folder.rows} is the row index {digest}, but the hidden states of {ledger.url} "
+                f"are those of {made_of}: rows would be paired wrongly; put the row index back, or "
+                "use another --out"
+            )
+    source, target = (ledger.committed() for ledger in ledgers)
     units = {u: Sided(source[u], target[u]) for u in sorted(source.keys() & target.keys())}
     if not units:
         raise LrtError("every unit was quarantined: there is nothing to fit; see `lrt-dist status`")
     return units
 
 
-def median_norms(run: Run, side: Side, units: Collection[int]) -> dict[int, float]:
-    """Median norm of the hidden states of each layer of one model, over all rows of some units."""
-    return {layer: float(np.median(norms)) for layer, norms in layer_norms(run, side, units)}
+def median_norms(run: Run, side: Side, records: Records) -> dict[int, float]:
+    """Median norm of the hidden states of each layer of one model, over all rows of some units.
+
+    Raises:
+        CorruptionError: norms are not what was committed.
+    """
+    return {layer: float(np.median(norms)) for layer, norms in layer_norms(run, side, records)}
+
+
+def _checksums_digest(records: Records) -> str:
+    """Units that were redone may have other bits: then moments are of other rows."""
+    digest = hashlib.sha256()
+    for both in records.values():
+        for record in both:
+            digest.update(repr(sorted(record.checksums.items())).encode())
+    return digest.hexdigest()[:16]
 
 
 def _accumulate(

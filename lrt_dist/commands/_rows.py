@@ -15,13 +15,16 @@ from lrt_dist.commands.index import one_group_message
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.files import atomic_write
-from lrt_dist.sites import Side, fold_of
+from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.store.tables import LayerRow, ShrunkRow, Table
 from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK
 from lrt_dist.workspace.run import Run
 
 LAYERS = "layers.parquet"
+Records = dict[int, Sided[UnitRecord]]
+"""What the ledgers of both models say of units, ascending."""
 LayerFacts = dict[tuple[Side, int], LayerRow]
 """Facts of every layer, by side and block index."""
 
@@ -29,24 +32,25 @@ NOT_EXTRACTED = -1
 """Stands for the fold and the group of a row whose unit was quarantined; no task reads it."""
 
 
-def write_row_facts(run: Run, index: RowIndex, units: Collection[int], folder: Path) -> None:
+def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -> None:
     """Write all four files, unless they exist.
 
     Args:
-        units: that were extracted for both models.
+        records: of the units that were extracted for both models.
 
     Raises:
         UserError: a fold without a row, or rows of one document alone.
+        CorruptionError: norms are not what was committed.
     """
     if all((folder / name).exists() for name in (FOLDS, GROUPS, SHRUNK, LAYERS)):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _write_groups(run, index, units, folder)
+    _write_groups(run, index, records, folder)
     layers, shrunk = [], []
     factor = run.config.fit.shrink_norm_above
-    rows = np.concatenate([np.asarray(index.unit_rows(unit)) for unit in units])
+    rows = np.concatenate([np.asarray(index.unit_rows(unit)) for unit in records])
     for side in Side:
-        for layer, norms in layer_norms(run, side, units):
+        for layer, norms in layer_norms(run, side, records):
             median = float(np.median(norms))
             massive = norms > np.float32(factor * median) if factor and median else norms < 0
             squares = norms.astype(np.float64) ** 2
@@ -69,12 +73,22 @@ def write_row_facts(run: Run, index: RowIndex, units: Collection[int], folder: P
 
 
 def layer_norms(
-    run: Run, side: Side, units: Collection[int]
+    run: Run, side: Side, records: Records
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Norms of the rows of some units, one after the other, layer by layer."""
+    """Norms of the rows of some units, one after the other, layer by layer.
+
+    Raises:
+        CorruptionError: they are not what was committed.
+    """
     store = ActivationStore.open(run.folder.store_url(side))
     for layer in run.layers[side]:
-        yield layer, np.concatenate([store.norms(layer, store.unit_rows(u)) for u in units])
+        name = f"norms/{layer}"
+        yield (
+            layer,
+            np.concatenate(
+                [store.norms(layer, u, both[side].checksums[name]) for u, both in records.items()]
+            ),
+        )
 
 
 def layer_facts(folder: Path) -> LayerFacts:

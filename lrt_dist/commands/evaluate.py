@@ -81,7 +81,7 @@ def evaluation_fingerprint(run: Run, fits: str) -> str:
 
 def _evaluate(run: Run, fingerprint: str) -> None:
     """Write all tables."""
-    config, tokenizers = run.config, Sided.of(lambda s: SiteTokenizer.load(run.folder.model(s)))
+    config, tokenizers = run.config, Sided.of(lambda s: SiteTokenizer.load(run.model(s)))
     overlap = check_overlap(run, RowIndex.open(run.folder.rows))
     records = fitted_units(run.folder)
     norms = Sided.of(lambda side: median_norms(run, side, records))

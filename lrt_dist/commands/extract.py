@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import IncompleteError
+from lrt_dist.errors import CorruptionError, IncompleteError
 from lrt_dist.runtime.contract import Done, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.lease import Lease, sole_driver
 from lrt_dist.store.ledger import Ledger, UnitRecord
 from lrt_dist.store.objects import delete_partial_writes
 from lrt_dist.tasks.extract import ExtractTask
@@ -29,21 +30,33 @@ def extract(run: Run) -> None:
 
 
 def extract_side(run: Run, side: Side) -> None:
-    """Fill the store of one model."""
+    """Fill the store of one model.
+
+    Raises:
+        UserError: the store holds something else, or another driver works on it.
+        IncompleteError: another driver took the store over.
+    """
     index = RowIndex.open(run.folder.rows)
     ledger = Ledger(run.folder.ledger_url(side))
     fingerprint = ledger.claim(identity(run, side, index))
+    if len(ledger.committed()) == index.units:
+        return
+    with sole_driver(ledger.url, partial(run.progress.note, "lease")) as lease:
+        _extract_missing(run, side, index, ledger, fingerprint, lease)
+
+
+def _extract_missing(
+    run: Run, side: Side, index: RowIndex, ledger: Ledger, fingerprint: str, lease: Lease
+) -> None:
+    """All units that are not committed."""
     committed = ledger.committed()
     missing = [unit for unit in range(index.units) if unit not in committed]
-    facts, layers = run.facts[side], run.layers[side]
-    if not missing:
-        return
-    url = run.folder.store_url(side)
+    url, layers = run.folder.store_url(side), run.layers[side]
     delete_partial_writes(url)
     delete_partial_writes(ledger.url)
     store = ActivationStore.create(
         url,
-        layers=dict.fromkeys(layers, facts.width),
+        layers=dict.fromkeys(layers, run.facts[side].width),
         rows=index.rows,
         rows_per_unit=index.rows_per_unit,
         logical_dtype=run.config.extract.store_dtype,
@@ -52,7 +65,8 @@ def extract_side(run: Run, side: Side) -> None:
     )
     budget = run.config.extract.batch_tokens
     machines = {record.machines for record in committed.values()}
-    versions = {name: version(name) for name in ("torch", "transformers", "zarr")}
+    versions = _versions()
+    _note_versions(run, committed, versions)
 
     def tasks() -> Iterator[ExtractTask]:
         for unit in missing:
@@ -67,6 +81,7 @@ def extract_side(run: Run, side: Side) -> None:
     ):
         bar.resume(len(committed))
         for outcome in chains.run(tasks()):
+            lease.check()
             if isinstance(outcome, Done):
                 record = _record(outcome, fingerprint, versions)
                 ledger.commit(record, partial(store.checksums, record.unit))
@@ -88,6 +103,30 @@ def _note_machine(run: Run, record: UnitRecord, *, first: bool) -> None:
             "machine",
             f"from unit {record.unit} on computed by {', then '.join(record.machines)}, unlike the "
             "units before: numbers agree to rounding, not bit for bit",
+        )
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries on which bits depend."""
+    return {name: version(name) for name in ("torch", "transformers", "zarr")}
+
+
+def _note_versions(
+    run: Run, committed: Mapping[int, UnitRecord], versions: Mapping[str, str]
+) -> None:
+    """Say it where a store was begun with other versions; see `UnitRecord.conflict`."""
+    others = {
+        f"{name} {record.versions.get(name)}"
+        for record in committed.values()
+        for name in versions
+        if record.versions.get(name) != versions[name]
+    }
+    if others:
+        now = ", ".join(f"{name} {number}" for name, number in versions.items())
+        run.progress.note(
+            "versions",
+            f"{len(committed)} units were computed with {', '.join(sorted(others))}, the others "
+            f"will be with {now}: numbers agree to rounding, not bit for bit",
         )
 
 
@@ -134,6 +173,13 @@ def quarantined_units(run: Run) -> dict[str, str]:
 
 def _record(done: Done[ExtractTask], fingerprint: str, versions: dict[str, str]) -> UnitRecord:
     receipts = receipts_of(done)
+    unequal = {(receipt.rows, receipt.token_digest) for receipt in receipts}
+    if len(unequal) > 1:
+        raise CorruptionError(
+            f"the stages of a chain saw different texts as {done.task.key}: "
+            + " and ".join(f"{rows} rows of tokens {digest}" for rows, digest in sorted(unequal))
+            + f"; is {done.task.rows_path} the same file on every node?"
+        )
     return UnitRecord(
         unit=done.task.unit,
         rows=receipts[0].rows,

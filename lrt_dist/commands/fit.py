@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lrt_dist.commands._moments import (
-    Records,
     RunMoments,
     delete_moments,
     fitted_units,
@@ -15,7 +14,7 @@ from lrt_dist.commands._moments import (
     moments_fingerprint,
     moments_of_others,
 )
-from lrt_dist.commands._rows import LayerFacts, layer_facts
+from lrt_dist.commands._rows import LayerFacts, Records, layer_facts
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError

@@ -46,6 +46,7 @@ def index(run: Run) -> RowIndex:
             "sites": config.sites.model_dump(mode="json"),
             "rows_per_unit": config.extract.rows_per_unit,
             "models": [facts.digest for facts in run.facts],
+            "tokenizers": [facts.tokenizer for facts in run.facts],
             "sources": sources,
         }
     )
@@ -60,7 +61,7 @@ def index(run: Run) -> RowIndex:
                 f"{path} was made from another corpus or other models (their files have changed), "
                 "and there are activations for it; use another --out"
             )
-    encoders = Sided(SiteTokenizer.load(config.source), SiteTokenizer.load(config.target))
+    encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
     documents = list(read_documents(config.corpus))
     size = sum(len(document.text) for document in documents)
     groups = _near_duplicates(run, documents, size)

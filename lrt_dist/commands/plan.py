@@ -179,7 +179,7 @@ def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
     """Scale a sample of documents up to the size of the corpus."""
     config = run.config.corpus
     sample = list(itertools.islice(read_documents(config), SAMPLE_DOCUMENTS))
-    encoders = Sided(SiteTokenizer.load(run.config.source), SiteTokenizer.load(run.config.target))
+    encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
     segments = [
         segment
         for document in sample

@@ -1,16 +1,10 @@
-"""Partial models: the real transformers class, in which only some blocks exist.
-
-A stage owns blocks `[a, b)`. Every other block is replaced by a parameterless pass-through before
-the weights are read, so `from_pretrained` reads only what the stage needs, with all of
-transformers' own handling, and the model's own `forward` still builds masks, rotary tables and
-per-layer attention types.
+"""Running some blocks of a causal LM: from any block, to any block, with or without a head.
 
 Shape suffixes: B sequences of a batch, T tokens, D width of the residual stream, V vocabulary.
 """
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,13 +12,11 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
 
-from lrt_dist.config import ModelConfig
-from lrt_dist.errors import UserError
 from lrt_dist.models import hooks
+from lrt_dist.models.anatomy import Anatomy, find_blocks
 from lrt_dist.models.machine import machine_kind
-from lrt_dist.models.sources import load_config, model_class, open_source, quiet
+from lrt_dist.models.partial import Absent, PassThrough
 
 
 @dataclass(frozen=True)
@@ -56,58 +48,19 @@ class BlockStack:
         vocabulary: number of tokens V.
     """
 
-    def __init__(self, model: transformers.PreTrainedModel, owned: range) -> None:
+    def __init__(self, model: transformers.PreTrainedModel, owned: range, anatomy: Anatomy) -> None:
+        """Of a model in which the blocks `owned` are real; see `models.loading.load_blocks`."""
+        self._anatomy = anatomy
         self._model = model.eval().requires_grad_(False)
         self._blocks = find_blocks(model)
         self.owned = owned
         self.layers = len(self._blocks)
-        parameter = next(model.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        # Some families keep small tensors in float32 whatever they compute in.
+        largest = max(model.parameters(), key=torch.Tensor.numel)
+        self.device, self.dtype = largest.device, largest.dtype
         self.machine = machine_kind(self.device)
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self._embedding_width = int(model.get_input_embeddings().embedding_dim)
-
-    @classmethod
-    def load(
-        cls, config: ModelConfig, owned: range, *, head: bool, device: str = "cpu"
-    ) -> BlockStack:
-        """Read the weights of some blocks of a model, and no others.
-
-        Args:
-            config: which model.
-            owned: blocks to hold, `range(a, b)` with step 1.
-            head: whether logits will be asked for (final norm and LM head; b must then be L).
-            device: a torch device; on `cpu` the dtype is float32 whatever the run says.
-
-        Raises:
-            UserError: the model cannot be staged, or its checkpoint lacks a needed weight.
-        """
-        hf_config = load_config(config)
-        if getattr(hf_config.get_text_config(), "hidden_size_per_layer_input", 0):
-            raise UserError(
-                f"{config.model} feeds every block its own token embedding; such models cannot be "
-                "cut into stages yet"
-            )
-        tied = bool(hf_config.get_text_config().tie_word_embeddings)
-        embedding = owned.start == 0 or (head and tied)
-        cls_ = _partial_class(model_class(config, hf_config), owned, embedding=embedding, head=head)
-        quiet()
-        model, info = cls_.from_pretrained(
-            open_source(config),
-            config=hf_config,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-            dtype=_compute_dtype(config, device),
-            device_map=None if device == "cpu" else {"": device},
-            output_loading_info=True,
-        )
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise UserError(
-                f"{config.model}: the checkpoint lacks {len(missing)} weights that blocks "
-                f"{owned.start} … {owned.stop - 1} need, {missing[0]} first"
-            )
-        return cls(model, owned)
 
     def run(
         self,
@@ -123,7 +76,8 @@ class BlockStack:
         """Run blocks `[start, stop)` (default: all owned ones).
 
         Args:
-            token_ids_BT: int64 `[B, T]`, right-padded; read only where `start` is 0.
+            token_ids_BT: int64 `[B, T]`, right-padded; read only where `start` is 0, or
+                where later blocks read the embeddings.
             hidden_BTD: `[B, T, D]`, the output of block `start - 1`; None where `start` is 0.
             branches: who sees whom where sequences branch; None where each token sees all that
                 stand before it.
@@ -177,10 +131,10 @@ class BlockStack:
         the autograd graph where `hidden_BTD` is.
         """
         head = self._model.get_output_embeddings()
-        if self.owned.stop != self.layers or isinstance(head, _Absent):
+        if self.owned.stop != self.layers or isinstance(head, Absent):
             raise ValueError("this stack was loaded without a head")
         # As n sequences of one token: they must not count as n positions of one.
-        rows_n1D = hidden_BTD.to(self.device, self.dtype)[
+        rows_n1D = hidden_BTD.to(self.device)[
             batch.to(self.device), position.to(self.device)
         ].unsqueeze(1)
         with (
@@ -188,7 +142,7 @@ class BlockStack:
             self._only(range(0)),
             hooks.change_output(self._blocks[self.layers - 1], lambda _: rows_n1D),
         ):
-            ids = torch.empty(rows_n1D.shape[:2], dtype=torch.int64)
+            ids = torch.zeros(rows_n1D.shape[:2], dtype=torch.int64)
             output = self._forward(ids, embed=False)
         logits: torch.Tensor = output.logits[:, 0]
         return logits
@@ -213,7 +167,7 @@ class BlockStack:
         with ExitStack() as stack:
             stack.enter_context(self._only(wanted))
             if hidden_BTD is not None:
-                received = hidden_BTD.to(self.device, self.dtype)
+                received = hidden_BTD.to(self.device)
                 stack.enter_context(
                     hooks.change_output(self._blocks[start - 1], lambda _: received)
                 )
@@ -240,7 +194,7 @@ class BlockStack:
                 ).masked_fill_(~sees, blocked),
                 "position_ids": branches.depth_BT.to(self.device),
             }
-        if embed:
+        if embed or self._anatomy.reads_embeddings:
             return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False, **sight)
         blank = torch.zeros(
             *token_ids_BT.shape, self._embedding_width, device=self.device, dtype=self.dtype
@@ -253,92 +207,8 @@ class BlockStack:
         idle = {i: self._blocks[i] for i in self.owned if i not in wanted}
         try:
             for index, block in idle.items():
-                self._blocks[index] = _PassThrough(block)
+                self._blocks[index] = PassThrough(block, self._anatomy)
             yield
         finally:
             for index, block in idle.items():
                 self._blocks[index] = block
-
-
-def find_blocks(model: Any) -> nn.ModuleList:
-    """The list of decoder blocks of a causal LM.
-
-    Raises:
-        UserError: there is no single list with as many entries as the model has layers.
-    """
-    layers = int(model.config.get_text_config().num_hidden_layers)
-    candidates = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module) == layers
-        and name.count(".") <= 3
-        and not any(part.isdigit() for part in name.split("."))
-    ]
-    if len(candidates) != 1:
-        raise UserError(
-            f"{type(model).__name__}: found {len(candidates)} lists of {layers} blocks where one "
-            "was expected; this architecture is not supported"
-        )
-    return candidates[0]
-
-
-class _PassThrough(nn.Module):
-    """A block that returns its input, with the plain attributes `forward` may read of it."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        for name, value in vars(block).items():
-            if not name.startswith("_") and not hasattr(self, name):
-                setattr(self, name, value)
-
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return hidden_states
-
-
-class _Absent(nn.Module):
-    """Stands for an embedding or a head that this stage does not hold."""
-
-    def __init__(self, embedding_dim: int) -> None:
-        super().__init__()
-        self.embedding_dim = embedding_dim
-
-
-def _partial_class(
-    cls: type[transformers.PreTrainedModel], owned: range, *, embedding: bool, head: bool
-) -> type[transformers.PreTrainedModel]:
-    """A subclass of `cls` that drops the blocks it does not own, before weights are read."""
-
-    def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        cls.__init__(self, config, *args, **kwargs)
-        blocks = find_blocks(self)
-        for index in range(len(blocks)):
-            if index not in owned:
-                blocks[index] = _PassThrough(blocks[index])
-        if not embedding:
-            width = int(self.get_input_embeddings().embedding_dim)
-            self.set_input_embeddings(_Absent(width))
-        if not head:
-            self.set_output_embeddings(_Absent(0))
-        held = {name for name, _ in self.named_parameters(remove_duplicate=False)}
-        self.all_tied_weights_keys = {
-            target: source
-            for target, source in self.all_tied_weights_keys.items()
-            if target in held and source in held
-        }
-        # The rest of the checkpoint belongs to other stages; what is *missing* is still an error.
-        self._keys_to_ignore_on_load_unexpected.add(r".*")
-
-    def fill(namespace: dict[str, Any]) -> None:
-        # transformers finds the modelling file through these two.
-        namespace.update(
-            __init__=__init__, __module__=cls.__module__, __qualname__=cls.__qualname__
-        )
-
-    return types.new_class(cls.__name__, (cls,), exec_body=fill)
-
-
-def _compute_dtype(config: ModelConfig, device: str) -> Any:
-    if device == "cpu":
-        return torch.float32
-    return "auto" if config.dtype == "auto" else getattr(torch, config.dtype)

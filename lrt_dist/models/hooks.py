@@ -19,8 +19,8 @@ class StopForward(Exception):  # noqa: N818 (not an error: the way out of a forw
 
 
 def block_output(output: Any) -> torch.Tensor:
-    """The hidden state in what a block returns: the tensor itself or the head of a tuple."""
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    """The hidden state in what a block returns: the tensor itself, or the first of several."""
+    hidden: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
     return hidden
 
 
@@ -50,7 +50,7 @@ def change_output(block: nn.Module, change: Callable[[Any], torch.Tensor]) -> It
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         changed = change(output)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return (changed, *output[1:]) if isinstance(output, tuple | list) else changed
 
     with _hooked(block, hook):
         yield

@@ -13,7 +13,7 @@ from torch import nn
 
 from lrt_dist.errors import UserError
 from lrt_dist.maps.vectors import SteeringVector
-from lrt_dist.models.blocks import find_blocks
+from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output, change_output
 from lrt_dist.registry import Registry
 

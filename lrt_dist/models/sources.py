@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import redirect_stderr
@@ -18,6 +19,9 @@ import transformers
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
+from lrt_dist.models.anatomy import find_blocks
+from lrt_dist.models.identity import file_digest, tokenizer_digest, weights_digest
+from lrt_dist.models.study import anatomy_of
 from lrt_dist.sites import Side
 
 CACHE_VARIABLE = "LRT_DIST_CACHE"
@@ -37,9 +41,12 @@ class ModelFacts:
         head_parameters: parameters of the LM head, also where it is tied to the embedding.
         window: tokens that the shortest attention window of the model holds; None without any.
         dtype: dtype of the checkpoint, e.g. `"bfloat16"`.
-        digest: hash of the configuration and of the weight files' names, sizes and beginnings;
-            for a hub name, of the configuration and the commit.
+        digest: hash of the configuration and of the weight files; for a hub name, of the
+            configuration and the commit.
+        tokenizer: hash of the tokenizer's files; for a hub name, the commit.
+        commit: of a hub name what its revision means now; None for a local model.
         context: most tokens of a text; None where the configuration does not say.
+        reads_embeddings: whether every stage needs the token embedding; see `Anatomy`.
     """
 
     name: str
@@ -52,7 +59,10 @@ class ModelFacts:
     window: int | None
     dtype: str
     digest: str
+    tokenizer: str
+    commit: str | None
     context: int | None
+    reads_embeddings: bool
 
 
 def cache_folder() -> Path:
@@ -100,8 +110,14 @@ def load_config(config: ModelConfig) -> Any:
         raise UserError(f"cannot read the configuration of {config.model}: {error}") from error
 
 
-def model_class(config: ModelConfig, hf_config: Any) -> type[transformers.PreTrainedModel]:
-    """The causal-LM class that transformers (or, if allowed, the repository) has for a model."""
+def causal_lm(config: ModelConfig) -> tuple[type[transformers.PreTrainedModel], Any]:
+    """The causal-LM class that transformers (or, if allowed, the repository) has for a model, and
+    its configuration, which is the text part alone where the class wants no more.
+
+    Raises:
+        UserError: there is none; see also `open_source`.
+    """
+    hf_config = load_config(config)
     auto_map = getattr(hf_config, "auto_map", None) or {}
     if config.trust_remote_code and "AutoModelForCausalLM" in auto_map:
         from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -109,7 +125,7 @@ def model_class(config: ModelConfig, hf_config: Any) -> type[transformers.PreTra
         remote: type[transformers.PreTrainedModel] = get_class_from_dynamic_module(
             auto_map["AutoModelForCausalLM"], open_source(config), revision=config.revision
         )
-        return remote
+        return remote, hf_config
     mapping = transformers.AutoModelForCausalLM._model_mapping
     if type(hf_config) not in mapping:
         raise UserError(
@@ -118,19 +134,26 @@ def model_class(config: ModelConfig, hf_config: Any) -> type[transformers.PreTra
             "set trust_remote_code: true"
         )
     chosen: type[transformers.PreTrainedModel] = mapping[type(hf_config)]
-    return chosen
+    text = hf_config.sub_configs.get("text_config")
+    if text is not None and chosen.config_class is text:
+        hf_config = hf_config.get_text_config()
+    return chosen, hf_config
 
 
 def describe(config: ModelConfig) -> ModelFacts:
-    """Count a model's parts on the meta device, without reading weights."""
-    from lrt_dist.models.blocks import find_blocks
+    """Count a model's parts on the meta device, without reading weights.
 
-    hf_config = load_config(config)
+    Raises:
+        UserError: the model cannot be found, or cannot be cut into stages.
+    """
+    cls, hf_config = causal_lm(config)
     with torch.device("meta"):
-        model = model_class(config, hf_config)(hf_config)
+        model = cls(hf_config)
     blocks = find_blocks(model)
     embedding = model.get_input_embeddings()
     text = hf_config.get_text_config()
+    source = Path(open_source(config))
+    commit = None if source.is_dir() else _commit(config)
     head = model.get_output_embeddings()
     return ModelFacts(
         name=config.model,
@@ -142,8 +165,11 @@ def describe(config: ModelConfig) -> ModelFacts:
         head_parameters=sum(p.numel() for p in head.parameters()) if head is not None else 0,
         window=getattr(text, "sliding_window", None),
         dtype=str(getattr(hf_config, "dtype", None) or torch.float32).removeprefix("torch."),
-        digest=_digest(config, hf_config),
+        digest=_digest(hf_config, source, commit),
+        tokenizer=tokenizer_digest(source, _digests()) if source.is_dir() else str(commit),
+        commit=commit,
         context=getattr(text, "max_position_embeddings", None),
+        reads_embeddings=anatomy_of(cls, hf_config).reads_embeddings,
     )
 
 
@@ -164,29 +190,35 @@ def check_layers(side: Side, config: ModelConfig, facts: ModelFacts) -> tuple[in
     return tuple(config.layers)
 
 
-def _digest(config: ModelConfig, hf_config: Any) -> str:
+def _digest(hf_config: Any, source: Path, commit: str | None) -> str:
     digest = hashlib.sha256()
     volatile = {"_name_or_path", "transformers_version", "_commit_hash"}
     plain = {k: v for k, v in hf_config.to_dict().items() if k not in volatile}
     digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
-    source = Path(open_source(config))
-    if source.is_dir():
-        weights = sorted(p for p in source.iterdir() if p.suffix in (".safetensors", ".bin"))
-        for file in weights:
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(1 << 20))
-    else:
-        digest.update(str(getattr(hf_config, "_commit_hash", None)).encode())
+    digest.update((commit or weights_digest(source, _digests())).encode())
     return digest.hexdigest()[:16]
+
+
+def _commit(config: ModelConfig) -> str:
+    """What the revision of a hub name means now: files of a hub lie in a folder of that name."""
+    path = str(
+        transformers.utils.cached_file(config.model, "config.json", revision=config.revision)
+    )
+    found = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", path)
+    if found is None:
+        raise UserError(
+            f"{config.model}: cannot tell which commit {path} belongs to; set revision to a commit"
+        )
+    return found.group(1)
+
+
+def _digests() -> Path:
+    return cache_folder() / "digests"
 
 
 def converted_folder(gguf: Path) -> Path:
     """Where the safetensors folder of a GGUF file lies, or would lie."""
-    with gguf.open("rb") as stream:
-        beginning = stream.read(1 << 20)
-    digest = hashlib.sha256(f"{gguf.name} {gguf.stat().st_size}".encode() + beginning)
-    return cache_folder() / "models" / f"{gguf.stem}-{digest.hexdigest()[:12]}"
+    return cache_folder() / "models" / f"{gguf.stem}-{file_digest(gguf, _digests())[:12]}"
 
 
 def _converted(gguf: Path) -> Path:

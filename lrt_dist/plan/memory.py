@@ -21,6 +21,7 @@ class ModelSize:
     Attributes:
         blocks: parameters of each block.
         embedding: parameters of the token embedding.
+        embedding_everywhere: whether every stage holds it, not the first alone.
         head: parameters of the LM head, also where it is tied to the embedding.
         width: size d of the residual stream.
     """
@@ -29,6 +30,7 @@ class ModelSize:
     embedding: int
     head: int
     width: int
+    embedding_everywhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def plan_stages(
     plans = []
     for owned in split_blocks(costs, stages):
         weights = sum(wanted[owned.start : owned.stop])
-        weights += size.embedding if owned.start == 0 else 0
+        weights += size.embedding if owned.start == 0 or size.embedding_everywhere else 0
         weights += size.head if head and owned.stop == len(wanted) else 0
         plans.append(StagePlan(owned, weights * number_bytes, working))
     return plans

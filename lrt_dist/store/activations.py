@@ -172,19 +172,16 @@ class ActivationStore:
         Raises:
             CorruptionError: the chunk does not match a checksum.
         """
-        data = self._read(f"layers/{layer}", self.unit_rows(unit))
-        if checksum is not None and _checksum(data) != checksum:
-            raise CorruptionError(
-                f"{self.url}: layers/{layer} of unit {unit} has crc32 {_checksum(data)}, the "
-                f"ledger says {checksum}; `lrt-dist verify --repair` lets extract redo it"
-            )
+        data = self._checked(f"layers/{layer}", unit, checksum)
         if self.logical_dtype == "bfloat16":
             return torch.from_numpy(data).view(torch.bfloat16)
         return torch.from_numpy(data)
 
-    def norms(self, layer: int, rows: slice = slice(None)) -> np.ndarray[Any, Any]:
-        """Norms of hidden states, float32 `[rows]`."""
-        return self._read(f"norms/{layer}", rows)
+    def norms(
+        self, layer: int, unit: int, checksum: str | None = None
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Norms of the hidden states of one unit, float32 `[rows]`; see `states`."""
+        return self._checked(f"norms/{layer}", unit, checksum)
 
     def checksums(self, unit: int) -> dict[str, str]:
         """The crc32 of every array of a unit, as the store holds it now.
@@ -202,6 +199,15 @@ class ActivationStore:
             CorruptionError: the chunk does not match its own checksum.
         """
         return _checksum(self._read(name, self.unit_rows(unit)))
+
+    def _checked(self, name: str, unit: int, checksum: str | None) -> np.ndarray[Any, Any]:
+        data = self._read(name, self.unit_rows(unit))
+        if checksum is not None and _checksum(data) != checksum:
+            raise CorruptionError(
+                f"{self.url}: {name} of unit {unit} has crc32 {_checksum(data)}, the ledger says "
+                f"{checksum}; `lrt-dist verify --repair` lets extract redo it"
+            )
+        return data
 
     def _read(self, name: str, rows: slice) -> np.ndarray[Any, Any]:
         try:

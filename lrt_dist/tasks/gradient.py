@@ -137,7 +137,7 @@ class GradientWork:
     def _forward(self, trees: TreeBatch, carry: torch.Tensor | None) -> _Pass:
         received = carry
         if carry is not None:
-            received = carry.to(self._stack.device, self._stack.dtype)
+            received = carry.to(self._stack.device)
             received.requires_grad_(self._sends_gradient)
         sent, outputs = self._stack.run_differentiably(
             trees.ids_BT, received, branches=trees.branches, layers=self._layers

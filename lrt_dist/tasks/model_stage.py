@@ -13,6 +13,7 @@ import torch
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import DeviceMemoryError
 from lrt_dist.models.blocks import BlockStack
+from lrt_dist.models.loading import load_blocks
 
 
 class Work(Protocol):
@@ -43,7 +44,7 @@ class ModelStage:
     """See `runtime.contract.Stage`."""
 
     def __init__(self, config: ModelConfig, owned: range, *, head: bool, device: str) -> None:
-        self._stack = BlockStack.load(config, owned, head=head, device=device)
+        self._stack = load_blocks(config, owned, head=head, device=device)
         self._works: dict[str, Work] = {}
         self._lock = threading.Lock()
 

@@ -63,7 +63,7 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
     stages = tuple(
         StageSpec(
             build=BuildModelStage(
-                run.folder.model(side),
+                run.model(side),
                 plan.owned,
                 head and plan is plans[-1],
                 "cuda" if gpus else "cpu",
@@ -95,4 +95,5 @@ def model_size(facts: ModelFacts) -> ModelSize:
         facts.embedding_parameters,
         facts.head_parameters,
         facts.width,
+        facts.reads_embeddings,
     )

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.config import RunConfig
+from lrt_dist.config import ModelConfig, RunConfig
 from lrt_dist.corpus.confounds import check_letters
 from lrt_dist.corpus.splits import ConceptData, load_concept
 from lrt_dist.errors import UserError
 from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import check_vector_method
+from lrt_dist.models.gate import check_stages
 from lrt_dist.models.injection import POSITIONS, Positions
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.models.tokens import SiteTokenizer
@@ -23,7 +24,7 @@ from lrt_dist.report.figures import FIGURES
 from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
-from lrt_dist.sites import LayerPair, Sided
+from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.tasks.scores import SCORES, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
@@ -44,6 +45,13 @@ class Run:
     def facts(self) -> Sided[ModelFacts]:
         """What each model is."""
         return Sided.of(lambda side: describe(self.folder.model(side)))
+
+    def model(self, side: Side) -> ModelConfig:
+        """The model of a side; one of a hub at the commit that its revision meant at first, for
+        everyone who loads it."""
+        model = self.folder.model(side)
+        commit = self.facts[side].commit
+        return model.model_copy(update={"revision": commit}) if commit else model
 
     @cached_property
     def layers(self) -> Sided[tuple[int, ...]]:
@@ -125,16 +133,19 @@ class Run:
         """Find what is wrong with the input before anything is started.
 
         Raises:
-            UserError: see `check_names`, `layers`, `pairs`, `joint` and `concepts`.
+            UserError: see `check_names`, `layers`, `pairs`, `joint`, `concepts` and
+                `check_stages`.
         """
         check_names(self.config)
         _ = self.layers, self.pairs, self.joint, self.concepts
+        for side in Side:
+            check_stages(self.folder.model(side))
         if isinstance(self.score, GeneratedScore):
             self._check_prompts()
 
     def _check_prompts(self) -> None:
         """A model can only go on from a prompt."""
-        tokenizer = SiteTokenizer.load(self.config.target)
+        tokenizer = SiteTokenizer.load(self.model(Side.TARGET))
         for name, data in self.concepts.items():
             for item in (*data.dev, *data.test):
                 if not tokenizer.encode(item.prompts[0]).ids:

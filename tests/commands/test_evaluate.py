@@ -16,7 +16,6 @@ from tiny_run import fork, write_tiny_run
 from lrt_dist import api
 from lrt_dist.config import RunConfig, load_run
 from lrt_dist.errors import UserError
-from lrt_dist.models.blocks import BlockStack
 from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.store.tables import (
     AgreementRow,
@@ -27,6 +26,7 @@ from lrt_dist.store.tables import (
     VectorRow,
     VerdictRow,
 )
+from lrt_dist.tasks import model_stage
 
 TABLES = ("scores", "vectors", "samples", "controls", "agreement", "verdicts")
 
@@ -174,7 +174,7 @@ def test_what_is_there_needs_no_model(
     def load(*arguments: object, **named: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(BlockStack, "load", load)
+    monkeypatch.setattr(model_stage, "load_blocks", load)
     evaluated(out, load_run(fitted))
     assert files(out) == files(whole)
 

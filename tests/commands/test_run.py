@@ -27,7 +27,7 @@ from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError, UserError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector
-from lrt_dist.models.blocks import find_blocks
+from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output
 from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.summary import summarise
@@ -236,7 +236,7 @@ def test_quarantined_units_are_left_out_and_told(write_run: WriteRun, tmp_path: 
         index = api.index(run)
         api.extract(run)
         ledger = Ledger(run.folder.ledger_url(Side.TARGET))
-        before = median_norms(run, Side.TARGET, list(range(index.units)))
+        before = median_norms(run, Side.TARGET, fitted_units(run.folder))
         ledger.drop(1)
         ledger.quarantine(1, "not finite")
         for chunk in Path(run.folder.store_url(Side.TARGET)).glob("norms/*/c/1"):
@@ -403,7 +403,7 @@ def test_run_is_every_step_and_gives_the_tables(
     assert sum(row.chosen for row in results.vectors) == 1
     assert len(results.samples) == 5
     assert results.report.is_file()
-    monkeypatch.setattr("lrt_dist.models.blocks.BlockStack.load", None)
+    monkeypatch.setattr("lrt_dist.tasks.model_stage.load_blocks", None)
     again = lrt_dist.run(load_run(run_file), out=tmp_path / "out")
     assert again.scores.arrow == results.scores.arrow
 
@@ -425,7 +425,7 @@ def test_vectors_are_kept_and_a_kept_map_transfers_them(
             (Side.TARGET, pair.target, kept),
         ):
             store = stores[side]
-            rows = [store.norms(layer, store.unit_rows(unit)) for unit in range(store.units)]
+            rows = [store.norms(layer, unit) for unit in range(store.units)]
             assert vector.norm == pytest.approx(float(np.median(np.concatenate(rows))))
             assert (vector.model, vector.layer) == (folder.model(side).model, layer)
         affine = AffineMap.load(folder.map_path(pair.source, pair.target))

@@ -14,7 +14,8 @@ from torch import nn
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
 from lrt_dist.models import hooks
-from lrt_dist.models.blocks import BlockStack, find_blocks
+from lrt_dist.models.anatomy import find_blocks
+from lrt_dist.models.loading import load_blocks
 from lrt_dist.models.sources import check_layers, describe
 from lrt_dist.sites import Side
 from lrt_dist.tasks.model_stage import pad
@@ -94,8 +95,8 @@ def test_two_stages_are_the_whole_model(family: Path, cut: int) -> None:
     ids = torch.randint(3, 97, (3, 11), generator=torch.Generator().manual_seed(0))
     expected, logits = whole_model(family, ids)
     config = ModelConfig(model=str(family))
-    first = BlockStack.load(config, range(cut), head=False)
-    second = BlockStack.load(config, range(cut, 4), head=True)
+    first = load_blocks(config, range(cut), head=False)
+    second = load_blocks(config, range(cut, 4), head=True)
     hidden, captured = first.run(ids, capture=range(cut))
     last, more = second.run(ids, hidden, capture=range(cut, 4))
     for layer, states in (captured | more).items():
@@ -113,7 +114,7 @@ def test_a_run_can_go_on_from_any_block(family: Path) -> None:
     """Same shapes: equal bits."""
     ids = torch.randint(3, 97, (2, 9), generator=torch.Generator().manual_seed(1))
     expected, _ = whole_model(family, ids)
-    stack = BlockStack.load(ModelConfig(model=str(family)), range(4), head=True)
+    stack = load_blocks(ModelConfig(model=str(family)), range(4), head=True)
     for start in (1, 2, 3):
         hidden, _ = stack.run(ids, expected[start - 1], start=start)
         assert torch.equal(hidden, expected[3])
@@ -125,7 +126,7 @@ def test_a_batch_is_its_sequences_one_by_one(family: Path) -> None:
     """To rounding: 1e-4 of each entry, 1e-5 at least."""
     generator = torch.Generator().manual_seed(2)
     sequences = [torch.randint(3, 97, (n,), generator=generator).tolist() for n in (4, 9, 6)]
-    stack = BlockStack.load(ModelConfig(model=str(family)), range(4), head=False)
+    stack = load_blocks(ModelConfig(model=str(family)), range(4), head=False)
     batch, _ = stack.run(pad(sequences))
     for row, ids in enumerate(sequences):
         alone, _ = stack.run(torch.tensor([ids]))
@@ -134,7 +135,7 @@ def test_a_batch_is_its_sequences_one_by_one(family: Path) -> None:
 
 def test_a_stage_holds_only_its_blocks(family: Path) -> None:
     facts = describe(ModelConfig(model=str(family)))
-    stack = BlockStack.load(ModelConfig(model=str(family)), range(2, 3), head=False)
+    stack = load_blocks(ModelConfig(model=str(family)), range(2, 3), head=False)
     held = sum(p.numel() for p in stack._model.parameters())
     small = 5 * 66 * facts.width  # final norm, position tables, projections at the ends
     assert facts.block_parameters[2] <= held <= facts.block_parameters[2] + small
@@ -162,9 +163,9 @@ def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     del weights["model.layers.2.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     config = ModelConfig(model=str(folder))
-    BlockStack.load(config, range(2), head=False)  # this stage does not need it
+    load_blocks(config, range(2), head=False)  # this stage does not need it
     with pytest.raises(UserError, match=r"lacks 1 weights .* model\.layers\.2\.mlp\.up_proj"):
-        BlockStack.load(config, range(2, 4), head=False)
+        load_blocks(config, range(2, 4), head=False)
 
 
 def test_identity_tells_other_weights_apart(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 def test_branches_are_computed_as_if_each_stood_alone(family: Path) -> None:
     """To rounding: 1e-5. No branch is longer than any family's attention window, which is 4."""
-    stack = BlockStack.load(ModelConfig(model=str(family)), range(4), head=True)
+    stack = load_blocks(ModelConfig(model=str(family)), range(4), head=True)
     tree = TokenTree((5, 9, 20, 31, 8, 12), (ROOT, 0, 1, 2, 1, 4), (), ())
     batch = TreeBatch.of([tree])
     assert batch.branches is not None

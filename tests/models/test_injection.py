@@ -14,7 +14,7 @@ import transformers
 import lrt_dist
 from lrt_dist.errors import UserError
 from lrt_dist.maps.vectors import SteeringVector
-from lrt_dist.models.blocks import find_blocks
+from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.injection import POSITIONS, Positions, chosen_positions, inject
 
 WIDTH = 16

@@ -27,7 +27,7 @@ def test_round_trip(tmp_path: Path, dtype: str, compress: str) -> None:
     expected = states().to(getattr(torch, dtype))
     assert torch.equal(again.states(5, 1, written.checksums["layers/5"]), expected)
     norms = torch.linalg.vector_norm(states(), dim=1).numpy()
-    np.testing.assert_array_equal(again.norms(5, slice(4, 8)), norms)
+    np.testing.assert_array_equal(again.norms(5, 1), norms)
     assert written.mean_norm == pytest.approx(norms.mean(), rel=1e-6)
     assert again.checksum("layers/5", 1) == written.checksums["layers/5"]
 

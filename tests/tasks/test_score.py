@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from lrt_dist.config import ModelConfig
-from lrt_dist.models.blocks import BlockStack, find_blocks
+from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.injection import POSITIONS
+from lrt_dist.models.loading import load_blocks
 from lrt_dist.runtime.contract import DEFAULT_POLICY, Done
 from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.tasks.model_stage import BuildModelStage, ModelStage
@@ -155,7 +156,7 @@ def test_steering_does_something(tiny_source: Path) -> None:
 
 
 def test_a_stage_without_a_head_refuses_to_read(tiny_source: Path) -> None:
-    stack = BlockStack.load(ModelConfig(model=str(tiny_source)), range(4), head=False)
+    stack = load_blocks(ModelConfig(model=str(tiny_source)), range(4), head=False)
     with pytest.raises(ValueError, match="without a head"):
         stack.logits(torch.zeros(1, 2, 32), torch.tensor([0]), torch.tensor([0]))
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lrt_dist.config import ModelConfig
-from lrt_dist.models.blocks import BlockStack
 from lrt_dist.models.injection import POSITIONS, Positions
+from lrt_dist.models.loading import load_blocks
 from lrt_dist.tasks.score import ScoreTask
 from lrt_dist.tasks.token_trees import ROOT, Read, SteeredSequence, trees_of
 
@@ -24,7 +24,7 @@ ALL = POSITIONS.find("all")
 
 
 def score(folder: Path, task: ScoreTask) -> torch.Tensor:
-    stack = BlockStack.load(ModelConfig(model=str(folder)), range(4), head=True)
+    stack = load_blocks(ModelConfig(model=str(folder)), range(4), head=True)
     work = task.start(stack)
     for batch in range(task.batches):
         work.step(batch, None)

@@ -51,7 +51,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
     if not run.config.concepts:
         return None
     facts, config = run.facts, run.config.evaluate
-    tokenizer = SiteTokenizer.load(run.config.target)
+    tokenizer = SiteTokenizer.load(run.model(Side.TARGET))
     written = run.score.tokens if isinstance(run.score, GeneratedScore) else 0
     whole = facts.target.layers - 1
     behind = [sum(facts.target.block_parameters[layer + 1 :]) for layer in run.layers.target]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._moments import Records
+from lrt_dist.commands._rows import Records
 from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import Arm

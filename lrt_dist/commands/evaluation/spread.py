@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.commands._moments import Records, kept_moments
+from lrt_dist.commands._moments import kept_moments
+from lrt_dist.commands._rows import Records
 from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.commands.evaluation.measurement import Measured
 from lrt_dist.linear.methods import Choice
