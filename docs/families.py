@@ -1,6 +1,6 @@
 """Try every causal language model that transformers registers, and write the table of models.md.
 
-`python docs/families.py` takes a minute or two. Each type is tried as its configuration class
+`python -m docs.families` takes a minute or two. Each type is tried as its configuration class
 makes it; where that is no model that anyone could run, `CHANGES` says what real ones have.
 """
 
