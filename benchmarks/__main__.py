@@ -21,6 +21,7 @@ MODULES = {
     "calibration": ["calibration"],
     "cells": ["cells_linear", "cells_memory"],
     "evaluation": ["evaluation_loop", "evaluation_reads"],
+    "stages": ["stages_busy", "driver_task"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

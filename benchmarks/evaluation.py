@@ -94,7 +94,7 @@ def _contenders(
         work = task.start(stack)
         for batch in range(task.batches):
             work.step(batch, None)
-        sums = work.receipt()
+        sums = work.finish()
         assert sums is not None
         return readout.of(sums)
 

@@ -56,9 +56,10 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def model_types() -> list[str]:
-    """All types of causal language models that transformers registers."""
+    """All types of causal language models that transformers itself registers."""
     mapping = transformers.AutoModelForCausalLM._model_mapping
-    return sorted({config.model_type for config in mapping})
+    own = [config for config in mapping if config.__module__.startswith("transformers.")]
+    return sorted({config.model_type for config in own})
 
 
 def support(model_type: str) -> tuple[str, str]:

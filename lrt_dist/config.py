@@ -384,8 +384,9 @@ class ClusterConfig(_Strict):
 
     address: str = Field(
         "auto",
-        description="`auto` means the running Ray cluster, or a local one if none runs; `serial` "
-        "means this process, without Ray; anything else is the address of a Ray cluster.",
+        description="`auto` means the Ray cluster that `RAY_ADDRESS` or `ray start` makes known, "
+        "or a local one if there is none; `serial` means this process, without Ray; anything else "
+        "is the address of a Ray cluster.",
     )
     stages: Literal["auto"] | Positive = Field(
         "auto",
@@ -394,11 +395,13 @@ class ClusterConfig(_Strict):
     )
     replicas: Literal["auto"] | Positive = Field(
         "auto",
-        description="Number of replicas of each model; `auto` is as many as the GPUs hold, and up "
-        "to four without GPUs.",
+        description="Number of replicas of each model; `auto` is as many as the GPUs hold, those "
+        "of nodes that join later too, and up to four without GPUs. Work begins with the first.",
     )
     placement_timeout: Positive = Field(
-        300, description="Time to wait for free resources before the run fails, in seconds."
+        300,
+        description="Time to wait for resources that the cluster does not have, in seconds, before "
+        "the run ends. For resources that others use it waits as long as it takes.",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import CorruptionError, IncompleteError
-from lrt_dist.runtime.contract import Done, receipts_of
+from lrt_dist.runtime.contract import Chains, Done, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.lease import Lease, sole_driver
@@ -50,7 +50,9 @@ def _extract_missing(
 ) -> None:
     """All units that are not committed."""
     committed = ledger.committed()
+    quarantined = ledger.quarantined()
     missing = [unit for unit in range(index.units) if unit not in committed]
+    missing.sort(key=quarantined.__contains__)  # what failed before comes last
     url, layers = run.folder.store_url(side), run.layers[side]
     delete_partial_writes(url)
     delete_partial_writes(ledger.url)
@@ -71,7 +73,17 @@ def _extract_missing(
     def tasks() -> Iterator[ExtractTask]:
         for unit in missing:
             lengths = tuple(len(segment.ids[side]) for segment in index.unit(unit))
-            yield ExtractTask(unit, side, run.folder.rows, url, layers, lengths, budget)
+            yield ExtractTask(
+                unit,
+                side,
+                run.folder.rows,
+                url,
+                layers,
+                lengths,
+                budget,
+                fingerprint,
+                unit in quarantined,
+            )
 
     spec = chain(run, side, head=False, batch_tokens=budget)
     name = f"extract {run.folder.model(side).model.rsplit('/', 1)[-1]}"
@@ -94,6 +106,16 @@ def _extract_missing(
                     "quarantined", f"unit {outcome.task.unit} quarantined: {outcome.reason}"
                 )
             bar.advance()
+        _note_busy(run, name, chains)
+
+
+def _note_busy(run: Run, phase: str, chains: Chains) -> None:
+    """How much of their time the stages computed; tells what to change where it is little."""
+    replicas = chains.busy_shares()
+    known = [[share for share in replica if share is not None] for replica in replicas]
+    if any(known):
+        text = "; ".join(", ".join(f"{share:.0%}" for share in shares) for shares in known)
+        run.progress.note("busy", f"{phase}: stages computed {text} of the time", shares=replicas)
 
 
 def _note_machine(run: Run, record: UnitRecord, *, first: bool) -> None:
@@ -141,7 +163,6 @@ def identity(run: Run, side: Side, index: RowIndex) -> dict[str, Any]:
         "compute_dtype": compute_dtype(run, side),
         "store_dtype": extract_config.store_dtype,
         "compress": extract_config.compress,
-        "batch_tokens": extract_config.batch_tokens,
         "rows": index.rows,
         "rows_per_unit": index.rows_per_unit,
         "row_index": index.digest,

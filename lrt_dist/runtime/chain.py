@@ -1,12 +1,13 @@
 """A chain of Ray actors, gang-placed: one replica.
 
-The driver submits every step of a task at once; carries flow from actor to actor as object
-references, and only receipts come back.
+Carries flow from actor to actor as object references; the driver sees references and receipts.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -16,16 +17,29 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from lrt_dist.errors import LrtError
 from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
 
+FINISHING = 4
+"""Tasks that a stage writes at once."""
 
-@ray.remote(concurrency_groups={"receipts": 1})
+
+@ray.remote(
+    concurrency_groups={"ahead": 1, "steps": 1, "behind": FINISHING},
+    # Else a call that waits for what it needs would hold up all that were sent after it. What must
+    # keep its order depends on what comes before it.
+    allow_out_of_order_execution=True,
+)
 class StageActor:
-    """Holds one stage. Receipts are waited for in a thread of their own, so that the next task
-    computes while the last one is still being written."""
+    """Holds one stage. Steps run in one thread, what comes before and after them in others.
+
+    All but `ready` is in a group: while a call outside of one runs, Ray starts no other.
+    """
 
     def __init__(self, spec: StageSpec) -> None:
         if not spec.gpus:  # Ray no longer hides GPUs from actors that asked for none
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._failure: LrtError | None = None
+        self._busy = 0.0
+        self._began: float | None = None
+        self._ended = 0.0
         try:
             self._stage = spec.build()
         except LrtError as error:  # told by `ready`: an actor that dies loses the error's class
@@ -37,27 +51,51 @@ class StageActor:
             raise self._failure
         return os.getpid()
 
-    def open(self, task: Any) -> bool:
+    @ray.method(concurrency_group="ahead")  # type: ignore[untyped-decorator]
+    def open(self, task: Any, forgotten: Any) -> bool:
+        """`forgotten` is what `forget` returned, if the task was here before."""
         self._stage.open(task)
         return True
 
-    def step(self, key: str, batch: int, carry: Any, opened: bool) -> tuple[Any, bool]:
-        return self._stage.step(key, batch, carry), True
+    @ray.method(num_returns=2, concurrency_group="steps")  # type: ignore[untyped-decorator]
+    def step(self, key: str, batch: int, carry: Any, before: bool) -> tuple[Any, bool]:
+        """`before` is what `open` or the step before returned, so that steps keep their order."""
+        began = time.monotonic()
+        self._began = self._began or began
+        try:
+            return self._stage.step(key, batch, carry), True
+        finally:
+            self._ended = time.monotonic()
+            self._busy += self._ended - began
 
-    def close(self, key: str, *steps: bool) -> bool:
-        self._stage.close(key)
-        return True
+    @ray.method(concurrency_group="behind")  # type: ignore[untyped-decorator]
+    def finish(self, key: str, last_step: bool) -> Any:
+        return self._stage.finish(key)
 
-    @ray.method(concurrency_group="receipts")  # type: ignore[untyped-decorator]
-    def receipt(self, key: str, closed: bool) -> Any:
-        return self._stage.receipt(key)
+    @ray.method(concurrency_group="behind")  # type: ignore[untyped-decorator]
+    def forget(self, key: str) -> None:
+        self._stage.forget(key)
+
+    @ray.method(concurrency_group="ahead")  # type: ignore[untyped-decorator]
+    def busy_share(self) -> float | None:
+        """Share of the time since its first step that it computed; None before."""
+        if self._began is None:
+            return None
+        return self._busy / max(self._ended - self._began, 1e-9)
 
 
 class Chain:
-    """One replica: its actors and their placement group."""
+    """One replica: its actors and their placement group, which may not be placed yet."""
 
     def __init__(self, spec: ChainSpec) -> None:
-        self._group = reserve(spec)
+        self._spec = spec
+        self._bundles = bundles(spec)
+        self._group: PlacementGroup = placement_group(self._bundles, strategy="PACK")
+        self._actors: list[Any] = []
+        self.placed: ray.ObjectRef = self._group.ready()
+
+    def build(self) -> list[ray.ObjectRef]:
+        """Start the actors, once the group is placed; references to their process ids."""
         self._actors = [
             StageActor.options(  # type: ignore[attr-defined]
                 num_cpus=stage.cpus,
@@ -66,47 +104,64 @@ class Chain:
                     self._group, placement_group_bundle_index=index
                 ),
             ).remote(stage)
-            for index, stage in enumerate(spec.stages)
+            for index, stage in enumerate(self._spec.stages)
         ]
+        return [actor.ready.remote() for actor in self._actors]
 
-    def ready(self) -> list[int]:
-        """Process ids of the stages, once all are built.
+    def open(self, task: Task, forgotten: Sequence[ray.ObjectRef] = ()) -> list[ray.ObjectRef]:
+        """Prepare a task in every stage; a reference for each.
 
-        Raises:
-            LrtError: what building a stage raised.
+        Args:
+            forgotten: what `forget` returned, if the task was here before.
         """
-        try:
-            pids = [result(ref) for ref in [actor.ready.remote() for actor in self._actors]]
-        except ray.exceptions.RayActorError as error:
-            raise LrtError(f"a stage died while it was built: {error}") from error
-        return pids
-
-    def submit(self, task: Task) -> list[ray.ObjectRef]:
-        """Send a task through; one reference to a receipt of each stage.
-
-        Every call depends on the ones before it, so that an error anywhere reaches the receipts
-        and nothing waits for ever.
-        """
-        shared = ray.put(task)
-        opened = [actor.open.remote(shared) for actor in self._actors]
-        steps: list[list[ray.ObjectRef]] = [[] for _ in self._actors]
-        for batch in range(task.batches):
-            carry = None
-            for index in route(task, len(self._actors)):
-                carry, done = (
-                    self._actors[index]
-                    .step.options(num_returns=2)
-                    .remote(task.key, batch, carry, opened[index])
-                )
-                steps[index].append(done)
-        closed = [
-            actor.close.remote(task.key, *done)
-            for actor, done in zip(self._actors, steps, strict=True)
-        ]
+        before = forgotten or [None] * len(self._actors)
         return [
-            actor.receipt.remote(task.key, ref)
-            for actor, ref in zip(self._actors, closed, strict=True)
+            actor.open.remote(task, ref) for actor, ref in zip(self._actors, before, strict=True)
         ]
+
+    def step(
+        self, task: Task, batch: int, before: Sequence[ray.ObjectRef]
+    ) -> list[tuple[int, ray.ObjectRef]]:
+        """Send a batch through.
+
+        Args:
+            before: for each stage what its last step returned, or `open`.
+
+        Returns:
+            (stage, reference) in the order of the batch's way. An error anywhere reaches all
+            that come after it, so nothing waits for ever.
+        """
+        last, carry, steps = list(before), None, []
+        for index in route(task, len(self._actors)):
+            step = self._actors[index].step
+            carry, last[index] = step.remote(task.key, batch, carry, last[index])
+            steps.append((index, last[index]))
+        return steps
+
+    def finish(self, task: Task, steps: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
+        """End a task in every stage; references to the receipts.
+
+        Args:
+            steps: each stage's last step.
+        """
+        return [
+            actor.finish.remote(task.key, ref)
+            for actor, ref in zip(self._actors, steps, strict=True)
+        ]
+
+    def forget(self, task: Task) -> list[ray.ObjectRef]:
+        """Drop what is left of a task that failed; a reference for each stage."""
+        return [actor.forget.remote(task.key) for actor in self._actors]
+
+    def busy_shares(self) -> list[float | None]:
+        """Of every stage; None of one that has not begun, or is gone."""
+        shares = []
+        for ref in [actor.busy_share.remote() for actor in self._actors]:
+            try:
+                shares.append(ray.get(ref, timeout=5))
+            except ray.exceptions.RayError:
+                shares.append(None)
+        return shares
 
     def stop(self) -> None:
         """Kill the actors and give their resources back."""
@@ -124,29 +179,37 @@ def result(ref: ray.ObjectRef) -> Any:
         raise (cause if isinstance(cause, Exception) else error) from error
 
 
-def reserve(spec: ChainSpec) -> PlacementGroup:
-    """Reserve the resources of all stages at once.
-
-    Raises:
-        LrtError: they did not come free in time; says what is missing.
-    """
-    bundles = [
+def bundles(spec: ChainSpec) -> list[dict[str, float]]:
+    """What each stage of a chain needs."""
+    return [
         {"CPU": stage.cpus, **({"GPU": stage.gpus} if stage.gpus else {})} for stage in spec.stages
     ]
-    group = placement_group(bundles, strategy="PACK")
-    if not group.wait(timeout_seconds=spec.placement_timeout):
-        remove_placement_group(group)
-        needed = {kind: sum(b.get(kind, 0) for b in bundles) for kind in ("CPU", "GPU")}
-        free = ray.available_resources()
-        missing = ", ".join(
-            f"{amount:g} {kind} needed, {free.get(kind, 0):g} free of "
-            f"{ray.cluster_resources().get(kind, 0):g}"
+
+
+def what_is_missing(spec: ChainSpec) -> str:
+    """What a chain needs, beside what is free and there, as part of a sentence."""
+    needed = {kind: sum(b.get(kind, 0) for b in bundles(spec)) for kind in ("CPU", "GPU")}
+    free, there = ray.available_resources(), ray.cluster_resources()
+    return (
+        ", ".join(
+            f"{amount:g} {kind} needed, {free.get(kind, 0):g} free of {there.get(kind, 0):g}"
             for kind, amount in needed.items()
             if amount
         )
-        raise LrtError(
-            f"no place for a chain of {len(bundles)} stages within "
-            f"{spec.placement_timeout:g} s ({missing}; each stage on one node: {bundles}); wait "
-            "for other jobs, add nodes, or change cluster.stages and cluster.replicas"
+        + f"; each stage on one node: {bundles(spec)}"
+    )
+
+
+def fits_when_idle(spec: ChainSpec) -> bool:
+    """Whether the cluster's nodes would hold one chain if nothing else ran on them."""
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    for bundle in sorted(bundles(spec), key=lambda b: -sum(b.values())):
+        home = next(
+            (n for n in nodes if all(n.get(kind, 0) >= amount for kind, amount in bundle.items())),
+            None,
         )
-    return group
+        if home is None:
+            return False
+        for kind, amount in bundle.items():
+            home[kind] -= amount
+    return True

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
-from lrt_dist.errors import DeviceMemoryError, LrtError, UnitError
+from lrt_dist.errors import DeviceMemoryError, LrtError, UnitError, UserError
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -42,6 +42,15 @@ class RoundTrip(Protocol):
     def turns_back(self) -> bool: ...
 
 
+@runtime_checkable
+class TriedBefore(Protocol):
+    """A task that may have been given up by an earlier run: that it is given up again says nothing
+    new, and does not stop a run."""
+
+    @property
+    def given_up_before(self) -> bool: ...
+
+
 def route(task: Task, stages: int) -> list[int]:
     """The stages that a batch of a task visits, by number, in order."""
     there = list(range(stages))
@@ -57,15 +66,15 @@ class Stage(Protocol):
     """One stage of a chain; lives in one process.
 
     For each task: `open`, then `step` for every batch in order (twice for a `RoundTrip`, except in
-    the last stage), then `close`; `receipt` may be called from another thread, and waits for
-    whatever `close` left to be done. A task may be opened again after it failed; what was left of
-    it is then forgotten.
+    the last stage), then `finish`, which returns the stage's receipt; or `forget` at any time after
+    `open`. `step` is called from one thread, the others from other threads: so the next task is
+    opened, and the last one written, while one computes.
     """
 
     def open(self, task: Any) -> None: ...
     def step(self, key: str, batch: int, carry: Any) -> Any: ...
-    def close(self, key: str) -> None: ...
-    def receipt(self, key: str) -> Any: ...
+    def finish(self, key: str) -> Any: ...
+    def forget(self, key: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -85,10 +94,18 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class ChainSpec:
-    """The stages of one replica, how many replicas, and how long to wait for their resources."""
+    """What is run, and on how much.
+
+    Attributes:
+        stages: of one replica.
+        replicas: number of replicas; work begins with the first.
+        most: replicas that may be added as nodes join.
+        placement_timeout: seconds to wait for resources that the cluster does not have.
+    """
 
     stages: tuple[StageSpec, ...]
     replicas: int = 1
+    most: int = 1
     placement_timeout: float = 300.0
 
 
@@ -98,11 +115,17 @@ class FailurePolicy:
 
     Attributes:
         retries: further attempts of a task after a transient error or a dead process.
-        consecutive: so many tasks given up in a row stop the run.
+        consecutive: so many tasks given up in a row stop the run before any has gone through.
+        later: the same after one has: a part of a corpus may be bad.
+        evict: so many attempts in a row that fail in one replica, and it is built anew.
+        stall: seconds without an answer after which a replica counts as dead.
     """
 
     retries: int = 2
     consecutive: int = 3
+    later: int = 10
+    evict: int = 2
+    stall: float = 1800.0
 
 
 DEFAULT_POLICY = FailurePolicy()
@@ -148,8 +171,14 @@ class Chains(Protocol):
         Tasks are drawn from the iterable as there is room.
 
         Raises:
-            LrtError: `FailurePolicy.consecutive` tasks in a row were given up.
+            LrtError: too many tasks in a row were given up, see `FailurePolicy`.
+            IncompleteError: no replica is left.
         """
+        ...
+
+    def busy_shares(self) -> list[list[float | None]]:
+        """Of every stage of every replica, the share of the time since its first step in which it
+        computed; None of one that has not begun."""
         ...
 
 
@@ -230,10 +259,19 @@ class Attempts:
     def __init__(self, policy: FailurePolicy) -> None:
         self._policy = policy
         self._failures: dict[str, int] = {}
+        self._halvings = 0
+        self._went_through = False
         self._given_up_in_a_row = 0
+
+    def first(self, task: T) -> T:
+        """The task as it is tried first: in batches as small as memory has wanted them so far."""
+        for _ in range(self._halvings):
+            task = task.smaller() or task
+        return task
 
     def succeeded(self) -> None:
         """A task went through."""
+        self._went_through = True
         self._given_up_in_a_row = 0
 
     def next_try(self, task: T, error: BaseException) -> T | None:
@@ -246,15 +284,20 @@ class Attempts:
         if isinstance(error, DeviceMemoryError):
             smaller = task.smaller()
             if smaller is not None:
+                self._halvings += 1
                 return smaller
-        elif isinstance(error, LrtError) and not isinstance(error, UnitError):
-            raise error  # wrong input, full disk, corruption: another attempt changes nothing
+        elif isinstance(error, LrtError) and not isinstance(error, UnitError | UserError):
+            raise error  # a full disk, corruption: another attempt changes nothing
         elif not isinstance(error, UnitError):
+            # Errors of the user's show before anything starts: here a worker lacks something.
             self._failures[task.key] = self._failures.get(task.key, 0) + 1
             if self._failures[task.key] <= self._policy.retries:
                 return task
+        if isinstance(task, TriedBefore) and task.given_up_before:
+            return None
         self._given_up_in_a_row += 1
-        if self._given_up_in_a_row >= self._policy.consecutive:
+        most = self._policy.later if self._went_through else self._policy.consecutive
+        if self._given_up_in_a_row >= most:
             raise LrtError(
                 f"{self._given_up_in_a_row} tasks in a row failed, the last one {task.key}: "
                 f"{type(error).__name__}: {error}"

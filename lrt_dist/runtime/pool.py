@@ -1,49 +1,46 @@
-"""The Ray runtime: replicas of a chain that share one queue of tasks, and plain task fan-out."""
+"""The Ray runtime: chains, and plain task fan-out."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import ray
 
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
-from lrt_dist.runtime.chain import Chain, result
+from lrt_dist.runtime.chain import result
 from lrt_dist.runtime.contract import (
     DEFAULT_POLICY,
-    Attempts,
     ChainSpec,
-    Done,
-    Failed,
     FailurePolicy,
     Needs,
     Node,
-    Task,
     merge_tree,
 )
+from lrt_dist.runtime.scheduler import RayChains
 
 A = TypeVar("A")
 R = TypeVar("R")
-T = TypeVar("T", bound=Task)
-
-IN_FLIGHT = 2
-"""Tasks inside one chain: one computes while the other is fed in and written out."""
 
 
 class RayRuntime:
     """See `runtime.contract.Runtime`."""
 
-    def __init__(self, address: str = "auto", policy: FailurePolicy = DEFAULT_POLICY) -> None:
+    def __init__(
+        self,
+        address: str = "auto",
+        policy: FailurePolicy = DEFAULT_POLICY,
+        note: Callable[[str], None] = lambda message: None,
+    ) -> None:
         """Connect to a cluster, or start one on this machine.
 
         Args:
-            address: a Ray address; `auto` takes `$RAY_ADDRESS` or a cluster running on this
-                machine, and else starts a local one that ends with this process.
+            address: a Ray address; `auto` takes `$RAY_ADDRESS` or the cluster that `ray start` made
+                known on this machine, and else starts a local one that ends with this process.
+            note: told what happens to the cluster, for people.
 
         Raises:
             UserError: no cluster answers at the address.
@@ -51,10 +48,10 @@ class RayRuntime:
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if not ray.is_initialized():
             try:
-                if address != "auto" or os.environ.get("RAY_ADDRESS"):
-                    ray.init(address=address, **quiet)
-                else:
+                if address == "auto":
                     _connect_or_start(quiet)
+                else:
+                    ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(
                     f"no Ray cluster at {address}: {error}; start one with `ray start --head`, or "
@@ -65,12 +62,16 @@ class RayRuntime:
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
         self.node_memory = tuple(float(node.get("memory", 0)) for node in alive)
         self.gpus = float(resources.get("GPU", 0))
-        self._policy = policy
+        self._policy, self._note = policy, note
 
     @contextmanager
     def chains(self, spec: ChainSpec) -> Iterator[RayChains]:
-        """Start the replicas; all actors end with the context."""
-        chains = RayChains(spec, self._policy)
+        """Start the replicas; all actors end with the context.
+
+        Raises:
+            LrtError: the cluster cannot hold one.
+        """
+        chains = RayChains(spec, self._policy, self._note)
         try:
             chains.start()
             yield chains
@@ -154,84 +155,12 @@ class RayRuntime:
         )(function)
 
 
-@dataclass
-class _Flight(Generic[T]):
-    """A task on its way through a replica."""
-
-    task: T
-    replica: int
-    receipts: list[ray.ObjectRef]
-
-
-class RayChains:
-    """See `runtime.contract.Chains`."""
-
-    def __init__(self, spec: ChainSpec, policy: FailurePolicy) -> None:
-        self._spec = spec
-        self._policy = policy
-        self._replicas: list[Chain] = []
-
-    def start(self) -> None:
-        """Place and build every replica."""
-        for _ in range(self._spec.replicas):
-            self._replicas.append(Chain(self._spec))
-        self.process_ids()
-
-    def process_ids(self) -> list[list[int]]:
-        """Of every stage of every replica, once they are built."""
-        return [replica.ready() for replica in self._replicas]
-
-    def stop(self) -> None:
-        """End all actors."""
-        for replica in self._replicas:
-            replica.stop()
-        self._replicas = []
-
-    def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
-        """See `runtime.contract.Chains.run`."""
-        attempts = Attempts(self._policy)
-        source = iter(tasks)
-        again: deque[T] = deque()
-        flights: dict[ray.ObjectRef, _Flight[T]] = {}  # by the last stage's receipt
-        while True:
-            for replica in range(len(self._replicas)):
-                while sum(f.replica == replica for f in flights.values()) < IN_FLIGHT:
-                    task = again.popleft() if again else next(source, None)
-                    if task is None:
-                        break
-                    refs = self._replicas[replica].submit(task)
-                    flights[refs[-1]] = _Flight(task, replica, refs)
-            if not flights:
-                return
-            (ready, *_), _ = ray.wait(list(flights), num_returns=1)
-            flight = flights.pop(ready)
-            try:
-                done = Done(flight.task, [result(ref) for ref in flight.receipts])
-            except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
-                # No part of this attempt runs on.
-                ray.wait(flight.receipts, num_returns=len(flight.receipts))
-                if isinstance(error, ray.exceptions.RayActorError):
-                    # The rest of the chain's tasks are lost with it, through no fault of theirs.
-                    for ref in [r for r, f in flights.items() if f.replica == flight.replica]:
-                        again.append(flights.pop(ref).task)
-                    self._rebuild(flight.replica)
-                retry = attempts.next_try(flight.task, error)
-                if retry is None:
-                    yield Failed(flight.task, f"{type(error).__name__}: {error}")
-                else:
-                    again.appendleft(retry)
-            else:
-                attempts.succeeded()
-                yield done
-
-    def _rebuild(self, replica: int) -> None:
-        self._replicas[replica].stop()
-        self._replicas[replica] = Chain(self._spec)
-        self._replicas[replica].ready()
-
-
 def _connect_or_start(quiet: dict[str, Any]) -> None:
+    """The cluster that `$RAY_ADDRESS` or `ray start` made known here, else one of our own.
+
+    Asked for `auto`, Ray would also join a cluster that another process started for itself.
+    """
     try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:
         ray.init(include_dashboard=False, **quiet)
+    except ConnectionError:  # what `ray start` made known is gone
+        ray.init(address="local", include_dashboard=False, **quiet)

@@ -82,7 +82,7 @@ class SerialChains:
         """One task after the other."""
         attempts = Attempts(self._policy)
         for first_try in tasks:
-            task = first_try
+            task = attempts.first(first_try)
             while True:
                 try:
                     receipts = self._once(task)
@@ -97,13 +97,20 @@ class SerialChains:
                     yield Done(task, receipts)
                     break
 
+    def busy_shares(self) -> list[list[float | None]]:
+        """One thing at a time: nothing waits for anything."""
+        return []
+
     def _once(self, task: Task) -> list[Any]:
         for stage in self._stages:
             stage.open(task)
-        for batch in range(task.batches):
-            carry = None
-            for index in route(task, len(self._stages)):
-                carry = self._stages[index].step(task.key, batch, carry)
-        for stage in self._stages:
-            stage.close(task.key)
-        return [stage.receipt(task.key) for stage in self._stages]
+        try:
+            for batch in range(task.batches):
+                carry = None
+                for index in route(task, len(self._stages)):
+                    carry = self._stages[index].step(task.key, batch, carry)
+            return [stage.finish(task.key) for stage in self._stages]
+        except BaseException:
+            for stage in self._stages:
+                stage.forget(task.key)
+            raise

@@ -143,24 +143,28 @@ class ActivationStore:
         """Number of units."""
         return -(-self.rows // self.rows_per_unit)
 
-    def write(self, unit: int, layer: int, states: torch.Tensor) -> Written:
+    def write(
+        self, unit: int, layer: int, states: torch.Tensor, norms: torch.Tensor | None = None
+    ) -> Written:
         """Write one unit of one layer.
 
         Args:
-            states: float32 `[rows of the unit, d]` on the CPU.
+            states: `[rows of the unit, d]` on the CPU.
+            norms: float32 `[rows]`, where they were taken before the states were rounded.
         """
         rows = self.unit_rows(unit)
-        norms = torch.linalg.vector_norm(states.to(torch.float32), dim=1).numpy()
+        if norms is None:
+            norms = torch.linalg.vector_norm(states, dim=1, dtype=torch.float32)
         if self.logical_dtype == "bfloat16":
             encoded = states.to(torch.bfloat16).view(torch.uint16).numpy()
         else:
             encoded = states.to(torch.float32).numpy()
         checksums: dict[str, str] = {}
-        for name, data in ((f"layers/{layer}", encoded), (f"norms/{layer}", norms)):
+        for name, data in ((f"layers/{layer}", encoded), (f"norms/{layer}", norms.numpy())):
             with as_disk_full_error(self.url):
                 self._array(name)[rows] = data
             checksums[name] = _checksum(data)
-        return Written(checksums, float(norms.mean(dtype=np.float64)))
+        return Written(checksums, float(norms.mean(dtype=torch.float64)))
 
     def states(self, layer: int, unit: int, checksum: str | None = None) -> torch.Tensor:
         """Hidden states of one unit, `[rows, d]`, in the store's logical dtype.

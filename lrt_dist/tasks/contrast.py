@@ -94,8 +94,5 @@ class ContrastWork:
             rows=texts,
         )
 
-    def close(self) -> None:
-        return None
-
-    def receipt(self) -> dict[int, torch.Tensor]:
+    def finish(self) -> dict[int, torch.Tensor]:
         return self._collector.states

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from lrt_dist.errors import UnitError
 from lrt_dist.models.blocks import BlockStack
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.sites import Side
-from lrt_dist.store.activations import ActivationStore, Written
+from lrt_dist.store.activations import ActivationStore
 from lrt_dist.tasks.collect import RowCollector
+
+WRITERS = 4
+"""Layers of a unit that are written at once."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class ExtractTask:
         layers: what to keep.
         lengths: tokens of each of its segments; they fix the batches.
         token_budget: tokens of a batch, padding included.
+        fingerprint: of the store's identity.
+        given_up_before: whether the unit was quarantined.
     """
 
     unit: int
@@ -41,6 +47,8 @@ class ExtractTask:
     layers: tuple[int, ...]
     lengths: tuple[int, ...]
     token_budget: int
+    fingerprint: str
+    given_up_before: bool = False
 
     @property
     def receipt_type(self) -> type[UnitReceipt]:
@@ -96,9 +104,10 @@ class ExtractWork:
         self._batches = cut_batches(task.lengths, task.token_budget)
         self._first_row = self._segments[0].first_row
         self._rows = sum(len(segment.char_ends) for segment in self._segments)
-        self._collector = RowCollector(stack, task.layers, self._rows)
+        self._store = _opened(task.store_url, task.fingerprint)
+        dtype: torch.dtype = getattr(torch, self._store.logical_dtype)
+        self._collector = RowCollector(stack, task.layers, self._rows, dtype)
         self._machine = stack.machine
-        self._written: Future[dict[int, Written]] | None = None
 
     def step(self, batch: int, carry: Any) -> Any:
         segments = [self._segments[i] for i in self._batches[batch]]
@@ -116,23 +125,22 @@ class ExtractWork:
             ],
         )
 
-    def close(self) -> None:
-        for layer, states in self._collector.states.items():
-            finite = torch.isfinite(states).all(1)
-            if not bool(finite.all()):
-                bad = int((~finite).nonzero()[0])
-                raise UnitError(
-                    f"unit {self._task.unit}: layer {layer} has {int((~finite).sum())} rows that "
-                    f"are not finite, row {self._first_row + bad} first; a wider compute dtype "
-                    "(bfloat16 or float32) may help"
+    def finish(self) -> UnitReceipt:
+        """Write all layers, several at once."""
+        for layer, norms in self._collector.norms.items():
+            self._check_finite(layer, norms)
+        with ThreadPoolExecutor(WRITERS, thread_name_prefix="store-writer") as writers:
+            writes = {
+                layer: writers.submit(
+                    self._store.write,
+                    self._task.unit,
+                    layer,
+                    states,
+                    self._collector.norms[layer],
                 )
-        writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
-        self._written = writer.submit(self._write)
-        writer.shutdown(wait=False)
-
-    def receipt(self) -> UnitReceipt:
-        assert self._written is not None, "receipt before close"
-        written = self._written.result()
+                for layer, states in self._collector.states.items()
+            }
+        written = {layer: write.result() for layer, write in writes.items()}
         return UnitReceipt(
             rows=self._rows,
             checksums={name: c for w in written.values() for name, c in w.checksums.items()},
@@ -142,17 +150,23 @@ class ExtractWork:
             seconds=round(time.monotonic() - self._began, 3),
         )
 
-    def _write(self) -> dict[int, Written]:
-        store = ActivationStore.open(self._task.store_url)
-        written = {
-            layer: store.write(self._task.unit, layer, states)
-            for layer, states in self._collector.states.items()
-        }
-        self._collector.states.clear()
-        return written
+    def _check_finite(self, layer: int, norms: torch.Tensor) -> None:
+        bad = (~torch.isfinite(norms)).nonzero()
+        if len(bad):
+            raise UnitError(
+                f"unit {self._task.unit}: layer {layer} has {len(bad)} rows that are not finite, "
+                f"row {self._first_row + int(bad[0])} first; a wider compute dtype (bfloat16 or "
+                "float32) may help"
+            )
 
     def _token_digest(self) -> str:
         digest = hashlib.sha256()
         for segment in self._segments:
             digest.update(repr(segment.ids[self._task.side]).encode())
         return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=2)
+def _opened(url: str, fingerprint: str) -> ActivationStore:
+    """The store, opened once in a process; `fingerprint` tells apart what may lie at one url."""
+    return ActivationStore.open(url)

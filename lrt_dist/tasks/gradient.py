@@ -128,10 +128,7 @@ class GradientWork:
         (gradient,) = torch.autograd.grad(total, [sent])
         return self._backward(batch, gradient)
 
-    def close(self) -> None:
-        return None
-
-    def receipt(self) -> Gradients:
+    def finish(self) -> Gradients:
         return Gradients(self._scores if self._last else None, self._by_layer)
 
     def _forward(self, trees: TreeBatch, carry: torch.Tensor | None) -> _Pass:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,12 +22,8 @@ class Work(Protocol):
         """Run one batch; returns what the next stage needs, None from the last stage."""
         ...
 
-    def close(self) -> None:
-        """All batches are through."""
-        ...
-
-    def receipt(self) -> Any:
-        """What the driver gets, once everything is written; small."""
+    def finish(self) -> Any:
+        """All batches are through: write what is to be written; what the driver gets, small."""
         ...
 
 
@@ -49,41 +44,27 @@ class ModelStage:
         self._lock = threading.Lock()
 
     def open(self, task: ModelTask) -> None:
+        work = task.start(self._stack)
         with self._lock:
-            self._works[task.key] = task.start(self._stack)
+            self._works[task.key] = work
 
     def step(self, key: str, batch: int, carry: Any) -> Any:
         try:
-            with self._forgotten_on_error(key) as work:
-                return work.step(batch, carry)
+            return self._works[key].step(batch, carry)
         except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise DeviceMemoryError(f"{key}, batch {batch}: {error}") from error
+            message = f"{key}, batch {batch}: {error}"
+        # Only here are the tensors of the failed pass free.
+        torch.cuda.empty_cache()
+        raise DeviceMemoryError(message)
 
-    def close(self, key: str) -> None:
-        with self._forgotten_on_error(key) as work:
-            work.close()
-
-    def receipt(self, key: str) -> Any:
-        with self._forgotten_on_error(key) as work:
-            receipt = work.receipt()
-        self._forget(key, work)
+    def finish(self, key: str) -> Any:
+        receipt = self._works[key].finish()
+        self.forget(key)
         return receipt
 
-    @contextmanager
-    def _forgotten_on_error(self, key: str) -> Iterator[Work]:
-        """A work holds a unit's states; one that failed is started anew, so it need not stay."""
-        work = self._works[key]
-        try:
-            yield work
-        except BaseException:
-            self._forget(key, work)
-            raise
-
-    def _forget(self, key: str, work: Work) -> None:
+    def forget(self, key: str) -> None:
         with self._lock:
-            if self._works.get(key) is work:  # the key may have been opened again meanwhile
-                del self._works[key]
+            self._works.pop(key, None)
 
 
 @dataclass(frozen=True)

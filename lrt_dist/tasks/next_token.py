@@ -88,8 +88,5 @@ class NextTokenWork:
         self._tokens[chosen] = logits.argmax(-1).cpu()
         return None
 
-    def close(self) -> None:
-        return None
-
-    def receipt(self) -> torch.Tensor | None:
+    def finish(self) -> torch.Tensor | None:
         return self._tokens if self._last else None

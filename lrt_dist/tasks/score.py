@@ -112,8 +112,5 @@ class ScoreWork:
         self._sums[conditions] += reads.sums(log_p, self._task.slots)
         return None
 
-    def close(self) -> None:
-        return None
-
-    def receipt(self) -> torch.Tensor | None:
+    def finish(self) -> torch.Tensor | None:
         return self._sums if self._last else None

@@ -12,6 +12,8 @@ from lrt_dist.sites import Side
 from lrt_dist.tasks.model_stage import BuildModelStage
 from lrt_dist.workspace.run import Run
 
+MOST_REPLICAS = 1024
+"""Replicas that nodes may be asked for as they join."""
 CPU_REPLICAS = 4
 """Most replicas of a model on a cluster without GPUs."""
 
@@ -73,7 +75,14 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
         )
         for plan in plans
     )
-    return ChainSpec(stages, replicas, run.config.cluster.placement_timeout)
+    # GPUs that join later are for one more replica each; cores are shared as they are now.
+    grows = gpus and run.config.cluster.replicas == "auto"
+    return ChainSpec(
+        stages,
+        replicas,
+        most=MOST_REPLICAS if grows else replicas,
+        placement_timeout=run.config.cluster.placement_timeout,
+    )
 
 
 def _replicas(run: Run, plans: list[StagePlan]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -162,7 +162,7 @@ class Run:
             return SerialRuntime(gpus=torch.cuda.device_count())
         from lrt_dist.runtime.pool import RayRuntime
 
-        return RayRuntime(address)
+        return RayRuntime(address, note=partial(self.progress.note, "cluster"))
 
 
 @contextmanager

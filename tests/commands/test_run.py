@@ -192,7 +192,7 @@ def test_a_second_run_computes_nothing(
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("a finished step was computed again")
 
-    monkeypatch.setattr("lrt_dist.models.blocks.BlockStack.load", refuse)
+    monkeypatch.setattr("lrt_dist.tasks.model_stage.load_blocks", refuse)
     monkeypatch.setattr("lrt_dist.commands.fit.solve", refuse)
     monkeypatch.setattr("lrt_dist.commands._moments.accumulate", refuse)
     monkeypatch.setattr("lrt_dist.commands.index.write_index", refuse)

@@ -12,19 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lrt_dist.errors import CorruptionError, DeviceMemoryError, UnitError
+from lrt_dist.errors import CorruptionError, DeviceMemoryError, UnitError, UserError
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 
 
 @dataclass(frozen=True)
 class Job:
     """A task. `faults` is `{stage: kind}`; a fault strikes as long as fewer than `times` attempts
-    were made."""
+    were made. `writes` is how many seconds the last stage takes to finish it."""
 
     name: str
     batches: int = 2
     faults: dict[str, str] = field(default_factory=dict)
     times: int = 1
+    writes: float = 0.0
+    given_up_before: bool = False
 
     @property
     def key(self) -> str:
@@ -48,6 +50,7 @@ class ScriptedStage:
         self._name, self._notes = name, notes
         self._jobs: dict[str, Job] = {}
         self._ways: dict[str, list[list[str]]] = {}
+        self._sick = False
 
     def open(self, task: Job) -> None:
         self._jobs[task.key] = task
@@ -62,20 +65,29 @@ class ScriptedStage:
         self._ways[key].append(way)
         return way
 
-    def close(self, key: str) -> None:
-        return None
-
-    def receipt(self, key: str) -> Any:
+    def finish(self, key: str) -> Any:
+        time.sleep(self._jobs[key].writes)
         return os.getpid(), self._ways.pop(key)
+
+    def forget(self, key: str) -> None:
+        self._ways.pop(key, None)
 
     def _strike(self, key: str) -> None:
         job = self._jobs[key]
         kind = job.faults.get(self._name)
+        if self._sick:
+            raise RuntimeError("an illegal memory access was encountered")
         if kind is None or len(attempts(self._notes, key)) > job.times:
             return
         if kind == "die":
             os._exit(1)
+        if kind == "hang":
+            time.sleep(3600)
+        if kind == "sicken":  # from now on this process fails whatever it is given
+            self._sick = True
+            return
         raise {
+            "worker": UserError("no row index on this node"),
             "transient": RuntimeError("the network blinked"),
             "unit": UnitError(f"{key} is not finite"),
             "memory": DeviceMemoryError("too large"),

@@ -10,7 +10,6 @@ import pytest
 from scripted import Job, attempts, chain
 
 from lrt_dist.errors import LrtError, UserError
-from lrt_dist.runtime.chain import Chain
 from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, Stage, StageSpec
 
 
@@ -25,7 +24,7 @@ def test_stages_live_in_processes_of_their_own(ray_runtime: Runtime, tmp_path: P
 
 def test_replicas_share_the_work(ray_runtime: Runtime, tmp_path: Path) -> None:
     with ray_runtime.chains(chain(tmp_path, ("first",), replicas=2)) as chains:
-        outcomes = list(chains.run(Job(f"job{n}") for n in range(12)))
+        outcomes = list(chains.run(Job(f"job{n}", writes=0.3) for n in range(99)))
     assert len({outcome.receipts[0][0] for outcome in outcomes if isinstance(outcome, Done)}) == 2
 
 
@@ -68,8 +67,11 @@ def test_a_task_that_kills_its_stage_every_time_is_given_up(
 def test_resources_that_are_not_there_are_named(ray_runtime: Runtime, tmp_path: Path) -> None:
     stage = chain(tmp_path).stages[0]
     greedy = StageSpec(stage.build, cpus=64, gpus=2)
-    with pytest.raises(LrtError, match=r"64 CPU needed.* 2 GPU needed, 0 free of 0"):
-        Chain(ChainSpec((greedy,), placement_timeout=1))
+    with (
+        pytest.raises(LrtError, match=r"64 CPU needed.* 2 GPU needed, 0 free of 0"),
+        ray_runtime.chains(ChainSpec((greedy,), placement_timeout=1)),
+    ):
+        pass
 
 
 def test_a_stage_that_cannot_be_built_says_why(ray_runtime: Runtime) -> None:

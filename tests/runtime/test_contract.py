@@ -105,6 +105,42 @@ def test_many_failures_in_a_row_end_the_run(runtime: Runtime, tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) < 9
 
 
+def test_many_failures_after_a_success_are_a_bad_part_of_the_corpus(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    bad = [Job(f"bad{n}", faults={"first": "unit"}, times=99) for n in range(3)]
+    with runtime.chains(chain(tmp_path)) as chains:
+        assert isinstance(next(iter(chains.run([Job("ok")]))), Done)
+    outcomes = run(runtime, tmp_path, [Job("ok"), *(Job(f"ok{n}") for n in range(9)), *bad])
+    assert sum(isinstance(outcome, Failed) for outcome in outcomes.values()) == 3
+
+
+def test_what_was_given_up_before_may_be_given_up_again(runtime: Runtime, tmp_path: Path) -> None:
+    """A run with nothing left but quarantined units comes to its end."""
+    jobs = [
+        Job(f"bad{n}", faults={"first": "unit"}, times=99, given_up_before=True) for n in range(5)
+    ]
+    outcomes = run(runtime, tmp_path, jobs)
+    assert all(isinstance(outcome, Failed) for outcome in outcomes.values())
+    assert len(outcomes) == 5
+
+
+def test_what_memory_wants_is_learned(runtime: Runtime, tmp_path: Path) -> None:
+    """Later tasks are begun with the batches that an earlier one needed."""
+    jobs = [Job("first", faults={"first": "memory"}), *(Job(f"later{n}") for n in range(9))]
+    outcomes = run(runtime, tmp_path, jobs, stages=("first",))
+    assert outcomes["first"].task.batches == 4
+    assert len(attempts(tmp_path, "first")) == 2
+    assert outcomes["later8"].task.batches == 4
+    assert all(len(attempts(tmp_path, job.key)) == 1 for job in jobs[1:])
+
+
+def test_what_a_worker_lacks_is_not_the_users_error(runtime: Runtime, tmp_path: Path) -> None:
+    outcomes = run(runtime, tmp_path, [Job("shaky", faults={"first": "worker"}), Job("ok")])
+    assert all(isinstance(outcome, Done) for outcome in outcomes.values())
+    assert len(attempts(tmp_path, "shaky")) == 2
+
+
 def test_map_keeps_the_order(runtime: Runtime) -> None:
     arguments = range(1, 21)
     assert list(runtime.map(reciprocal, arguments)) == [1 / n for n in arguments]

@@ -28,7 +28,7 @@ def score(folder: Path, task: ScoreTask) -> torch.Tensor:
     work = task.start(stack)
     for batch in range(task.batches):
         work.step(batch, None)
-    receipt = work.receipt()
+    receipt = work.finish()
     assert receipt is not None
     return receipt
 

@@ -31,6 +31,10 @@ class OnDemandChains:
         self._stack.close()
         self._chains = None  # in one process it holds the model
 
+    def busy_shares(self) -> list[list[float | None]]:
+        """See `runtime.contract.Chains`."""
+        return self._chains.busy_shares() if self._chains else []
+
     def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
         """Put tasks through; without any, nothing is loaded."""
         waiting = iter(tasks)
