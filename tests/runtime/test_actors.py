@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
+import ray
 from scripted import Job, attempts, chain
 
 from lrt_dist.errors import LrtError, UserError
+from lrt_dist.runtime.chain import Chain
 from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, Stage, StageSpec
 
 
@@ -72,6 +75,22 @@ def test_resources_that_are_not_there_are_named(ray_runtime: Runtime, tmp_path: 
         ray_runtime.chains(ChainSpec((greedy,), placement_timeout=1)),
     ):
         pass
+
+
+def test_what_is_stopped_while_it_is_placed_gives_its_resources_back(
+    ray_runtime: Runtime, tmp_path: Path
+) -> None:
+    """Ray loses the resources of a placement group that is removed at that moment."""
+    for _ in range(5):
+        built = Chain(chain(tmp_path))
+        ray.wait([built.placed])
+        ray.get(built.build())
+        built.stop()
+        Chain(chain(tmp_path)).stop()
+    deadline = time.monotonic() + 20
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_stage_that_cannot_be_built_says_why(ray_runtime: Runtime) -> None:

@@ -1,0 +1,174 @@
+"""Nodes that go and come while a run extracts: real raylets, killed for good.
+
+All actors have one core, so one thread: equal bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.cluster_utils
+from tiny_run import write_tiny_run
+
+from lrt_dist import api
+from lrt_dist.config import load_run
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"object_store_memory": 100 << 20, "include_dashboard": False}
+
+
+@pytest.fixture
+def cluster() -> Iterator[ray.cluster_utils.Cluster]:
+    """A head without cores; workers have one each."""
+    made = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+    yield made
+    made.shutdown()
+
+
+def worker(cluster: ray.cluster_utils.Cluster) -> Any:
+    return cluster.add_node(num_cpus=1, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def reference(
+    tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path
+) -> tuple[Path, dict[str, str]]:
+    """A RUN file of some hundred units, its row index, and the digest of its stores."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("nodes")
+    run_file = write_tiny_run(
+        folder,
+        tiny_source,
+        tiny_target,
+        sites={"min_context": 2},
+        extract={"rows_per_unit": 8, "batch_tokens": 256},
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with api.open_run(folder / "whole", load_run(run_file, ["concepts=[]"])) as run:
+        api.index(run)
+        api.extract(run)
+    torch.set_num_threads(threads)
+    return run_file, digest(folder / "whole")
+
+
+def digest(out: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in (out / "activations").glob("*.zarr/**/*")
+        if p.is_file()
+    }
+
+
+class Extraction:
+    """`lrt-dist extract`, in a process of its own, on a cluster."""
+
+    def __init__(self, run_file: Path, out: Path, address: str, *settings: str) -> None:
+        self.out = out
+        with api.open_run(out, load_run(run_file, ["concepts=[]"])) as run:
+            self.units = api.index(run).units
+        command = [sys.executable, "-m", "lrt_dist.cli", "extract", str(run_file)]
+        for setting in ("concepts=[]", f"cluster.address={address}", *settings):
+            command += ["--set", setting]
+        self.process = subprocess.Popen(
+            [*command, "--out", str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait_for(self, units: int) -> None:
+        deadline = time.monotonic() + 300
+        while self.done < units:
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < deadline, "no progress"
+            time.sleep(0.005)
+
+    @property
+    def done(self) -> int:
+        return len(list(self.out.glob("activations/*.ledger/unit-*.json")))
+
+    def end(self, timeout: float = 300) -> tuple[int, str]:
+        text, _ = self.process.communicate(timeout=timeout)
+        return self.process.returncode, text
+
+    def notes(self, event: str) -> list[str]:
+        lines = (self.out / "log.jsonl").read_text().splitlines()
+        return [n["message"] for n in map(json.loads, lines) if n["event"] == event]
+
+
+def test_a_node_that_is_lost_costs_what_it_was_working_on(
+    cluster: ray.cluster_utils.Cluster, reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """The other replica goes on at once; it used to wait for 300 s beside it, and give up."""
+    run_file, expected = reference
+    _, lost = worker(cluster), worker(cluster)
+    run = Extraction(run_file, tmp_path / "out", cluster.address, "cluster.replicas=2")
+    run.wait_for(run.units // 4)
+    cluster.remove_node(lost, allow_graceful=False)
+    began, before = time.monotonic(), run.done
+    run.wait_for(min(before + 10, 2 * run.units))
+    assert time.monotonic() - began < 60
+    code, text = run.end()
+    assert code == 0, text
+    assert digest(run.out) == expected
+    assert any("a replica died" in note for note in run.notes("cluster"))
+
+
+def test_a_node_that_joins_takes_over(
+    cluster: ray.cluster_utils.Cluster, reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """One dies, another joins, and the first survivor dies too: the run ends on the newcomer."""
+    run_file, expected = reference
+    first, second = worker(cluster), worker(cluster)
+    run = Extraction(run_file, tmp_path / "out", cluster.address, "cluster.replicas=2")
+    run.wait_for(run.units // 4)
+    cluster.remove_node(first, allow_graceful=False)
+    worker(cluster)
+    cluster.remove_node(second, allow_graceful=False)
+    code, text = run.end()
+    assert code == 0, text
+    assert digest(run.out) == expected
+
+
+def test_without_any_node_left_the_run_ends_and_can_be_taken_up(
+    cluster: ray.cluster_utils.Cluster, reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    run_file, expected = reference
+    only = worker(cluster)
+    settings = ("cluster.replicas=1", "cluster.placement_timeout=5")
+    run = Extraction(run_file, tmp_path / "out", cluster.address, *settings)
+    run.wait_for(run.units // 4)
+    cluster.remove_node(only, allow_graceful=False)
+    code, text = run.end()
+    assert code == 3, text
+    assert "no replica is left" in " ".join(text.split())
+    worker(cluster)
+    code, text = Extraction(run_file, tmp_path / "out", cluster.address, *settings).end()
+    assert code == 0, text
+    assert digest(run.out) == expected
+
+
+def test_two_runs_on_one_machine_both_finish(
+    reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """Each with a cluster of its own: `auto` does not join that of the other."""
+    run_file, _ = reference
+    runs = []
+    for name in ("first", "second"):
+        runs.append(Extraction(run_file, tmp_path / name, "auto", "cluster.replicas=1"))
+        runs[-1].wait_for(1)
+    for run in runs:
+        code, text = run.end(600)
+        assert code == 0, text
+    assert digest(runs[0].out) == digest(runs[1].out)
