@@ -188,6 +188,8 @@ def status(out: OutArgument) -> None:
             console.print(f"    {units} units computed on {escape(machine)}")
         for unit, reason in store.quarantined.items():
             console.print(f"    unit {unit} quarantined: {escape(reason)}")
+    for message in state.busy:
+        console.print(f"  {escape(message)}")
     for name, present in state.present.items():
         console.print(f"  {name}: {_done(present)}")
     if not state.extracted:

@@ -7,9 +7,10 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from lrt_dist.commands._busy import EVENT, busy_message
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import CorruptionError, IncompleteError
-from lrt_dist.runtime.contract import Chains, Done, receipts_of
+from lrt_dist.runtime.contract import Done, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.lease import Lease, sole_driver
@@ -106,16 +107,9 @@ def _extract_missing(
                     "quarantined", f"unit {outcome.task.unit} quarantined: {outcome.reason}"
                 )
             bar.advance()
-        _note_busy(run, name, chains)
-
-
-def _note_busy(run: Run, phase: str, chains: Chains) -> None:
-    """How much of their time the stages computed; tells what to change where it is little."""
-    replicas = chains.busy_shares()
-    known = [[share for share in replica if share is not None] for replica in replicas]
-    if any(known):
-        text = "; ".join(", ".join(f"{share:.0%}" for share in shares) for shares in known)
-        run.progress.note("busy", f"{phase}: stages computed {text} of the time", shares=replicas)
+        shares = chains.busy_shares()
+        if message := busy_message(name, shares):
+            run.progress.note(EVENT, message, phase=name, shares=shares)
 
 
 def _note_machine(run: Run, record: UnitRecord, *, first: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from lrt_dist.commands._busy import busy_messages
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.workspace.folder import RunFolder
@@ -37,12 +38,21 @@ class StoreStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Both stores, and which later results exist."""
+    """Both stores, and which later results exist.
+
+    Attributes:
+        name: of the run.
+        indexed: whether there is a row index.
+        stores: of both models.
+        present: which results exist.
+        busy: how much of their time stages computed, a sentence for each extraction.
+    """
 
     name: str
     indexed: bool
     stores: tuple[StoreStatus, ...]
     present: dict[str, bool]
+    busy: tuple[str, ...]
 
     @property
     def extracted(self) -> bool:
@@ -74,4 +84,5 @@ def status(folder: RunFolder) -> RunStatus:
         "scores": folder.scores.is_file(),
         "report": folder.report.is_file(),
     }
-    return RunStatus(folder.config.name, folder.rows.is_file(), tuple(stores), present)
+    busy = tuple(busy_messages(folder.log))
+    return RunStatus(folder.config.name, folder.rows.is_file(), tuple(stores), present, busy)

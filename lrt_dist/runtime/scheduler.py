@@ -69,12 +69,12 @@ class _Replica:
         self.running = False
         self.alone = False
         self.failures_in_a_row = 0
-        self.heard = time.monotonic()
         self._deaths_in_building = 0
         self._place()
 
     def _place(self) -> None:
         self._forgotten: dict[str, list[ray.ObjectRef]] = {}
+        self.heard = time.monotonic()
         self._chain = Chain(self._spec)
         self._coming: list[ray.ObjectRef] = [self._chain.placed]
         self._built: list[ray.ObjectRef] = []
@@ -111,6 +111,7 @@ class _Replica:
             LrtError: what building a stage raised; or it died too often while it was built.
         """
         ref = self._coming.pop(0)
+        self.heard = time.monotonic()
         if not self._built:
             self._built = self._chain.build()
             self._coming = list(self._built)
@@ -126,7 +127,7 @@ class _Replica:
             self.again()
             return
         if not self._coming:
-            self.running, self.heard, self._deaths_in_building = True, time.monotonic(), 0
+            self.running, self._deaths_in_building = True, 0
 
     def arrived(self, ref: ray.ObjectRef) -> _Attempt[Any] | None:
         """Take note of a reference that is there; the attempt that ended with it, if one did."""
@@ -253,13 +254,28 @@ class RayChains:
         for ref in ready:
             replica = owners[ref]
             if not replica.running:
-                replica.grow()
-                self._ran = self._ran or replica.running
+                self._grow(replica)
             else:
                 attempt = replica.arrived(ref)
                 if attempt is not None:
                     ended.append((replica, attempt))
         return ended
+
+    def _grow(self, replica: _Replica) -> None:
+        """Bring a replica on; let it go where it cannot be built, and others work.
+
+        Raises:
+            LrtError: see `_Replica.grow`; there are no others.
+        """
+        try:
+            replica.grow()
+        except LrtError as error:
+            if not any(other.running for other in self._replicas):
+                raise
+            self._note(f"a replica cannot be built ({error}); the others go on")
+            replica.stop()
+            self._replicas.remove(replica)
+        self._ran = self._ran or replica.running
 
     def _ended(
         self, replica: _Replica, attempt: _Attempt[T], queue: _Queue[T]
@@ -308,9 +324,14 @@ class RayChains:
     def _end_the_stalled(self, queue: _Queue[T]) -> Iterator[Done[T] | Failed[T]]:
         for replica in self._replicas:
             silent = time.monotonic() - replica.heard
-            if replica.running and replica.attempts and silent > self._policy.stall:
+            if silent <= self._policy.stall:
+                continue
+            if replica.running and replica.attempts:
                 error = TimeoutError(f"a replica did not answer for {silent:.0f} s")
                 yield from self._died(replica, queue, error)
+            elif replica.placed and not replica.running:
+                self._note(f"a replica was not built within {silent:.0f} s; it is built anew")
+                replica.again()
 
     def _join(self, queue: _Queue[T]) -> None:
         """Ask for a further replica where the cluster may have grown."""
