@@ -17,7 +17,7 @@ from lrt_dist.models.study import (
     Whole,
     anatomy_of,
     difference,
-    rerun,
+    run_whole,
     same,
     whole_miniature,
 )
@@ -43,7 +43,7 @@ def check_stages(config: ModelConfig) -> None:
         for dtype in DTYPES:
             loaded = cls.from_pretrained(folder, config=whole.model.config, dtype=dtype).eval()
             try:
-                _compare(rerun(loaded, whole.ids_BT), anatomy, folder, dtype)
+                _compare(run_whole(loaded, whole.ids_BT), anatomy, folder, dtype)
             except UnsupportedModelError:
                 raise
             except Exception as error:  # whatever a model's own code raises

@@ -147,6 +147,7 @@ def describe(config: ModelConfig) -> ModelFacts:
         UserError: the model cannot be found, or cannot be cut into stages.
     """
     cls, hf_config = causal_lm(config)
+    _check_not_quantised(config, hf_config)
     with torch.device("meta"):
         model = cls(hf_config)
     blocks = find_blocks(model)
@@ -171,6 +172,17 @@ def describe(config: ModelConfig) -> ModelFacts:
         context=getattr(text, "max_position_embeddings", None),
         reads_embeddings=anatomy_of(cls, hf_config).reads_embeddings,
     )
+
+
+def _check_not_quantised(config: ModelConfig, hf_config: Any) -> None:
+    quantisation = getattr(hf_config, "quantization_config", None)
+    if quantisation:
+        facts = quantisation if isinstance(quantisation, dict) else quantisation.to_dict()
+        raise UserError(
+            f"{config.model} is quantised ({facts.get('quant_method', 'by a method of its own')}); "
+            "neither its memory nor its stages are known here: name the checkpoint that it was "
+            "made from, or a GGUF file, which is dequantised"
+        )
 
 
 def check_layers(side: Side, config: ModelConfig, facts: ModelFacts) -> tuple[int, ...]:

@@ -24,17 +24,14 @@ from lrt_dist.models.miniature import VOCABULARY, miniature
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2**-6}
 """Largest difference of equal sums that are made in another order, as a share of the largest
 entry, by dtype. Bits are not asked for: they may depend on where in memory a weight lies."""
-
-
 TEXTS_APART = 1e-4
 """The same for a text in a batch and alone, which are products of other shapes."""
 
 
 def same(values: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether two tensors are of one dtype, and equal to rounding."""
-    return values.dtype is expected.dtype and bool(
-        difference(values, expected) <= ROUNDING[values.dtype]
-    )
+    allowed = ROUNDING.get(values.dtype, ROUNDING[torch.float32])
+    return values.dtype is expected.dtype and difference(values, expected) <= allowed
 
 
 def difference(values: torch.Tensor, expected: torch.Tensor) -> float:
@@ -88,10 +85,10 @@ def whole_miniature(cls: type[transformers.PreTrainedModel], hf_config: Any) -> 
             model = cls(miniature(hf_config)).eval().requires_grad_(False)
             _enlarge_weights(model)
             ids_BT = torch.randint(VOCABULARY // 2, (3, 11))
-            whole = rerun(model, ids_BT)
+            whole = run_whole(model, ids_BT)
             if not all(bool(out.isfinite().all()) for out in whole.outputs_BTD):
                 torch.manual_seed(0)
-                whole = rerun(cls(miniature(hf_config)).eval().requires_grad_(False), ids_BT)
+                whole = run_whole(cls(miniature(hf_config)).eval().requires_grad_(False), ids_BT)
         except UnsupportedModelError:
             raise
         except Exception as error:
@@ -132,7 +129,12 @@ class _Key:
         return isinstance(other, _Key) and (self.cls, self._text) == (other.cls, other._text)
 
 
-def rerun(model: transformers.PreTrainedModel, ids_BT: torch.Tensor) -> Whole:
+def run_whole(model: transformers.PreTrainedModel, ids_BT: torch.Tensor) -> Whole:
+    """Run a model as its authors meant, and see what its blocks return.
+
+    Raises:
+        UnsupportedModelError: they are no chain, in which each hands one hidden state on.
+    """
     name = type(model).__name__
     blocks = find_blocks(model)
     order: list[int] = []
@@ -170,7 +172,7 @@ def rerun(model: transformers.PreTrainedModel, ids_BT: torch.Tensor) -> Whole:
 def _check_causal(whole: Whole) -> None:
     """A text alone must be what it is at the left of a longer one, and in a batch."""
     name, half = type(whole.model).__name__, whole.ids_BT.shape[1] // 2
-    alone = rerun(whole.model, whole.ids_BT[:1, :half])
+    alone = run_whole(whole.model, whole.ids_BT[:1, :half])
     for index, (long, short) in enumerate(zip(whole.outputs_BTD, alone.outputs_BTD, strict=True)):
         if not difference(long[:1, :half], short) <= TEXTS_APART:
             raise UnsupportedModelError(

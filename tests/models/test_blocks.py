@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,15 @@ def test_missing_weights_are_an_error(tmp_path: Path) -> None:
     load_blocks(config, range(2), head=False)  # this stage does not need it
     with pytest.raises(UserError, match=r"lacks 1 weights .* model\.layers\.2\.mlp\.up_proj"):
         load_blocks(config, range(2, 4), head=False)
+
+
+def test_a_quantised_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", FAMILIES["llama"](), tokenizer=None)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "fp8"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"is quantised \(fp8\).* name the checkpoint"):
+        describe(ModelConfig(model=str(folder)))
 
 
 def test_identity_tells_other_weights_apart(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+"""What the log says of how busy stages were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lrt_dist.commands._busy import busy_message, busy_messages
+
+
+def test_a_message_has_every_stage_of_every_replica() -> None:
+    message = busy_message("extract tiny", [[0.97, 0.5], [None, None], [0.9]])
+    assert message == "extract tiny: stages computed 97%, 50%; 90% of the time"
+    assert busy_message("extract tiny", []) is None
+    assert busy_message("extract tiny", [[None]]) is None
+
+
+def test_the_latest_message_of_each_phase_counts(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert busy_messages(log) == []
+    events = [
+        {"event": "busy", "phase": "a", "message": "a, at first"},
+        {"event": "progress", "phase": "a"},
+        {"event": "busy", "phase": "b", "message": "b"},
+        {"event": "busy", "phase": "a", "message": "a, later"},
+    ]
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    log.write_text(lines + '{"event": "busy", "pha')  # a line that is being written
+    assert busy_messages(log) == ["a, later", "b"]
