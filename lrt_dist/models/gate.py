@@ -6,6 +6,7 @@ A miniature of the model's own class is saved, loaded block by block, and compar
 from __future__ import annotations
 
 import tempfile
+from functools import lru_cache
 
 import torch
 
@@ -14,6 +15,7 @@ from lrt_dist.models.anatomy import Anatomy, UnsupportedModelError
 from lrt_dist.models.loading import load_stack
 from lrt_dist.models.sources import causal_lm, quiet
 from lrt_dist.models.study import (
+    Family,
     Whole,
     anatomy_of,
     difference,
@@ -34,9 +36,13 @@ def check_stages(config: ModelConfig) -> None:
     Raises:
         UnsupportedModelError: they are not; says where.
     """
-    cls, hf_config = causal_lm(config)
-    anatomy = anatomy_of(cls, hf_config)
-    whole = whole_miniature(cls, hf_config)
+    _check(Family(*causal_lm(config)))
+
+
+@lru_cache(maxsize=32)
+def _check(family: Family) -> None:
+    cls, hf_config = family.cls, family.hf_config
+    anatomy, whole = anatomy_of(cls, hf_config), whole_miniature(cls, hf_config)
     quiet()
     with tempfile.TemporaryDirectory(prefix="lrt-dist-") as folder:
         whole.model.save_pretrained(folder)

@@ -69,7 +69,7 @@ def anatomy_of(cls: type[transformers.PreTrainedModel], hf_config: Any) -> Anato
     Raises:
         UnsupportedModelError: the class does something that stages cannot do; says what.
     """
-    return _anatomy_of(_Key(cls, hf_config))
+    return _anatomy_of(Family(cls, hf_config))
 
 
 def whole_miniature(cls: type[transformers.PreTrainedModel], hf_config: Any) -> Whole:
@@ -98,8 +98,8 @@ def whole_miniature(cls: type[transformers.PreTrainedModel], hf_config: Any) -> 
 
 
 @lru_cache(maxsize=32)
-def _anatomy_of(key: _Key) -> Anatomy:
-    whole = whole_miniature(key.cls, key.hf_config)
+def _anatomy_of(family: Family) -> Anatomy:
+    whole = whole_miniature(family.cls, family.hf_config)
     _check_causal(whole)
     differences = []
     for reads_embeddings in (False, True):
@@ -109,14 +109,14 @@ def _anatomy_of(key: _Key) -> Anatomy:
             return anatomy
         differences.append(different)
     raise UnsupportedModelError(
-        key.cls.__name__,
+        family.cls.__name__,
         "has blocks that read more than the hidden state before them",
         differences[-1],
     )
 
 
-class _Key:
-    """A class and a configuration that can be compared."""
+class Family:
+    """A class and a configuration, which can be compared."""
 
     def __init__(self, cls: type[transformers.PreTrainedModel], hf_config: Any) -> None:
         self.cls, self.hf_config = cls, hf_config
@@ -126,7 +126,7 @@ class _Key:
         return hash(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and (self.cls, self._text) == (other.cls, other._text)
+        return isinstance(other, Family) and (self.cls, self._text) == (other.cls, other._text)
 
 
 def run_whole(model: transformers.PreTrainedModel, ids_BT: torch.Tensor) -> Whole:

@@ -6,7 +6,9 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pytest
@@ -17,6 +19,7 @@ from lrt_dist import api
 from lrt_dist.config import RunConfig, load_run
 from lrt_dist.errors import UserError
 from lrt_dist.plan.conditions import DRAWN, Arm
+from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
@@ -161,6 +164,24 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     assert killed >= 3
     written = {n: c for n, c in files(out, *kept).items() if not Path(n).name.startswith(".")}
     assert written == files(whole, *kept)
+
+
+def test_what_several_requests_want_is_computed_once(
+    fitted: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neutral text without steering is the same for every concept; here all tasks are drawn before
+    the first one ends, as many replicas do."""
+    one_by_one = SerialChains.run
+
+    def all_at_once(chains: SerialChains, tasks: Iterable[Any]) -> Iterator[Any]:
+        drawn = list(tasks)
+        assert len(drawn) == len({task.key for task in drawn})
+        return one_by_one(chains, drawn)
+
+    monkeypatch.setattr(SerialChains, "run", all_at_once)
+    out = copied(fitted, tmp_path)
+    evaluated(out, load_run(fitted))
+    assert files(out, "cells") == files(whole, "cells")
 
 
 def test_what_is_there_needs_no_model(

@@ -88,8 +88,8 @@ class _Block:
 
     @property
     def key(self) -> str:
-        """Names the block among all of an evaluation."""
-        return bytes(self.addresses[0, 0]).hex()
+        """Of its cells: blocks of different requests that are one have one key."""
+        return address(self.addresses.tobytes()).hex()
 
 
 class SteeredTarget:
@@ -215,8 +215,9 @@ class SteeredTarget:
                             JoinedItems.of(map(self._sharing.item, w.readouts[some])),
                             w.addresses[chunk][rows, some],
                         )
-                        blocks[block.key] = block
-                        yield self._task(block)
+                        if block.key not in blocks:  # else another request waits for it, too
+                            blocks[block.key] = block
+                            yield self._task(block)
 
     def _task(self, block: _Block) -> ScoreTask:
         items = block.items
