@@ -99,7 +99,7 @@ class ExtractWork:
 
     def __init__(self, task: ExtractTask, stack: BlockStack) -> None:
         self._task = task
-        self._began = time.monotonic()
+        self._began: float | None = None
         self._segments = RowIndex.open(task.rows_path).unit(task.unit)
         self._batches = cut_batches(task.lengths, task.token_budget)
         self._first_row = self._segments[0].first_row
@@ -110,6 +110,7 @@ class ExtractWork:
         self._machine = stack.machine
 
     def step(self, batch: int, carry: Any) -> Any:
+        self._began = self._began or time.monotonic()
         segments = [self._segments[i] for i in self._batches[batch]]
         side = self._task.side
         return self._collector.step(
@@ -147,7 +148,7 @@ class ExtractWork:
             mean_norms={layer: w.mean_norm for layer, w in written.items()},
             machine=self._machine,
             token_digest=self._token_digest(),
-            seconds=round(time.monotonic() - self._began, 3),
+            seconds=round(time.monotonic() - (self._began or time.monotonic()), 3),
         )
 
     def _check_finite(self, layer: int, norms: torch.Tensor) -> None:
