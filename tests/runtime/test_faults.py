@@ -18,20 +18,20 @@ def notes() -> list[str]:
 
 
 @pytest.fixture
-def quick(ray_runtime: Runtime, notes: list[str]) -> RayRuntime:
-    """Loses patience soon."""
-    return RayRuntime(policy=FailurePolicy(stall=4.0), note=notes.append)
+def noting(ray_runtime: Runtime, notes: list[str]) -> RayRuntime:
+    """Notes what happens."""
+    return RayRuntime(note=notes.append)
 
 
 def done(outcomes: Sequence[object]) -> list[str]:
     return sorted(o.task.key for o in outcomes if isinstance(o, Done))
 
 
-def test_a_poisonous_task_is_blamed_and_no_other(quick: RayRuntime, tmp_path: Path) -> None:
+def test_a_poisonous_task_is_blamed_and_no_other(noting: RayRuntime, tmp_path: Path) -> None:
     """It dies behind tasks that are still being written, and in front of others."""
     innocent = [Job(f"slow{n}", writes=0.5) for n in range(3)] + [Job(f"ok{n}") for n in range(3)]
     jobs = [*innocent[:3], Job("poison", faults={"second": "die"}, times=99), *innocent[3:]]
-    with quick.chains(chain(tmp_path)) as chains:
+    with noting.chains(chain(tmp_path)) as chains:
         outcomes = list(chains.run(jobs))
     assert done(outcomes) == sorted(job.key for job in innocent)
     # Once with others, then alone: the first attempt and two more.
@@ -40,10 +40,11 @@ def test_a_poisonous_task_is_blamed_and_no_other(quick: RayRuntime, tmp_path: Pa
 
 
 def test_a_stage_that_hangs_is_replaced(
-    quick: RayRuntime, tmp_path: Path, notes: list[str]
+    ray_runtime: Runtime, tmp_path: Path, notes: list[str]
 ) -> None:
     jobs = [Job("a"), Job("stuck", faults={"second": "hang"}), Job("b")]
-    with quick.chains(chain(tmp_path)) as chains:
+    impatient = RayRuntime(policy=FailurePolicy(stall=6.0), note=notes.append)
+    with impatient.chains(chain(tmp_path)) as chains:
         outcomes = list(chains.run(jobs))
     assert done(outcomes) == ["a", "b", "stuck"]
     assert len(attempts(tmp_path, "stuck")) == 2
@@ -51,26 +52,26 @@ def test_a_stage_that_hangs_is_replaced(
 
 
 def test_a_sick_replica_is_built_anew_and_its_tasks_go_elsewhere(
-    quick: RayRuntime, tmp_path: Path, notes: list[str]
+    noting: RayRuntime, tmp_path: Path, notes: list[str]
 ) -> None:
     """As after a sticky device error: the process lives, and fails whatever it is given."""
     jobs = [Job("cause", faults={"first": "sicken"}), *(Job(f"job{n}") for n in range(30))]
-    with quick.chains(chain(tmp_path, ("first",), replicas=2)) as chains:
+    with noting.chains(chain(tmp_path, ("first",), replicas=2)) as chains:
         outcomes = list(chains.run(jobs))
     assert done(outcomes) == sorted(job.key for job in jobs)
     assert any("is built anew" in note for note in notes)
     assert all(len(attempts(tmp_path, job.key)) <= 3 for job in jobs)
 
 
-def test_work_begins_with_the_first_replica(quick: RayRuntime, tmp_path: Path) -> None:
+def test_work_begins_with_the_first_replica(noting: RayRuntime, tmp_path: Path) -> None:
     """Two of three fit; the third waits for a node that may come."""
-    with quick.chains(chain(tmp_path, ("first", "second"), replicas=3)) as chains:
+    with noting.chains(chain(tmp_path, ("first", "second"), replicas=3)) as chains:
         assert len(done(list(chains.run(Job(f"job{n}") for n in range(8))))) == 8
         assert 1 <= len(chains.process_ids()) <= 2
 
 
-def test_the_busy_share_of_each_stage_is_known(quick: RayRuntime, tmp_path: Path) -> None:
-    with quick.chains(chain(tmp_path)) as chains:
+def test_the_busy_share_of_each_stage_is_known(noting: RayRuntime, tmp_path: Path) -> None:
+    with noting.chains(chain(tmp_path)) as chains:
         list(chains.run([Job("one")]))
         ((first, second),) = chains.busy_shares()
     assert first is not None
