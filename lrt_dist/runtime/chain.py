@@ -91,8 +91,7 @@ class Chain:
 
     def __init__(self, spec: ChainSpec) -> None:
         self._spec = spec
-        self._bundles = bundles(spec)
-        self._group: PlacementGroup = placement_group(self._bundles, strategy="PACK")
+        self._group: PlacementGroup = placement_group(bundles(spec), strategy="PACK")
         self._actors: list[Any] = []
         self.placed: ray.ObjectRef = self._group.ready()
 

@@ -7,6 +7,7 @@ its turn, and a task whose batches are through is written behind the others' bac
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -382,13 +383,13 @@ class _Queue(Generic[T]):
 
     def is_empty(self) -> bool:
         """Whether nothing waits."""
-        if self._again or self._suspects or self._drawn:
-            return False
-        task = next(self._source, None)
-        if task is None:
-            return True
-        self._drawn.append(task)
-        return False
+        return not (self._again or self._suspects or self._draw())
+
+    def _draw(self) -> bool:
+        """Have a task of the source at hand; False where none is left."""
+        if not self._drawn:
+            self._drawn.extend(itertools.islice(self._source, 1))
+        return bool(self._drawn)
 
     def next_for(self, replica: _Replica, *, others: bool) -> tuple[T, bool] | None:
         """The next task, and whether it must be alone in the replica.
@@ -402,11 +403,7 @@ class _Queue(Generic[T]):
             if avoid is not replica or not others:
                 del self._again[place]
                 return task, False
-        if not self._drawn and self.is_empty():
-            return None
-        if not self._drawn:
-            return None
-        return self._attempts.first(self._drawn.popleft()), False
+        return (self._attempts.first(self._drawn.popleft()), False) if self._draw() else None
 
     def succeeded(self) -> None:
         """A task went through."""

@@ -139,7 +139,7 @@ class Run:
         check_names(self.config)
         _ = self.layers, self.pairs, self.joint, self.concepts
         for side in Side:
-            check_stages(self.folder.model(side))
+            check_stages(self.model(side))
         if isinstance(self.score, GeneratedScore):
             self._check_prompts()
 
