@@ -42,7 +42,7 @@ def check_stages(config: ModelConfig) -> None:
 @lru_cache(maxsize=32)
 def _check(family: Family) -> None:
     cls, hf_config = family.cls, family.hf_config
-    anatomy, whole = anatomy_of(cls, hf_config), whole_miniature(cls, hf_config)
+    anatomy, whole = anatomy_of(cls, hf_config), whole_miniature(family)
     quiet()
     with tempfile.TemporaryDirectory(prefix="lrt-dist-") as folder:
         whole.model.save_pretrained(folder)

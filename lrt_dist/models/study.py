@@ -72,12 +72,14 @@ def anatomy_of(cls: type[transformers.PreTrainedModel], hf_config: Any) -> Anato
     return _anatomy_of(Family(cls, hf_config))
 
 
-def whole_miniature(cls: type[transformers.PreTrainedModel], hf_config: Any) -> Whole:
+@lru_cache(maxsize=1)  # the gate asks for it once more
+def whole_miniature(family: Family) -> Whole:
     """Make a miniature, and run it.
 
     Raises:
         UnsupportedModelError: it cannot be made or run, or its blocks are no chain.
     """
+    cls, hf_config = family.cls, family.hf_config
     name = cls.__name__
     with torch.random.fork_rng(devices=[]), _in_silence():
         torch.manual_seed(0)
@@ -99,7 +101,7 @@ def whole_miniature(cls: type[transformers.PreTrainedModel], hf_config: Any) -> 
 
 @lru_cache(maxsize=32)
 def _anatomy_of(family: Family) -> Anatomy:
-    whole = whole_miniature(family.cls, family.hf_config)
+    whole = whole_miniature(family)
     _check_causal(whole)
     differences = []
     for reads_embeddings in (False, True):
