@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lrt_dist.errors import IncompleteError, LrtError
+from lrt_dist.files import StorageError, place
 
 if TYPE_CHECKING:
     from lrt_dist.config import RunConfig
@@ -39,20 +40,24 @@ app = typer.Typer(
 console = Console()
 
 RunFile = Annotated[Path, typer.Argument(help="the run, a YAML file", show_default=False)]
-Out = Annotated[Path, typer.Option("--out", "-o", help="output directory of the run")]
-OutArgument = Annotated[Path, typer.Argument(help="output directory of a run", show_default=False)]
+Out = Annotated[
+    str, typer.Option("--out", "-o", help="output directory of the run; or s3://…, gs://…, az://…")
+]
+OutArgument = Annotated[
+    str, typer.Argument(help="output directory or URL of a run", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="change a key of the run, e.g. --set fit.folds=10 (repeatable)"),
 ]
-DEFAULT_OUT = Path("runs/run")
+DEFAULT_OUT = "runs/run"
 INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="output directory")] = Path("demo-run"),
+    out: Annotated[str, typer.Option("--out", "-o", help="output directory")] = "demo-run",
     overrides: Overrides = None,
 ) -> None:
     """Two real models, real text, four concepts: no account, no hub, no configuration.
@@ -137,7 +142,7 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
     from lrt_dist.workspace.folder import RunFolder
 
     config = load_run(run_file, overrides or ())
-    planned = api.plan(api.Run(RunFolder(out.resolve(), config), Progress()))
+    planned = api.plan(api.Run(RunFolder(place(out).resolve(), config), Progress()))
     about = "" if planned.exact else "about "
     table = Table(title=f"{config.name}: {about}{planned.rows:,} rows in {planned.units:,} units")
     for column in ("", "model", "layers", "stages × replicas", "memory per stage", "store", "time"):
@@ -175,7 +180,7 @@ def status(out: OutArgument) -> None:
     from lrt_dist.formatting import format_seconds
     from lrt_dist.workspace.folder import RunFolder
 
-    state = read_status(RunFolder.open(out.resolve()))
+    state = read_status(RunFolder.open(place(out).resolve()))
     console.print(f"{escape(state.name)}: row index {_done(state.indexed)}")
     for store in state.stores:
         pace = f", {format_seconds(store.seconds)} a unit" if store.seconds is not None else ""
@@ -208,7 +213,7 @@ def verify(
     from lrt_dist.runtime.progress import Progress
     from lrt_dist.workspace.folder import RunFolder
 
-    folder = RunFolder.open(out.resolve())
+    folder = RunFolder.open(place(out).resolve())
     with Progress(folder.log) as progress:
         findings = reread(folder, progress, repair=repair)
     if not findings:
@@ -235,6 +240,14 @@ def main() -> None:
     except LrtError as error:
         errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)
+    except StorageError as error:
+        first = str(error).splitlines()[0]
+        errors.print(
+            f"[bold red]error:[/] object store: {escape(first)}; see that credentials, endpoint "
+            "and bucket are right; if so, run the same command again to go on",
+            highlight=False,
+        )
+        sys.exit(IncompleteError.exit_code)
     except SystemExit as leaving:
         if leaving.code != INTERRUPTED:
             raise
@@ -242,7 +255,7 @@ def main() -> None:
         sys.exit(IncompleteError.exit_code)
 
 
-def _single_step(run_file: Path, out: Path, overrides: list[str] | None, command: str) -> None:
+def _single_step(run_file: Path, out: str, overrides: list[str] | None, command: str) -> None:
     from lrt_dist import api
     from lrt_dist.config import load_run
 
@@ -254,7 +267,7 @@ def _single_step(run_file: Path, out: Path, overrides: list[str] | None, command
             _raise_if_quarantined(live)
 
 
-def _every_step(out: Path, config: RunConfig) -> None:
+def _every_step(out: str, config: RunConfig) -> None:
     from lrt_dist import api
     from lrt_dist.report.summary import summarise, terminal_table
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
 import boto3
+import fsspec
 from moto.server import ThreadedMotoServer
 
 
 @contextmanager
 def s3_bucket(name: str) -> Iterator[str]:
     """The URL of a new bucket, with its credentials in the environment."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -28,6 +31,7 @@ def s3_bucket(name: str) -> Iterator[str]:
     try:
         with mock.patch.dict(os.environ, variables):
             boto3.client("s3").create_bucket(Bucket=name)
+            fsspec.get_filesystem_class("s3").clear_instance_cache()  # of an earlier server
             yield f"s3://{name}"
     finally:
         server.stop()

@@ -90,6 +90,13 @@ def fork(*arguments: str) -> BaseProcess:
             "transformers.models.gemma3.modeling_gemma3",
         ]
     )
-    process = forks.Process(target=command_line, args=arguments)
+    process = forks.Process(target=_with_environment, args=(dict(os.environ), *arguments))
     process.start()
     return process
+
+
+def _with_environment(environment: dict[str, str], *arguments: str) -> None:
+    """As `command_line`, with its exit code; a fork's own environment is that of its server."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.exit(command_line(*arguments))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from lrt_dist.runtime.log import read_log
 
 EVENT = "busy"
 
@@ -20,17 +21,5 @@ def busy_message(phase: str, replicas: Sequence[Sequence[float | None]]) -> str 
 
 def busy_messages(log: Path) -> list[str]:
     """The latest of each phase; none of a run that has not come so far."""
-    if not log.is_file():
-        return []
-    latest: dict[str, str] = {}
-    with log.open(encoding="utf-8") as lines:
-        for line in lines:
-            if f'"{EVENT}"' not in line:
-                continue
-            try:
-                event = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a run that is writing it
-                continue
-            if event.get("event") == EVENT:
-                latest[event["phase"]] = event["message"]
+    latest = {e["phase"]: e["message"] for e in read_log(log) if e.get("event") == EVENT}
     return list(latest.values())

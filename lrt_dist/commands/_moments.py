@@ -7,7 +7,6 @@ making is a folder with the nodes of its tree of merges: a killed fit goes on fr
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lrt_dist.commands._rows import LAYERS, Records, layer_norms, write_row_fact
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
+from lrt_dist.files import delete_tree, place
 from lrt_dist.linear.moments import Pair
 from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
 from lrt_dist.plan.pairing import partner_units, shuffled
@@ -36,7 +36,7 @@ from lrt_dist.tasks.accumulate import (
     node_path,
     tile_moments,
 )
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK, Block, Leaf
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK, Block, Leaf, load_row_facts
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
 
@@ -71,7 +71,7 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
     """
     folder = run.folder.moments / fingerprint
     index = RowIndex.open(run.folder.rows)
-    tiles = {folder / f"{_name(tile)}.safetensors": tile for tile in run_tiles(run)}
+    tiles = {_tile_path(folder, tile): tile for tile in run_tiles(run)}
     missing = {path: tile for path, tile in tiles.items() if not path.exists()}
     if missing:
         _sweep(run.folder.moments, folder, tiles)
@@ -85,18 +85,15 @@ def kept_moments(run: Run, records: Records) -> tuple[tuple[Path, ...], ...] | N
     """Files of the moments that the maps were fitted to, for each run whose text counts; None where
     they were not kept."""
     folder = run.folder.moments / moments_fingerprint(run.folder, records)
-    files = tuple(sorted(folder.glob("*.safetensors")))
-    if not files:
+    files = tuple(_tile_path(folder, tile) for tile in run_tiles(run))
+    if not all(path.exists() for path in files):
         return None
     return (files, *(moments.files for moments in moments_of_others(run)))
 
 
 def delete_moments(run: Run) -> None:
-    """Delete the moments of a run; a kill in between leaves nothing that looks whole."""
-    deleted = run.folder.moments.with_name(".moments-deleted")
-    shutil.rmtree(deleted, ignore_errors=True)
-    run.folder.moments.rename(deleted)
-    shutil.rmtree(deleted)
+    """Delete the moments of a run."""
+    delete_tree(run.folder.moments)
 
 
 def moments_of_others(run: Run) -> list[RunMoments]:
@@ -111,7 +108,7 @@ def moments_of_others(run: Run) -> list[RunMoments]:
     wanted = wanted_pairs(run)
     seen = RowIndex.open(run.folder.rows).document_digests()
     for out in run.config.fit.moments_of:
-        folder = RunFolder.open(Path(out))
+        folder = RunFolder.open(place(out))
         _check_addable(run, folder)
         index = RowIndex.open(folder.rows)
         added = index.document_digests()
@@ -239,7 +236,7 @@ def _accumulate(
     # Random order, so that a leaf and the blocks within it are like any other part of the corpus.
     units = shuffled(records, index.digest)
     unit_leaves = plan_leaves(units, index.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
-    group_R = np.load(facts / GROUPS, mmap_mode="r")
+    group_R = load_row_facts(facts / GROUPS)
     groups = {unit: np.unique(group_R[index.unit_rows(unit)]).tolist() for unit in units}
     blocks = [block for leaf in unit_leaves for block in leaf]
     partners = dict(zip(blocks, partner_units(blocks, groups), strict=True))
@@ -260,28 +257,34 @@ def _accumulate(
         )
         return AccumulateTask(tile, leaf, run.config.fit.folds, path)
 
-    trees, done = [], finished * len(leaves)
+    count = len(leaves)
+
+    def join(left: Path, right: Path) -> Path:
+        return merge(left, right, leaves=count)
+
+    trees, done = [], finished * count
     for path, tile in tiles.items():
         folder = path.with_suffix("")
         present = {node_of(file) for file in folder.glob("*.safetensors")}
         nodes = standing_nodes(present, len(leaves))
         for stale in present - set(nodes):  # merged by a task that was killed before it tidied up
-            node_path(folder, *stale).unlink()
+            node_path(folder, *stale, count).unlink()
         covered = [leaves[number << level : (number + 1) << level] for level, number in nodes]
         done += sum(len(c) for node, c in zip(nodes, covered, strict=True) if node in present)
         trees.append(
             [
-                Node(level, task(tile, blocks_of_leaves[0], node_path(folder, level, number)))
+                Node(
+                    level,
+                    task(tile, blocks_of_leaves[0], node_path(folder, level, number, count)),
+                )
                 for (level, number), blocks_of_leaves in zip(nodes, covered, strict=True)
             ]
         )
     needs = max((tile_needs(run, tile) for tile in tiles.values()), key=lambda n: n.memory)
     with run.progress.phase("moments", len(leaves) * (finished + len(tiles)), "leaves") as bar:
         bar.resume(done)
-        roots = run.runtime.reduce(accumulate, merge, trees, needs, bar.advance)
-        for path, root in zip(tiles, roots, strict=True):
-            root.rename(path)
-            shutil.rmtree(root.parent)
+        for path in run.runtime.reduce(accumulate, join, trees, needs, bar.advance):
+            delete_tree(path.with_suffix(""))
 
 
 def _check_addable(run: Run, other: RunFolder) -> None:
@@ -306,16 +309,17 @@ def _check_addable(run: Run, other: RunFolder) -> None:
         )
 
 
-def _name(tile: Tile) -> str:
-    """A tile's file name: of what it holds, not of its number in a plan."""
-    return fingerprint_of({"moments": [list(pair) for pair in tile_moments(tile)]})
+def _tile_path(folder: Path, tile: Tile) -> Path:
+    """Where the moments of a tile lie, named by what it holds, not by its number in a plan."""
+    name = fingerprint_of({"moments": [list(pair) for pair in tile_moments(tile)]})
+    return folder / f"{name}.safetensors"
 
 
 def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:
     """Delete moments that this run has no use for: of other settings, or of another grid."""
-    keep.mkdir(parents=True, exist_ok=True)
     wanted = {path.with_suffix("") for path in tiles} | set(tiles)
     wanted |= {keep / name for name in (FOLDS, GROUPS, SHRUNK, LAYERS)}
-    for path in [*root.iterdir(), *keep.iterdir()]:
-        if path != keep and path not in wanted:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in (root, keep):
+        for path in folder.iterdir() if folder.exists() else ():
+            if path != keep and path not in wanted:
+                delete_tree(path) if path.is_dir() else path.unlink()

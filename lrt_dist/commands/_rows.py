@@ -44,7 +44,6 @@ def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -
     """
     if all((folder / name).exists() for name in (FOLDS, GROUPS, SHRUNK, LAYERS)):
         return
-    folder.mkdir(parents=True, exist_ok=True)
     _write_groups(run, index, records, folder)
     layers, shrunk = [], []
     factor = run.config.fit.shrink_norm_above

@@ -16,6 +16,7 @@ from lrt_dist.corpus.readers import Document, corpus_files, read_documents
 from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
+from lrt_dist.files import place
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.sites import Segment, Sided, fold_of
 from lrt_dist.store.tables import OverlapRow, Table, is_current
@@ -163,7 +164,7 @@ def check_overlap(run: Run, rows: RowIndex) -> dict[str, list[str]]:
     """
     if not run.config.concepts:
         return {}
-    others = [RunFolder.open(Path(out)) for out in run.config.fit.moments_of]
+    others = [RunFolder.open(place(out)) for out in run.config.fit.moments_of]
     indexes = [rows, *(RowIndex.open(other.rows) for other in others)]
     overlap: dict[str, list[str]] = {}
     found = list(_overlap(run, indexes))

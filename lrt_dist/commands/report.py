@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lrt_dist.commands._items import item_warnings
@@ -15,6 +14,7 @@ from lrt_dist.errors import IncompleteError
 from lrt_dist.formatting import format_seconds
 from lrt_dist.report.page import write_report
 from lrt_dist.report.results import Results
+from lrt_dist.runtime.log import read_log
 from lrt_dist.store.tables import is_current
 from lrt_dist.workspace.run import Run
 
@@ -72,16 +72,10 @@ def report(run: Run) -> Path:
 
 def _durations(log: Path) -> dict[str, str]:
     """Seconds of every phase of the run, over all attempts."""
-    if not log.is_file():
-        return {}
     totals: dict[str, float] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a killed run may be torn
-        if record["event"] == "phase_end":
-            totals[record["phase"]] = totals.get(record["phase"], 0.0) + record["seconds"]
+    for event in read_log(log):
+        if event["event"] == "phase_end":
+            totals[event["phase"]] = totals.get(event["phase"], 0.0) + event["seconds"]
     return {
         f"Time, all runs: {phase}": format_seconds(seconds) for phase, seconds in totals.items()
     }

@@ -74,10 +74,13 @@ class RowIndex:
         if not path.is_file():
             raise UserError(f"no row index at {path}; run `lrt-dist index` first")
         try:
-            meta = json.loads(pq.read_metadata(path).metadata[_META])
+            with path.open("rb") as stream:
+                file = pq.ParquetFile(stream)
+                meta = json.loads(file.metadata.metadata[_META])
+                columns = file.schema_arrow.names
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
-        if "group" not in pq.read_schema(path).names:
+        if "group" not in columns:
             raise UserError(
                 f"{path} has no column group: it was written by an earlier version, which cannot "
                 "be continued; use another --out"
@@ -86,8 +89,8 @@ class RowIndex:
 
     def unit(self, number: int) -> list[Segment]:
         """The segments of one unit."""
-        with pq.ParquetFile(self.path) as file:
-            table = file.read_row_group(number)
+        with self.path.open("rb") as stream:
+            table = pq.ParquetFile(stream).read_row_group(number)
         return [
             Segment(
                 document=line["document"],
@@ -112,12 +115,12 @@ class RowIndex:
         Near duplicates are one group, named by the first of their ids; any other document is a
         group of its own. Folds are made of whole groups.
         """
-        table = pq.read_table(self.path, columns=["document", "group"])
+        table = self._columns("document", "group")
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def document_digests(self) -> dict[str, str]:
         """`{digest of its text: id}` of all documents that have a site, whatever their names."""
-        table = pq.read_table(self.path, columns=["document", "text"])
+        table = self._columns("document", "text")
         digests: dict[str, Any] = {}
         for document, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
             digests.setdefault(document, hashlib.sha256()).update(text.encode())
@@ -130,9 +133,13 @@ class RowIndex:
 
     def token_counts(self, side: Side) -> list[int]:
         """Tokens of every segment in one of the models."""
-        ids = pq.read_table(self.path, columns=[f"{side}_ids"]).column(0)
+        ids = self._columns(f"{side}_ids").column(0)
         counts: list[int] = pc.list_value_length(ids).to_pylist()
         return counts
+
+    def _columns(self, *names: str) -> pa.Table:
+        with self.path.open("rb") as stream:
+            return pq.read_table(stream, columns=list(names))
 
 
 def write_index(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.files import atomic_write
+from lrt_dist.files import atomic_write, place
 from lrt_dist.maps.card import model_card
 from lrt_dist.maps.tensors import A, Array, as_tensor, like
 from lrt_dist.maps.vectors import SteeringVector
@@ -210,7 +210,7 @@ class AffineMap:
         Raises:
             DiskFullError: there is no space left.
         """
-        path = Path(path)
+        path = place(path)
         if path.suffix != ".safetensors":
             with atomic_write(path / _CARD) as partial:
                 partial.write_text(model_card(self), encoding="utf-8")
@@ -239,7 +239,7 @@ class AffineMap:
             UserError: nothing is there.
             CorruptionError: what is there is not a map.
         """
-        path = Path(path)
+        path = place(path)
         file = path / _WEIGHTS if path.is_dir() else path
         if not file.is_file():
             raise UserError(f"no map at {path}: neither a file nor a folder with {_WEIGHTS} in it")

@@ -12,6 +12,7 @@ import torch
 from torch.linalg import vector_norm
 
 from lrt_dist.errors import CorruptionError, UserError
+from lrt_dist.files import place
 from lrt_dist.maps.tensors import Array, as_tensor
 from lrt_dist.registry import Registry
 from lrt_dist.tensorfiles import load_tensors, save_tensors
@@ -87,7 +88,7 @@ class SteeringVector:
             DiskFullError: there is no space left.
         """
         save_tensors(
-            Path(path),
+            place(path),
             {"values": self.values},
             {
                 "kind": _KIND,
@@ -108,7 +109,7 @@ class SteeringVector:
             UserError: nothing is there.
             CorruptionError: what is there is not a vector.
         """
-        path = Path(path)
+        path = place(path)
         if not path.is_file():
             raise UserError(f"no steering vector at {path}")
         tensors, meta = load_tensors(path, _KIND)

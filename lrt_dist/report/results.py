@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lrt_dist.config import RunConfig, read_run
 from lrt_dist.errors import UserError
+from lrt_dist.files import place
 from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
@@ -64,7 +65,7 @@ class Results:
             UserError: nothing was fitted or evaluated there.
             CorruptionError: a table cannot be read.
         """
-        folder = Path(out)
+        folder = place(out)
         if not any((folder / f"{name}.parquet").is_file() for name in ("fits", "scores")):
             raise UserError(
                 f"{folder} holds neither fits.parquet nor scores.parquet, so there is nothing to "

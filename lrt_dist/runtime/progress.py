@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from rich import progress as rich
 from rich.console import Console
 from rich.text import Text
+
+from lrt_dist.runtime.log import Log
 
 EVERY = 5.0
 """Seconds between two progress lines where there is no terminal."""
@@ -29,15 +31,14 @@ class Progress:
     def __init__(self, log: Path | None = None, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._log_path = log
-        self._log: IO[str] | None = None
+        self._log: Log | None = None
         self._bar: rich.Progress | None = None
         self._tasks: dict[str, rich.TaskID] = {}
         self._last_line = 0.0
 
     def __enter__(self) -> Progress:
         if self._log_path:
-            self._log_path.parent.mkdir(parents=True, exist_ok=True)
-            self._log = self._log_path.open("a", encoding="utf-8")
+            self._log = Log(self._log_path)
         if self.console.is_terminal:
             self._bar = rich.Progress(
                 rich.TextColumn("{task.description:<26}"),
@@ -100,9 +101,7 @@ class Progress:
 
     def _write(self, event: str, **facts: Any) -> None:
         if self._log:
-            record = {"time": round(time.time(), 3), "event": event, **facts}
-            self._log.write(json.dumps(record) + "\n")
-            self._log.flush()
+            self._log.write(event, **facts)
 
     def _line(self, event: str, **facts: Any) -> None:
         print(json.dumps({"event": event, **facts}), file=sys.stderr, flush=True)

@@ -89,7 +89,7 @@ def addresses_of(rows: Sequence[bytes], columns: Sequence[bytes]) -> Addresses:
 
 def _read(path: Path) -> tuple[Addresses, NDArray[np.float64]]:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptionError(
             f"{path} cannot be read as Parquet ({error}): delete it and run `lrt-dist evaluate` "

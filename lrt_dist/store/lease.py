@@ -1,6 +1,6 @@
-"""One driver at a time on a store, wherever the drivers run.
+"""One driver at a time on a store, or on an OUT in an object store, wherever the drivers run.
 
-Whoever extracts into a store holds a *lease*: a small object beside the ledger that names the
+Whoever works there holds a *lease*: a small object in the ledger, or in OUT, that names the
 holder, and that the holder writes anew every few seconds. A lease that no longer changes belongs
 to a driver that is gone, and is taken over; clocks of different machines are never compared.
 """
@@ -24,7 +24,8 @@ from obstore.store import ObjectStore
 from lrt_dist.errors import IncompleteError, UserError, as_disk_full_error
 from lrt_dist.store.objects import open_objects
 
-_NAME = "driver.json"
+LEASE = "driver.json"
+"""Name of the object."""
 BEAT = 10.0
 """Seconds between two writes of a lease."""
 PATIENCE = 3
@@ -85,7 +86,7 @@ class Lease:
         self._thread.join()
         known = _read(self._objects)
         if known is not None and known.token == self._holder.token:
-            obstore.delete(self._objects, _NAME)
+            obstore.delete(self._objects, LEASE)
 
     def _beat(self) -> None:
         number = 0
@@ -103,13 +104,13 @@ class Lease:
 
 @contextmanager
 def sole_driver(url: str, note: Callable[[str], None]) -> Iterator[Lease]:
-    """Keep other drivers off the store whose ledger is at `url`.
+    """Keep other drivers off what lies at `url`.
 
     Args:
         note: told why it takes a while, if it does.
 
     Raises:
-        UserError: another driver works on it.
+        UserError: another driver works there.
     """
     objects = open_objects(url)
     holder = Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid())
@@ -152,19 +153,19 @@ def _wait_until_dead(url: str, objects: ObjectStore, note: Callable[[str], None]
             if now is None:
                 return
             if now != first:
-                raise UserError(f"{now} is extracting into {url}; wait for it, or end it")
+                raise UserError(f"{now} is working on {url}; wait for it, or end it")
     try:
-        obstore.delete(objects, _NAME)
+        obstore.delete(objects, LEASE)
     except (NotFoundError, FileNotFoundError):
         return
 
 
 def _read(objects: ObjectStore) -> Holder | None:
     try:
-        return Holder(**json.loads(bytes(obstore.get(objects, _NAME).bytes())))
+        return Holder(**json.loads(bytes(obstore.get(objects, LEASE).bytes())))
     except (NotFoundError, FileNotFoundError):
         return None
 
 
 def _write(objects: ObjectStore, holder: Holder, mode: str) -> None:
-    obstore.put(objects, _NAME, json.dumps(asdict(holder)).encode(), mode=mode)  # type: ignore[arg-type]
+    obstore.put(objects, LEASE, json.dumps(asdict(holder)).encode(), mode=mode)  # type: ignore[arg-type]

@@ -432,7 +432,7 @@ class Table(Generic[Row]):
             FileNotFoundError: there is none.
         """
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(pa.BufferReader(path.read_bytes()))
         except (FileNotFoundError, PermissionError):
             raise
         except (pa.ArrowInvalid, OSError) as error:
@@ -486,7 +486,8 @@ def is_current(path: Path, fingerprint: str) -> bool:
     if not path.is_file():
         return False
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        with path.open("rb") as stream:
+            metadata = pq.read_schema(stream).metadata or {}
     except (pa.ArrowInvalid, OSError):
         return False
     return bool(metadata.get(_FINGERPRINT, b"").decode() == fingerprint)

@@ -86,21 +86,29 @@ def accumulate(task: AccumulateTask) -> Path:
     return task.path
 
 
-def node_path(folder: Path, level: int, number: int) -> Path:
-    """Where the moments of a node of a tile's tree lie; leaves have level 0."""
+def node_path(folder: Path, level: int, number: int, leaves: int) -> Path:
+    """Where the moments of a node of a tile's tree lie: in the tile's folder, and those of the
+    root, which are the tile's, beside it.
+
+    Args:
+        level: 0 for a leaf.
+        leaves: of the tree.
+    """
+    if 1 << level >= leaves:
+        return folder.with_suffix(".safetensors")
     return folder / f"{level}-{number}.safetensors"
 
 
 def node_of(path: Path) -> tuple[int, int]:
-    """Level and number of the node at a `node_path`."""
+    """Level and number of the node at a `node_path` that is no root."""
     level, number = path.stem.split("-")
     return int(level), int(number)
 
 
-def merge(left: Path, right: Path) -> Path:
-    """Merge two neighbours into the node above the left one, and delete them."""
+def merge(left: Path, right: Path, *, leaves: int) -> Path:
+    """Merge two neighbours of a tree into the node above the left one, and delete them."""
     level, number = node_of(left)
-    merged = node_path(left.parent, level + 1, number // 2)
+    merged = node_path(left.parent, level + 1, number // 2, leaves)
     if not merged.exists():  # else a merge that was killed before it had deleted them
         merge_files(left, right, merged)
     for path in (left, right):

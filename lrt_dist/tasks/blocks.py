@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lrt_dist.files import is_local
 from lrt_dist.linear.fit import mismatched
 from lrt_dist.plan.pairing import rows_of_other_groups
 from lrt_dist.sites import Side, Sided, seed_of
@@ -131,8 +134,8 @@ class _Reader:
 
     def __init__(self, leaf: Leaf, layers: Sided[tuple[int, ...]], draws: int) -> None:
         self._leaf, self._layers, self._draws = leaf, layers, draws
-        self._folds = np.load(leaf.facts / FOLDS, mmap_mode="r")
-        self._groups = np.load(leaf.facts / GROUPS, mmap_mode="r")
+        self._folds = load_row_facts(leaf.facts / FOLDS)
+        self._groups = load_row_facts(leaf.facts / GROUPS)
         self._shrunk = _shrunk_rows(leaf.facts / SHRUNK)
         self._stores = Sided.of(lambda side: ActivationStore.open(leaf.stores[side]))
 
@@ -207,6 +210,13 @@ class _Reader:
             states[places] = shrunk.to(states.dtype)
             start += span.stop - span.start
         return states
+
+
+def load_row_facts(path: Path) -> NDArray[Any]:
+    """`FOLDS` or `GROUPS`: mapped into memory from a file system, fetched from an object store."""
+    if is_local(path):
+        return cast("NDArray[Any]", np.load(path, mmap_mode="r"))
+    return cast("NDArray[Any]", np.load(io.BytesIO(path.read_bytes())))
 
 
 Shrunk = tuple[Rows, NDArray[np.float64]]

@@ -6,7 +6,7 @@ import fcntl
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,13 +14,16 @@ import yaml
 
 from lrt_dist.config import ModelConfig, RunConfig, differing_keys, read_run
 from lrt_dist.errors import UserError
-from lrt_dist.files import atomic_write
+from lrt_dist.files import atomic_write, is_local
 from lrt_dist.sites import Direction, LayerPair, Layers, Side, layers_text
+from lrt_dist.store.lease import LEASE, sole_driver
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import child
 
 CHEAP = ("extract.batch_tokens",)
 """Keys of these that may change: a unit's record says in which batches it was computed."""
+_LOCK = ".lock"
+_HOLDERS = (_LOCK, LEASE)
 COSTLY = ("source", "target", "corpus", "sites", "extract")
 """Sections that decide the activations. The others only decide what is cheap to do again."""
 
@@ -175,17 +178,27 @@ class RunFolder:
 
 
 @contextmanager
-def exclusive(out: Path) -> Iterator[None]:
-    """Keep other drivers out of a run's directory; the lock ends with the process.
+def exclusive(out: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Keep other drivers out of a run's directory: by a lock that ends with the process, or in an
+    object store by a lease.
+
+    Args:
+        note: told why it takes a while, if it does.
 
     Raises:
         UserError: another process works in it, or it is not a run's directory.
     """
     usable = (out / "run.yaml").is_file() or not out.exists()
-    if not usable and (not out.is_dir() or any(p.name != ".lock" for p in out.iterdir())):
+    if not usable and (not out.is_dir() or any(p.name not in _HOLDERS for p in out.iterdir())):
         raise UserError(f"{out} exists and is no run's directory; use another --out")
+    with _locked(out) if is_local(out) else sole_driver(str(out), note):
+        yield
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a+") as lock:
+    with (out / _LOCK).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -9,11 +9,13 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from lrt_dist.config import ModelConfig, RunConfig
 from lrt_dist.corpus.confounds import check_letters
 from lrt_dist.corpus.splits import ConceptData, load_concept
 from lrt_dist.errors import UserError
+from lrt_dist.files import place
 from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import check_vector_method
 from lrt_dist.models.gate import check_stages
@@ -173,9 +175,10 @@ def open_run(out: str | Path, config: RunConfig) -> Iterator[Run]:
         UserError: the run names something that does not exist; or the directory belongs to
             another run, or another process works in it.
     """
-    out = Path(out).resolve()
+    out = place(out).resolve()
     check_names(config)
-    with exclusive(out):
+    told = Console(stderr=True)
+    with exclusive(out, told.print):
         folder = RunFolder.claim(out, config)
         with Progress(folder.log) as progress:
             yield Run(folder, progress)

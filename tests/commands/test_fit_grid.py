@@ -284,9 +284,9 @@ def test_a_merge_that_was_killed_before_it_tidied_up_counts_nothing_twice(
     """Same shapes, machine and threads: equal bits."""
     whole = made(fitted(extracted, tmp_path / "whole"))
 
-    def merge_and_die(left: Path, right: Path) -> Path:
+    def merge_and_die(left: Path, right: Path, *, leaves: int) -> Path:
         copies = {path: path.read_bytes() for path in (left, right)}
-        merge(left, right)
+        merge(left, right, leaves=leaves)
         for path, content in copies.items():
             path.write_bytes(content)
         raise _Killed

@@ -66,7 +66,7 @@ def holder_of(url: str) -> dict[str, object] | None:
 def test_a_second_driver_is_refused(url: str, holder: multiprocessing.process.BaseProcess) -> None:
     notes: list[str] = []
     with (
-        pytest.raises(UserError, match=rf"process {holder.pid} on \S+ is extracting into"),
+        pytest.raises(UserError, match=rf"process {holder.pid} on \S+ is working on"),
         sole_driver(url, notes.append),
     ):
         raise AssertionError("both hold it")

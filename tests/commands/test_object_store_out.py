@@ -1,0 +1,167 @@
+"""A run whose OUT lies in an object store: killed and resumed there, it ends as on a disk.
+
+The store is spoken to over HTTP, and every driver that is killed is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from local_s3 import s3_bucket
+from tiny_run import fork, write_tiny_run
+
+from lrt_dist import api
+from lrt_dist.config import load_run
+from lrt_dist.maps.affine import AffineMap
+
+CommandLine = Callable[..., tuple[int, str]]
+BUCKET = "runs"
+WAITS_FOR = (
+    "rows.parquet",
+    "source-tiny-llama.ledger/unit-00000001.json",
+    "fits.parquet",
+    "cells/",
+)
+"""Objects after whose appearance a driver is killed, one after the other."""
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    with s3_bucket(BUCKET) as url:
+        yield url
+
+
+def objects() -> dict[str, bytes]:
+    """All objects of the bucket."""
+    client = boto3.client("s3")
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+    return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+
+def keys() -> list[str]:
+    listed = boto3.client("s3").list_objects_v2(Bucket=BUCKET)
+    return [entry["Key"] for entry in listed.get("Contents", ())]
+
+
+def comparable(name: str, content: bytes) -> object:
+    """What two runs must agree on: all but times, addresses and the page that shows them."""
+    if name.endswith(("log.jsonl", "report.html", "driver.json")):
+        return "differs"
+    if "/unit-" in name:
+        record = json.loads(content)
+        return {key: value for key, value in record.items() if key != "seconds"}
+    if name in ("fits.parquet", "vectors.parquet"):
+        rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+        # A sum may be rounded otherwise where its numbers lie otherwise in memory.
+        return [
+            [f"{v:.12g}" if isinstance(v, float) else v for k, v in row.items() if k != "seconds"]
+            for row in rows
+        ]
+    return content
+
+
+def test_killed_and_resumed_in_an_object_store_a_run_ends_as_on_a_disk(
+    bucket: str, tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
+) -> None:
+    """Same shapes, machine and threads: equal bytes of all but the two tables of `comparable`."""
+    run_file = write_tiny_run(
+        tmp_path,
+        tiny_source,
+        tiny_target,
+        # Few requests: the server is slow.
+        extract={"rows_per_unit": 256, "batch_tokens": 256},
+        source={"model": str(tiny_source), "layers": [1]},
+        target={"model": str(tiny_target), "layers": [0, 1]},
+    )
+    command = ("run", str(run_file), "--out", f"{bucket}/tiny")
+    for wanted in WAITS_FOR:
+        driver = fork(*command)
+        while not any(wanted in key for key in keys()):
+            assert driver.is_alive(), wanted
+            time.sleep(0.02)
+        driver.kill()
+        driver.join()
+        assert driver.exitcode == -signal.SIGKILL
+        assert lrt_dist("status", f"{bucket}/tiny")[0] in (0, 3)
+    code, text = lrt_dist(*command)
+    assert code == 0, text
+    assert f"report: {bucket}/tiny/report.html" in text
+
+    out = tmp_path / "out"
+    api.run(load_run(run_file), out)
+    disk = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    disk.pop(".lock")
+    there = {key.removeprefix("tiny/"): content for key, content in objects().items()}
+    assert there.keys() == disk.keys()
+    unequal = [n for n in disk if comparable(n, disk[n]) != comparable(n, there[n])]
+    assert not unequal
+
+    assert lrt_dist("verify", f"{bucket}/tiny")[0] == 0
+    assert lrt_dist("status", f"{bucket}/tiny")[0] == 0
+    results = api.Results.read(f"{bucket}/tiny")
+    assert len(results.fits) == 2
+    assert len(results.verdicts) == 1
+    AffineMap.load(f"{bucket}/tiny/maps/1-0.safetensors")
+
+
+def test_two_drivers_of_one_out_in_an_object_store(
+    bucket: str, tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
+) -> None:
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_target)
+    config = load_run(run_file)
+    with api.open_run(f"{bucket}/two", config) as run:
+        api.index(run)
+        objects_before = objects()
+        second = fork("index", str(run_file), "--out", f"{bucket}/two")
+        second.join(60)
+        assert second.exitcode == 2
+        assert objects().keys() - {"two/log.jsonl"} == objects_before.keys()
+    assert not any(key.startswith("two/driver") for key in keys())
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "s4://bucket/x"])
+def test_a_url_of_no_object_store_is_refused(
+    url: str, tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
+) -> None:
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_target)
+    code, text = lrt_dist("run", str(run_file), "--out", url)
+    assert code == 2, text
+    assert "s3://, gs://, az://" in text
+
+
+def test_a_folder_of_something_else_in_an_object_store_is_refused(
+    bucket: str, tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
+) -> None:
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_target)
+    boto3.client("s3").put_object(Bucket=BUCKET, Key="other/thing.txt", Body=b"x")
+    code, text = lrt_dist("run", str(run_file), "--out", f"{bucket}/other")
+    assert code == 2, text
+    assert "is no run's directory" in text
+
+
+def test_an_object_store_that_cannot_be_reached_is_named(
+    bucket: str,
+    tmp_path: Path,
+    tiny_source: Path,
+    tiny_target: Path,
+    lrt_dist: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_target)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    code, text = lrt_dist("run", str(run_file), "--out", f"{bucket}/x")
+    assert code == 3, text
+    assert "object store: Generic S3 error" in text
+    assert "127.0.0.1:9/runs/x" in text
+    assert "run the same command again" in text
