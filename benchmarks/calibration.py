@@ -25,7 +25,6 @@ from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.gradients import GradientFiles, item_gradients
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
 from lrt_dist.commands.evaluation.vectors import contrast_states
-from lrt_dist.config import read_run
 from lrt_dist.errors import UserError
 from lrt_dist.intervals import mean_interval, ratio_interval
 from lrt_dist.maps.affine import AffineMap
@@ -33,6 +32,7 @@ from lrt_dist.maps.controls import generator, permuted_vectors, random_direction
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import DRAWN, Arm
+from lrt_dist.runfile import read_run
 from lrt_dist.significance import empirical_p, holm
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.states import ContrastStates

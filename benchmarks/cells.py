@@ -25,10 +25,10 @@ from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows
 from lrt_dist.commands.evaluation.steered import Request, SteeredTarget
-from lrt_dist.config import read_run
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import Arm, conditions_of
+from lrt_dist.runfile import read_run
 from lrt_dist.sites import Side
 from lrt_dist.tasks.screen import ScreenedConcept
 from lrt_dist.workspace.run import open_run

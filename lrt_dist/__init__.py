@@ -20,13 +20,13 @@ from lrt_dist.version import __version__
 
 if TYPE_CHECKING:
     from lrt_dist.api import run
-    from lrt_dist.config import load_run
     from lrt_dist.linear.fit import FitMetrics
     from lrt_dist.maps.affine import AffineMap
     from lrt_dist.maps.arrays import Fit, fit
     from lrt_dist.maps.vectors import SteeringVector
     from lrt_dist.models.injection import steer
     from lrt_dist.report.results import Results
+    from lrt_dist.runfile import load_run
 
 __all__ = [
     "AffineMap",

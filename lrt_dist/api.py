@@ -31,8 +31,9 @@ from lrt_dist.commands.plan import plan
 from lrt_dist.commands.report import report
 from lrt_dist.commands.status import status
 from lrt_dist.commands.verify import verify
-from lrt_dist.config import RunConfig, load_run
+from lrt_dist.config import RunConfig
 from lrt_dist.report.results import Results
+from lrt_dist.runfile import load_run
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run, open_run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lrt_dist.errors import IncompleteError, LrtError
+from lrt_dist.errors import IncompleteError, LrtError, UserError
 from lrt_dist.files import StorageError, place
 
 if TYPE_CHECKING:
@@ -97,9 +98,68 @@ def init(
 @app.command()
 def run(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
     """Everything: index, extract, fit, evaluate, report."""
-    from lrt_dist.config import load_run
+    from lrt_dist.runfile import load_run
 
     _every_step(out, load_run(run_file, overrides or ()))
+
+
+@app.command()
+def submit(
+    run_file: RunFile,
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            help="output directory on a file system of all nodes; or s3://…, gs://…, az://…",
+            show_default=False,
+        ),
+    ],
+    address: Annotated[
+        str, typer.Option(help="the cluster's job server", envvar="RAY_API_SERVER_ADDRESS")
+    ] = "http://127.0.0.1:8265",
+    overrides: Overrides = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="hand a variable of this shell to the job, e.g. --env HF_TOKEN (repeatable)"
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option(help="follow the job's log, and leave with its exit code")
+    ] = True,
+) -> None:
+    """Send `run` to a Ray cluster as a job (pip install 'lrt-dist[cluster]').
+
+    Files that the run names by relative paths go along, up to 100 MiB; absolute paths are those of
+    the cluster. Send the same again to go on where a job stopped.
+    """
+    try:
+        from lrt_dist.commands.submit import submit as send
+    except ImportError as error:
+        raise UserError(
+            f"jobs need Ray's `default` extra ({error.name} is missing): pip install "
+            "'lrt-dist[cluster]'"
+        ) from error
+    absent = [name for name in env or () if name not in os.environ]
+    if absent:
+        raise UserError(f"--env {absent[0]}: this shell has no such variable")
+    values = {name: os.environ[name] for name in env or ()}
+    job = send(run_file, address, out, overrides or (), values)
+    console.print(f"sent as {job.id}", soft_wrap=True)
+    for what, command in (
+        ("how far it is", f"lrt-dist status {out}"),
+        ("its log", job.follows),
+        ("to end it", job.ends),
+    ):
+        console.print(f"  {what}: {command}", soft_wrap=True, highlight=False)
+    if wait:
+        try:
+            code = job.follow(partial(print, end="", flush=True))
+        except KeyboardInterrupt:
+            console.print("\nno longer followed; the job goes on")
+            code = IncompleteError.exit_code
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -136,8 +196,8 @@ def report(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = Non
 def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
     """What a run would take: units, bytes, memory per stage, hours. Starts nothing."""
     from lrt_dist import api
-    from lrt_dist.config import load_run
     from lrt_dist.formatting import format_bytes, format_layers, format_seconds
+    from lrt_dist.runfile import load_run
     from lrt_dist.runtime.progress import Progress
     from lrt_dist.workspace.folder import RunFolder
 
@@ -257,7 +317,7 @@ def main() -> None:
 
 def _single_step(run_file: Path, out: str, overrides: list[str] | None, command: str) -> None:
     from lrt_dist import api
-    from lrt_dist.config import load_run
+    from lrt_dist.runfile import load_run
 
     with api.open_run(out, load_run(run_file, overrides or ())) as live:
         getattr(api, command)(live)

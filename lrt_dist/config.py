@@ -7,27 +7,20 @@ are does: without GPUs everything is computed in float32).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
-
-from lrt_dist.errors import UserError
 
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -444,73 +437,6 @@ class RunConfig(_Strict):
         return self.model_dump(mode="json")
 
 
-def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a RUN.yaml, apply `key.path=value` overrides, resolve its paths, check everything.
-
-    Relative paths are taken from the folder of the file; what exists there becomes absolute.
-
-    Raises:
-        UserError: the file is missing, is not YAML, or says something that no run can mean.
-    """
-    path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    if raw is None:
-        raise UserError(
-            f"{path} is empty; `lrt-dist init DIR --source … --target … --text …` writes one to "
-            "start from"
-        )
-    if not isinstance(raw, dict):
-        raise UserError(
-            f"{path} holds a {_yaml_kind(raw)} where keys were expected, as in `name: my run`"
-        )
-    return resolve_run(raw, base=path.parent, overrides=overrides, origin=str(path))
-
-
-def _yaml_kind(value: Any) -> str:
-    return "list" if isinstance(value, list) else f"single value ({value!r})"
-
-
-def read_run(out: Path) -> RunConfig:
-    """The run of an output directory, as its `run.yaml` has it.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    path = out / "run.yaml"
-    if not path.is_file():
-        raise UserError(f"{out} holds no run (no run.yaml); start one with `lrt-dist run`")
-    try:
-        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise UserError(
-            f"{path} was written by another version, or edited; use another --out:\n  "
-            + "\n  ".join(lines)
-        ) from error
-
-
-def resolve_run(
-    raw: Mapping[str, Any], *, base: Path, overrides: Sequence[str] = (), origin: str = "the run"
-) -> RunConfig:
-    """Check a plain mapping and resolve its paths against `base`; see `load_run`."""
-    values = json.loads(json.dumps(raw, default=str))
-    for override in overrides:
-        _apply(values, override)
-    _absolute_paths(values, base.resolve())
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise UserError(f"{origin} is not a valid run:\n  " + "\n  ".join(lines)) from error
-
-
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
     """Sixteen hex digits that change whenever anything in `identity` (JSON types) changes."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
@@ -536,77 +462,3 @@ def differing_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
             lines += differing_keys(old.get(key, _ABSENT), new.get(key, _ABSENT), path)
         return lines
     return [] if old == new else [f"{prefix}: {old!r} -> {new!r}"]
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"--set {override!r} has no '='; write --set key.path=value")
-    *parents, leaf = key.strip().split(".")
-    section: Any = values
-    for parent in parents:
-        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
-    if not isinstance(section, dict):
-        raise UserError(f"--set {key}: {'.'.join(parents)} is not a section")
-    try:
-        section[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: {text!r} is not a YAML value: {error}") from error
-
-
-def _absolute_paths(values: dict[str, Any], base: Path) -> None:
-    """Anchor local paths; hub names and URLs stay as they are."""
-
-    def anchor(text: Any, must_be_path: bool) -> Any:
-        if not isinstance(text, str) or "://" in text:
-            return text
-        candidate = base / os.path.expanduser(text)
-        return str(candidate) if must_be_path or candidate.exists() else text
-
-    for side in ("source", "target"):
-        if isinstance(values.get(side), dict) and "model" in values[side]:
-            model = values[side]["model"]
-            local = isinstance(model, str) and (model.endswith(".gguf") or model[:1] in "./~")
-            values[side]["model"] = anchor(model, local)
-    corpus = values.get("corpus")
-    if isinstance(corpus, dict) and isinstance(corpus.get("paths"), list):
-        corpus["paths"] = [anchor(p, True) for p in corpus["paths"]]
-    concepts = values.get("concepts")
-    for concept in concepts if isinstance(concepts, list) else ():
-        if isinstance(concept, dict):
-            for key in ("data", "items"):
-                if key in concept:
-                    concept[key] = anchor(concept[key], True)
-    fit = values.get("fit")
-    if isinstance(fit, dict) and isinstance(fit.get("moments_of"), list):
-        fit["moments_of"] = [anchor(out, True) for out in fit["moments_of"]]
-    extract = values.get("extract")
-    if isinstance(extract, dict) and extract.get("store_url"):
-        extract["store_url"] = anchor(extract["store_url"], True)
-
-
-def _explain(problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"]) or "run"
-    if problem["type"] == "extra_forbidden":
-        *parents, key = problem["loc"]
-        known = _known_keys(parents)
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{path}: unknown key {key!r}; {hint}(known: {', '.join(known)})"
-    if problem["type"] == "missing":
-        return f"{path}: missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    value = problem.get("input")
-    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
-    return f"{path}: {message}{shown}"
-
-
-def _known_keys(parents: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] = RunConfig
-    for part in parents:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = (annotation, *get_args(annotation))
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return sorted(model.model_fields)

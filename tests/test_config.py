@@ -20,10 +20,9 @@ from lrt_dist.config import (
     RunConfig,
     differing_keys,
     fingerprint_of,
-    load_run,
-    resolve_run,
 )
 from lrt_dist.errors import UserError
+from lrt_dist.runfile import load_run, resolve_run
 
 CONCEPT = {"name": "mood", "data": "mood.jsonl"}
 

@@ -12,11 +12,12 @@ import pytest
 import transformers
 import yaml
 
-from lrt_dist.config import ModelConfig, load_run
+from lrt_dist.config import ModelConfig
 from lrt_dist.models.sources import describe
 from lrt_dist.plan.cost import solve_bytes
 from lrt_dist.plan.memory import USABLE, ModelSize, fewest_stages
 from lrt_dist.plan.tiles import plan_tiles
+from lrt_dist.runfile import load_run
 from lrt_dist.sites import LayerPair, Sided
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from lrt_dist.commands._items import check_items, item_warnings
 from lrt_dist.config import fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
-from lrt_dist.corpus.readers import Document, corpus_files, read_documents
+from lrt_dist.corpus.readers import Document, named_files, read_documents
 from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
@@ -40,10 +40,10 @@ def index(run: Run) -> RowIndex:
     for warning in item_warnings(run):
         run.progress.note("items", warning)
     config, path = run.config, run.folder.rows
-    sources = [_file_signature(path) for path in corpus_files(config.corpus)]
+    sources = [_file_signature(p, name) for p, name in named_files(config.corpus)]
     fingerprint = fingerprint_of(
         {
-            "corpus": config.corpus.model_dump(mode="json"),
+            "corpus": config.corpus.model_dump(mode="json", exclude={"paths"}),
             "sites": config.sites.model_dump(mode="json"),
             "rows_per_unit": config.extract.rows_per_unit,
             "models": [facts.digest for facts in run.facts],
@@ -145,14 +145,15 @@ def _near_note(rows: RowIndex) -> str:
     return f"; {sum(near):,} of them are near duplicates, in {len(near):,} groups that share a fold"
 
 
-def _file_signature(path: Path) -> tuple[str, int, str]:
-    """A file's name, size, and the hash of its beginning and end."""
+def _file_signature(path: Path, name: str) -> tuple[str, int, str]:
+    """A file's name in its corpus, its size, and the hash of its beginning and end: a corpus may
+    be moved."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         digest = hashlib.sha256(stream.read(SIGNATURE_BYTES))
         stream.seek(max(0, size - SIGNATURE_BYTES))
         digest.update(stream.read(SIGNATURE_BYTES))
-    return str(path), size, digest.hexdigest()[:16]
+    return name, size, digest.hexdigest()[:16]
 
 
 def check_overlap(run: Run, rows: RowIndex) -> dict[str, list[str]]:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from lrt_dist.config import CorpusConfig, ModelConfig, load_run
+from lrt_dist.config import CorpusConfig, ModelConfig
 from lrt_dist.corpus.readers import TEXT_SUFFIXES, corpus_files
 from lrt_dist.errors import UserError
 from lrt_dist.models.sources import load_config
+from lrt_dist.runfile import load_run
 
 RUN_FILE = "RUN.yaml"
 CONCEPT = "sentiment"

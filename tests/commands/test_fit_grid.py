@@ -26,12 +26,12 @@ from tiny_run import write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _moments
-from lrt_dist.config import load_run
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.linear.moments import merge_all
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.plan import tiles
+from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.pool import RayRuntime
 from lrt_dist.sites import Direction, Side

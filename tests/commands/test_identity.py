@@ -15,10 +15,10 @@ from tiny_models import save_model
 
 from lrt_dist import api
 from lrt_dist.commands.extract import extract_side
-from lrt_dist.config import load_run
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.models.identity import file_digest, tokenizer_digest, weights_digest
+from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import Done
 from lrt_dist.sites import Side
 from lrt_dist.store.ledger import Ledger
@@ -156,7 +156,7 @@ HUB = """
 import sys
 from pathlib import Path
 from lrt_dist import api
-from lrt_dist.config import load_run
+from lrt_dist.runfile import load_run
 from lrt_dist.models.loading import load_blocks
 from lrt_dist.sites import Side
 

@@ -11,7 +11,7 @@ import pytest
 from tiny_models import documentation
 
 from lrt_dist import api
-from lrt_dist.config import load_run
+from lrt_dist.runfile import load_run
 
 CommandLine = Callable[..., tuple[int, str]]
 

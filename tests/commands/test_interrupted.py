@@ -22,8 +22,8 @@ import pytest
 from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.config import load_run
 from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.runfile import load_run
 
 CommandLine = Callable[..., tuple[int, str]]
 CONCEPTS_LATER = ("--set", "concepts=[]")

@@ -15,8 +15,8 @@ from tiny_run import write_tiny_run
 import lrt_dist
 from lrt_dist import api
 from lrt_dist.commands import index as index_command
-from lrt_dist.config import load_run
 from lrt_dist.errors import UserError
+from lrt_dist.runfile import load_run
 from lrt_dist.store.tables import OverlapRow, Table
 
 WriteRun = Callable[..., Path]

@@ -20,8 +20,8 @@ from local_s3 import s3_bucket
 from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.config import load_run
 from lrt_dist.maps.affine import AffineMap
+from lrt_dist.runfile import load_run
 
 CommandLine = Callable[..., tuple[int, str]]
 BUCKET = "runs"

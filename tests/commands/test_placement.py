@@ -13,8 +13,8 @@ import pytest
 
 from lrt_dist import api
 from lrt_dist.commands.plan import plan
-from lrt_dist.config import load_run
 from lrt_dist.errors import UserError
+from lrt_dist.runfile import load_run
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.workspace import placement

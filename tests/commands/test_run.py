@@ -22,7 +22,6 @@ import lrt_dist
 from lrt_dist import api
 from lrt_dist.commands._moments import fitted_units, median_norms
 from lrt_dist.commands.extract import extract_side
-from lrt_dist.config import load_run
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError, UserError
 from lrt_dist.maps.affine import AffineMap
@@ -31,6 +30,7 @@ from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output
 from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.summary import summarise
+from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import Runtime
 from lrt_dist.sites import Direction, LayerPair, Side, Sided
 from lrt_dist.store.activations import ActivationStore

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lrt_dist import api
-from lrt_dist.config import load_run
 from lrt_dist.errors import CorruptionError
+from lrt_dist.runfile import load_run
 from lrt_dist.sites import Side
 from lrt_dist.store.ledger import Ledger, UnitRecord
 

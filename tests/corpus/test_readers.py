@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lrt_dist.config import CorpusConfig, resolve_run
+from lrt_dist.config import CorpusConfig
 from lrt_dist.corpus.readers import Document, corpus_files, read_documents
 from lrt_dist.errors import UserError
+from lrt_dist.runfile import resolve_run
 
 TEXTS = ["one\nline", "zwei 😀", "漢字\n", "four"]
 

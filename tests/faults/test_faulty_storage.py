@@ -12,7 +12,7 @@ from local_s3 import s3_bucket
 
 from lrt_dist import api
 from lrt_dist.commands.verify import verify
-from lrt_dist.config import load_run
+from lrt_dist.runfile import load_run
 from lrt_dist.sites import Side
 from lrt_dist.store.ledger import Ledger
 

@@ -19,7 +19,7 @@ import ray.cluster_utils
 from tiny_run import write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.config import load_run
+from lrt_dist.runfile import load_run
 
 pytestmark = pytest.mark.slow
 

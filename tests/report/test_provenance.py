@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from lrt_dist import api
-from lrt_dist.config import load_run
+from lrt_dist.runfile import load_run
 
 
 def test_the_page_says_what_the_results_were_made_from(

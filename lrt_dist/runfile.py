@@ -1,0 +1,197 @@
+"""RUN.yaml, read: a file that a person wrote, or the one that an output directory keeps."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from lrt_dist.config import RunConfig
+from lrt_dist.errors import UserError
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a RUN.yaml, apply `key.path=value` overrides, resolve its paths, check everything.
+
+    Relative paths are taken from the folder of the file; what exists there becomes absolute.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or says something that no run can mean.
+    """
+    values = read_values(path, overrides)
+    return resolve_run(values, base=Path(path).parent, origin=str(path))
+
+
+def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a RUN.yaml says, with overrides applied, unchecked.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds no keys; or an override has no place.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    if raw is None:
+        raise UserError(
+            f"{path} is empty; `lrt-dist init DIR --source … --target … --text …` writes one to "
+            "start from"
+        )
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{path} holds a {_yaml_kind(raw)} where keys were expected, as in `name: my run`"
+        )
+    for override in overrides:
+        _apply(raw, override)
+    return raw
+
+
+def _yaml_kind(value: Any) -> str:
+    return "list" if isinstance(value, list) else f"single value ({value!r})"
+
+
+def read_run(out: Path) -> RunConfig:
+    """The run of an output directory, as its `run.yaml` has it.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = out / "run.yaml"
+    if not path.is_file():
+        raise UserError(f"{out} holds no run (no run.yaml); start one with `lrt-dist run`")
+    try:
+        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise UserError(
+            f"{path} was written by another version, or edited; use another --out:\n  "
+            + "\n  ".join(lines)
+        ) from error
+
+
+def resolve_run(
+    raw: Mapping[str, Any], *, base: Path, overrides: Sequence[str] = (), origin: str = "the run"
+) -> RunConfig:
+    """Check a plain mapping and resolve its paths against `base`; see `load_run`."""
+    values = json.loads(json.dumps(raw, default=str))
+    for override in overrides:
+        _apply(values, override)
+    _absolute_paths(values, base.resolve())
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise UserError(f"{origin} is not a valid run:\n  " + "\n  ".join(lines)) from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override!r} has no '='; write --set key.path=value")
+    *parents, leaf = key.strip().split(".")
+    section: Any = values
+    for parent in parents:
+        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(f"--set {key}: {'.'.join(parents)} is not a section")
+    try:
+        section[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: {text!r} is not a YAML value: {error}") from error
+
+
+def _absolute_paths(values: dict[str, Any], base: Path) -> None:
+    """Anchor local paths; hub names and URLs stay as they are."""
+    for value in path_values(values):
+        candidate = base / os.path.expanduser(value.text)
+        if value.certain or candidate.exists():
+            value.set(str(candidate))
+
+
+@dataclass(frozen=True, eq=False)
+class PathValue:
+    """A value of a run that is a local path.
+
+    Attributes:
+        name: of its key, e.g. `corpus.paths`.
+        certain: whether it can be nothing else; a model may be the name of one on a hub.
+    """
+
+    name: str
+    certain: bool
+    _section: Any
+    _key: str | int
+
+    @property
+    def text(self) -> str:
+        """The path."""
+        return str(self._section[self._key])
+
+    def set(self, text: str) -> None:
+        """Put another in its place."""
+        self._section[self._key] = text
+
+
+def path_values(values: dict[str, Any]) -> Iterator[PathValue]:
+    """Every value of an unchecked run that is, or may be, a local path."""
+    for side in ("source", "target"):
+        if isinstance(values.get(side), dict) and _is_path(values[side].get("model")):
+            model = values[side]["model"]
+            local = model.endswith(".gguf") or model[:1] in "./~"
+            yield PathValue(f"{side}.model", local, values[side], "model")
+    concepts = values.get("concepts")
+    for concept in concepts if isinstance(concepts, list) else ():
+        for key in ("data", "items") if isinstance(concept, dict) else ():
+            if _is_path(concept.get(key)):
+                yield PathValue(f"concepts.{key}", True, concept, key)
+    for name, key in (("corpus", "paths"), ("fit", "moments_of")):
+        listed = values[name].get(key) if isinstance(values.get(name), dict) else None
+        for number, text in enumerate(listed if isinstance(listed, list) else ()):
+            if _is_path(text):
+                yield PathValue(f"{name}.{key}", True, listed, number)
+    extract = values.get("extract")
+    if isinstance(extract, dict) and _is_path(extract.get("store_url")):
+        yield PathValue("extract.store_url", True, extract, "store_url")
+
+
+def _is_path(text: Any) -> bool:
+    return isinstance(text, str) and bool(text) and "://" not in text
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"]) or "run"
+    if problem["type"] == "extra_forbidden":
+        *parents, key = problem["loc"]
+        known = _known_keys(parents)
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{path}: unknown key {key!r}; {hint}(known: {', '.join(known)})"
+    if problem["type"] == "missing":
+        return f"{path}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem.get("input")
+    shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return f"{path}: {message}{shown}"
+
+
+def _known_keys(parents: Sequence[Any]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = (annotation, *get_args(annotation))
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return sorted(model.model_fields)
