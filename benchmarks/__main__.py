@@ -23,6 +23,13 @@ MODULES = {
     "evaluation": ["evaluation_loop", "evaluation_reads"],
     "stages": ["stages_busy", "driver_task"],
     "host_memory": ["host_memory"],
+    "extraction": [
+        "extraction_bare",
+        "extraction_whole",
+        "extraction_hidden_states",
+        "extraction_nnsight",
+        "extraction_transformer_lens",
+    ],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

@@ -87,10 +87,13 @@ def _extract_missing(
             )
 
     spec = chain(run, side, head=False, batch_tokens=budget)
-    name = f"extract {run.folder.model(side).model.rsplit('/', 1)[-1]}"
+    model = run.folder.model(side).model.rsplit("/", 1)[-1]
+    name = f"extract {model}"
+    count = len(spec.stages)
+    run.progress.note("load", f"loading {model} in {count} stage{'s' if count > 1 else ''}")
     with (
-        run.progress.phase(name, index.units, "units") as bar,
         run.runtime.chains(spec) as chains,
+        run.progress.phase(name, index.units, "units") as bar,
     ):
         bar.resume(len(committed))
         for outcome in chains.run(tasks()):
