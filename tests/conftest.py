@@ -90,7 +90,7 @@ def ray_runtime() -> Iterator[Runtime]:
 
     with pytest.MonkeyPatch.context() as environment:
         # Workers must find the scripted stages, which lie beside the tests.
-        folders = [str(Path(__file__).parent / name) for name in ("runtime", "outside")]
+        folders = [str(Path(__file__).parent / name) for name in ("runtime", "faults", "outside")]
         environment.setenv("PYTHONPATH", os.pathsep.join(folders), prepend=os.pathsep)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # Ray leaves these as they are
             environment.delenv(name, raising=False)

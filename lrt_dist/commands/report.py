@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lrt_dist.commands._busy import busy_shares, shares_text
 from lrt_dist.commands._items import item_warnings
 from lrt_dist.commands._provenance import provenance
 from lrt_dist.commands.evaluate import evaluation_fingerprint
@@ -55,6 +56,7 @@ def report(run: Run) -> Path:
         "Segments": f"{index.segments:,}",
         "Documents": f"{index.documents:,}",
         **_durations(folder.log),
+        **_shares(folder.log),
     }
     if run.positions.needs_prompt and run.config.concepts:
         warnings.append(
@@ -68,6 +70,13 @@ def report(run: Run) -> Path:
         facts=facts,
         provenance=provenance(run, index, fits, evaluation),
     )
+
+
+def _shares(log: Path) -> dict[str, str]:
+    """Of each extraction, how much of their time the stages computed."""
+    return {
+        f"Stages busy: {phase}": shares_text(shares) for phase, shares in busy_shares(log).items()
+    }
 
 
 def _durations(log: Path) -> dict[str, str]:

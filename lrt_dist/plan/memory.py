@@ -1,4 +1,4 @@
-"""How much device memory a stage needs, and how many stages a model therefore gets."""
+"""How much memory a stage needs, on its device and its host, and how many stages a model gets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ USABLE = 0.9
 STATES_PER_TOKEN = 24
 """Working tensors of a block's forward pass, in multiples of one hidden state: attention and MLP
 intermediates of the families in the tests stay below it."""
+
+
+PROCESS_BYTES = 1 << 30
+"""Of a stage's process without its model: Python, torch and Ray, some 0.6 GiB as measured."""
+UNITS_HELD = 6
+"""Units whose rows a stage may hold: one opened ahead, one computed, four written."""
+CARRIES_HELD = 3
+"""Carries that a stage may hold: one computed from, one received ahead, one sent."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,20 @@ def plan_stages(
         weights += size.head if head and owned.stop == len(wanted) else 0
         plans.append(StagePlan(owned, weights * number_bytes, working))
     return plans
+
+
+def host_bytes(layers: int, rows: int, width: int, number_bytes: int, carry_bytes: int) -> int:
+    """Of the host's memory that a stage needs beside its model.
+
+    Args:
+        layers: that it collects.
+        rows: of a unit.
+        width: of the hidden states.
+        number_bytes: of a stored number.
+        carry_bytes: of what it receives, and sends.
+    """
+    unit = layers * rows * (width * number_bytes + 4)  # and a norm
+    return PROCESS_BYTES + UNITS_HELD * unit + CARRIES_HELD * carry_bytes
 
 
 def cores_each(node_cores: Sequence[float], stages: int) -> float:

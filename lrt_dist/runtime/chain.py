@@ -15,6 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lrt_dist.errors import LrtError
+from lrt_dist.formatting import format_bytes
 from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
 
 PLACING = 1.0
@@ -101,6 +102,7 @@ class Chain:
             StageActor.options(  # type: ignore[attr-defined]
                 num_cpus=stage.cpus,
                 num_gpus=stage.gpus,
+                memory=stage.memory or None,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     self._group, placement_group_bundle_index=index
                 ),
@@ -185,28 +187,41 @@ def result(ref: ray.ObjectRef) -> Any:
 def bundles(spec: ChainSpec) -> list[dict[str, float]]:
     """What each stage of a chain needs."""
     return [
-        {"CPU": stage.cpus, **({"GPU": stage.gpus} if stage.gpus else {})} for stage in spec.stages
+        {
+            "CPU": stage.cpus,
+            **({"GPU": stage.gpus} if stage.gpus else {}),
+            **({"memory": stage.memory} if stage.memory else {}),
+        }
+        for stage in spec.stages
     ]
 
 
 def what_is_missing(spec: ChainSpec) -> str:
     """What a chain needs, beside what is free and there, as part of a sentence."""
-    needed = {kind: sum(b.get(kind, 0) for b in bundles(spec)) for kind in ("CPU", "GPU")}
+    kinds = ("CPU", "GPU", "memory")
+    needed = {kind: sum(b.get(kind, 0) for b in bundles(spec)) for kind in kinds}
     free, there = ray.available_resources(), ray.cluster_resources()
-    return (
-        ", ".join(
-            f"{amount:g} {kind} needed, {free.get(kind, 0):g} free of {there.get(kind, 0):g}"
-            for kind, amount in needed.items()
-            if amount
-        )
-        + f"; each stage on one node: {bundles(spec)}"
-    )
+    parts = [
+        f"{_number(kind, amount)} {kind} needed, {_number(kind, free.get(kind, 0))} free of "
+        f"{_number(kind, there.get(kind, 0))}"
+        for kind, amount in needed.items()
+        if amount
+    ]
+    each = [
+        ", ".join(f"{_number(kind, amount)} {kind}" for kind, amount in bundle.items())
+        for bundle in bundles(spec)
+    ]
+    return ", ".join(parts) + f"; each stage on one node: {'; '.join(each)}"
+
+
+def _number(kind: str, amount: float) -> str:
+    return format_bytes(amount) if kind == "memory" else f"{amount:g}"
 
 
 def fits_when_idle(spec: ChainSpec) -> bool:
     """Whether the cluster's nodes would hold one chain if nothing else ran on them."""
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    for bundle in sorted(bundles(spec), key=lambda b: -sum(b.values())):
+    for bundle in sorted(bundles(spec), key=lambda bundle: tuple(bundle.values()), reverse=True):
         home = next(
             (n for n in nodes if all(n.get(kind, 0) >= amount for kind, amount in bundle.items())),
             None,

@@ -85,11 +85,13 @@ class StageSpec:
         build: called in the stage's own process; must be picklable.
         cpus: cores that it uses.
         gpus: GPUs that it uses.
+        memory: bytes of the host's memory that it uses.
     """
 
     build: Callable[[], Stage]
     cpus: float
     gpus: float
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,14 @@ class ChainSpec:
         replicas: number of replicas; work begins with the first.
         most: replicas that may be added as nodes join.
         placement_timeout: seconds to wait for resources that the cluster does not have.
+        carry_bytes: of what goes from stage to stage, at most; 0 if it is small.
     """
 
     stages: tuple[StageSpec, ...]
     replicas: int = 1
     most: int = 1
     placement_timeout: float = 300.0
+    carry_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -260,11 +264,13 @@ class Attempts:
         self._policy = policy
         self._failures: dict[str, int] = {}
         self._halvings = 0
+        self._halved: dict[str, int] = {}
         self._went_through = False
         self._given_up_in_a_row = 0
 
     def first(self, task: T) -> T:
         """The task as it is tried first: in batches as small as memory has wanted them so far."""
+        self._halved[task.key] = self._halvings
         for _ in range(self._halvings):
             task = task.smaller() or task
         return task
@@ -284,7 +290,9 @@ class Attempts:
         if isinstance(error, DeviceMemoryError):
             smaller = task.smaller()
             if smaller is not None:
-                self._halvings += 1
+                # Others of the same size may be on their way, and fail for the same reason.
+                self._halved[task.key] = self._halved.get(task.key, 0) + 1
+                self._halvings = max(self._halvings, self._halved[task.key])
                 return smaller
         elif isinstance(error, LrtError) and not isinstance(error, UnitError | UserError):
             raise error  # a full disk, corruption: another attempt changes nothing

@@ -61,6 +61,7 @@ class RayRuntime:
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
         self.node_memory = tuple(float(node.get("memory", 0)) for node in alive)
+        self._shared_memory = min(float(node["object_store_memory"]) for node in alive)
         self.gpus = float(resources.get("GPU", 0))
         self._policy, self._note = policy, note
 
@@ -71,7 +72,7 @@ class RayRuntime:
         Raises:
             LrtError: the cluster cannot hold one.
         """
-        chains = RayChains(spec, self._policy, self._note)
+        chains = RayChains(spec, self._policy, self._note, self._shared_memory)
         try:
             chains.start()
             yield chains

@@ -62,9 +62,8 @@ class _Attempt(Generic[T]):
 class _Replica:
     """A chain that waits for its place, is being built, or runs."""
 
-    def __init__(self, spec: ChainSpec) -> None:
-        self._spec = spec
-        self._window = 2 * len(spec.stages) + 1
+    def __init__(self, spec: ChainSpec, window: int) -> None:
+        self._spec, self._window = spec, window
         self.attempts: list[_Attempt[Any]] = []
         self.processes: list[int] = []
         self.running = False
@@ -185,11 +184,33 @@ class _Replica:
         return self._chain.busy_shares() if self.running else []
 
 
+def credits(spec: ChainSpec, shared_memory: float) -> int:
+    """Batches that may be on their way in a replica at once: enough that no stage waits for the
+    driver, if the carries of all replicas have room in half of one node's object store."""
+    enough = 2 * len(spec.stages) + 1
+    if not spec.carry_bytes or len(spec.stages) == 1:
+        return enough
+    room = shared_memory / 2 / max(1, spec.replicas) // spec.carry_bytes
+    return int(min(enough, max(1, room)))
+
+
 class RayChains:
     """See `runtime.contract.Chains`."""
 
-    def __init__(self, spec: ChainSpec, policy: FailurePolicy, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        spec: ChainSpec,
+        policy: FailurePolicy,
+        note: Callable[[str], None],
+        shared_memory: float,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            shared_memory: bytes of a node's object store.
+        """
         self._spec, self._policy, self._note = spec, policy, note
+        self._window = credits(spec, shared_memory)
         self._replicas: list[_Replica] = []
         self._ran = False
         self._waiting_since: float | None = None
@@ -197,7 +218,7 @@ class RayChains:
 
     def start(self) -> None:
         """Ask for every replica's place, and wait until one is built."""
-        self._replicas = [_Replica(self._spec) for _ in range(self._spec.replicas)]
+        self._replicas = [_Replica(self._spec, self._window) for _ in range(self._spec.replicas)]
         while not any(replica.running for replica in self._replicas):
             self._look_for_places()
             self._wait([replica for replica in self._replicas if not replica.running])
@@ -338,7 +359,7 @@ class RayChains:
         """Ask for a further replica where the cluster may have grown."""
         full = all(replica.running and replica.attempts for replica in self._replicas)
         if full and len(self._replicas) < self._spec.most and not queue.is_empty():
-            self._replicas.append(_Replica(self._spec))
+            self._replicas.append(_Replica(self._spec, self._window))
 
     def _look_for_places(self) -> None:
         """Give up where no replica runs and the cluster cannot hold one.

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from lrt_dist.models.blocks import BlockStack
+from lrt_dist.models.host_copy import HostCopies
 from lrt_dist.tasks.model_stage import pad
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was collected of one layer.
+
+    Attributes:
+        states: `[rows, d]` on the CPU.
+        norms: float32 `[rows]`, before rounding; not finite where a state is not.
+    """
+
+    states: torch.Tensor
+    norms: torch.Tensor
 
 
 class RowCollector:
     """Collects `[rows, d]` for each wanted layer that a stage holds.
 
     States are rounded, and norms taken, where they were computed: what leaves a device is no more
-    than what is stored.
-
-    Attributes:
-        states: `{layer: [rows, d]}` on the CPU, filled batch by batch.
-        norms: `{layer: float32 [rows]}`, before rounding; not finite where a state is not.
+    than what is stored, and it leaves while the device computes on. Rows of a batch are put in
+    their places during the next one.
     """
 
     def __init__(
@@ -41,8 +53,10 @@ class RowCollector:
         # A chain may go on beyond the last wanted layer: what lies there is not run.
         self._stop = min(stack.owned.stop, max(layers) + 1)
         self._goes_on = max(layers) >= stack.owned.stop
-        self.states: dict[int, torch.Tensor] = {}
-        self.norms: dict[int, torch.Tensor] = {}
+        self._copies = HostCopies(stack.device)
+        self._coming: list[_Coming] = []
+        self._states: dict[int, torch.Tensor] = {}
+        self._norms: dict[int, torch.Tensor] = {}
 
     def step(
         self,
@@ -74,12 +88,42 @@ class RowCollector:
         hidden, captured = self._stack.run(
             pad(sequences), carry, stop=self._stop, capture=self._layers, select=read
         )
+        before, self._coming = self._coming, []
         places = torch.tensor(rows)
         for layer, states in captured.items():
-            if layer not in self.states:
-                self.states[layer] = torch.empty(self._rows, states.shape[1], dtype=self._dtype)
-                self.norms[layer] = torch.empty(self._rows)
             norms = torch.linalg.vector_norm(states, dim=1, dtype=torch.float32)
-            self.states[layer][places] = states.to(self._dtype).cpu()
-            self.norms[layer][places] = norms.cpu()
+            self._coming.append(
+                _Coming(
+                    layer,
+                    places,
+                    self._copies.begin(states.to(self._dtype)),
+                    self._copies.begin(norms),
+                )
+            )
+        self._put(before)
         return hidden.cpu() if self._goes_on else None
+
+    def finish(self) -> dict[int, Rows]:
+        """All rows of each layer that the stack holds, once every batch has been run."""
+        self._put(self._coming)
+        self._coming = []
+        return {layer: Rows(self._states[layer], self._norms[layer]) for layer in self._states}
+
+    def _put(self, batch: list[_Coming]) -> None:
+        for coming in batch:
+            states, layer = coming.states(), coming.layer
+            if layer not in self._states:
+                self._states[layer] = torch.empty(self._rows, states.shape[1], dtype=self._dtype)
+                self._norms[layer] = torch.empty(self._rows)
+            self._states[layer][coming.places] = states
+            self._norms[layer][coming.places] = coming.norms()
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """Rows of one layer and batch on their way to the host."""
+
+    layer: int
+    places: torch.Tensor
+    states: Callable[[], torch.Tensor]
+    norms: Callable[[], torch.Tensor]

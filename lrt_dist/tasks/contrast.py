@@ -95,4 +95,4 @@ class ContrastWork:
         )
 
     def finish(self) -> dict[int, torch.Tensor]:
-        return self._collector.states
+        return {layer: rows.states for layer, rows in self._collector.finish().items()}

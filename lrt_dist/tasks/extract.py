@@ -128,18 +128,19 @@ class ExtractWork:
 
     def finish(self) -> UnitReceipt:
         """Write all layers, several at once."""
-        for layer, norms in self._collector.norms.items():
-            self._check_finite(layer, norms)
+        collected = self._collector.finish()
+        for layer, rows in collected.items():
+            self._check_finite(layer, rows.norms)
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="store-writer") as writers:
             writes = {
                 layer: writers.submit(
                     self._store.write,
                     self._task.unit,
                     layer,
-                    states,
-                    self._collector.norms[layer],
+                    rows.states,
+                    rows.norms,
                 )
-                for layer, states in self._collector.states.items()
+                for layer, rows in collected.items()
             }
         written = {layer: write.result() for layer, write in writes.items()}
         return UnitReceipt(

@@ -13,6 +13,7 @@ from lrt_dist.config import ModelConfig
 from lrt_dist.errors import DeviceMemoryError
 from lrt_dist.models.blocks import BlockStack
 from lrt_dist.models.loading import load_blocks
+from lrt_dist.tasks.carry import packed, unpacked
 
 
 class Work(Protocol):
@@ -50,7 +51,7 @@ class ModelStage:
 
     def step(self, key: str, batch: int, carry: Any) -> Any:
         try:
-            return self._works[key].step(batch, carry)
+            return packed(self._works[key].step(batch, unpacked(carry)))
         except torch.OutOfMemoryError as error:
             message = f"{key}, batch {batch}: {error}"
         # Only here are the tensors of the failed pass free.

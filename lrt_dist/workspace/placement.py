@@ -12,6 +12,7 @@ from lrt_dist.plan.memory import (
     StagePlan,
     cores_each,
     fewest_stages,
+    host_bytes,
     plan_stages,
 )
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
@@ -102,7 +103,9 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
     """The chain of a model, with as many replicas as the cluster holds."""
     plans = stage_plans(run, side, head=head, batch_tokens=batch_tokens)
     gpus = 1.0 if run.runtime.gpus else 0.0
-    replicas = _replicas(run, plans)
+    carry = batch_tokens * run.facts[side].width * NUMBER_BYTES[compute_dtype(run, side)]
+    memory = [host_memory(run, side, plan, carry) for plan in plans]
+    replicas = _replicas(run, plans, memory)
     cpus = 1.0 if gpus else cores_each(run.runtime.node_cpus, replicas * len(plans))
     stages = tuple(
         StageSpec(
@@ -114,6 +117,7 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
             ),
             cpus=cpus,
             gpus=gpus,
+            memory=memory[index],
         )
         for index, plan in enumerate(plans)
     )
@@ -124,7 +128,34 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
         replicas,
         most=MOST_REPLICAS if grows else replicas,
         placement_timeout=run.config.cluster.placement_timeout,
+        carry_bytes=carry,
     )
+
+
+def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int) -> int:
+    """Bytes that a stage needs of its node's memory, which Ray is asked for.
+
+    Raises:
+        UserError: no node has them.
+    """
+    extract, facts = run.config.extract, run.facts[side]
+    layers = sum(layer in plan.owned for layer in run.layers[side])
+    needed = (0 if run.runtime.gpus else plan.bytes) + host_bytes(
+        layers,
+        extract.rows_per_unit,
+        facts.width,
+        NUMBER_BYTES[extract.store_dtype],
+        carry_bytes,
+    )
+    largest = max(run.runtime.node_memory)
+    if needed > largest:
+        raise UserError(
+            f"a stage of {facts.name} with {layers} layers needs {format_bytes(needed)} of its "
+            f"node's memory, and the largest node offers {format_bytes(largest)}: lower "
+            "extract.rows_per_unit or extract.batch_tokens, set cluster.stages to more, or use "
+            "larger nodes"
+        )
+    return needed
 
 
 def _device(run: Run, stage: int) -> str:
@@ -145,7 +176,7 @@ def _device(run: Run, stage: int) -> str:
     return f"cuda:{stage}"
 
 
-def _replicas(run: Run, plans: list[StagePlan]) -> int:
+def _replicas(run: Run, plans: list[StagePlan], memory: list[int]) -> int:
     """One for each set of GPUs. Without GPUs a few that share the cores, since one small
     model does not keep many cores busy, as long as half of the memory holds them."""
     asked, runtime = run.config.cluster.replicas, run.runtime
@@ -153,7 +184,7 @@ def _replicas(run: Run, plans: list[StagePlan]) -> int:
         return asked
     if runtime.gpus:
         return max(1, int(runtime.gpus // len(plans)))
-    by_memory = sum(runtime.node_memory) / 2 / sum(plan.bytes for plan in plans)
+    by_memory = sum(runtime.node_memory) / 2 / sum(memory)
     return max(1, int(min(CPU_REPLICAS, sum(runtime.node_cpus) // len(plans), by_memory)))
 
 

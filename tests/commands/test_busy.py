@@ -19,11 +19,14 @@ def test_the_latest_message_of_each_phase_counts(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     assert busy_messages(log) == []
     events = [
-        {"event": "busy", "phase": "a", "message": "a, at first"},
+        {"event": "busy", "phase": "a", "shares": [[0.1]]},
         {"event": "progress", "phase": "a"},
-        {"event": "busy", "phase": "b", "message": "b"},
-        {"event": "busy", "phase": "a", "message": "a, later"},
+        {"event": "busy", "phase": "b", "shares": [[0.5, 0.6]]},
+        {"event": "busy", "phase": "a", "shares": [[0.2]]},
     ]
     lines = "".join(json.dumps(event) + "\n" for event in events)
     log.write_text(lines + '{"event": "busy", "pha')  # a line that is being written
-    assert busy_messages(log) == ["a, later", "b"]
+    assert busy_messages(log) == [
+        "a: stages computed 20% of the time",
+        "b: stages computed 50%, 60% of the time",
+    ]

@@ -78,6 +78,10 @@ def test_activations_of_other_tokens_are_refused(
 
 
 @pytest.mark.parametrize("command", [api.fit, api.evaluate])
+@pytest.mark.fault(
+    "norms are deleted",
+    "noticed when they are read",
+)
 def test_lost_norms_are_noticed(
     write_run: WriteRun, tmp_path: Path, command: Callable[[api.Run], object]
 ) -> None:
@@ -97,6 +101,10 @@ def test_lost_norms_are_noticed(
         command(run)
 
 
+@pytest.mark.fault(
+    "weights, tokens or row index have changed",
+    "refused, with what differs",
+)
 def test_a_row_index_of_other_rows_is_refused(write_run: WriteRun, tmp_path: Path) -> None:
     run_file = write_run()
     folder = extracted(run_file, tmp_path / "out")

@@ -24,14 +24,17 @@ from tiny_run import fork, write_tiny_run
 from lrt_dist import api
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.runfile import load_run
+from lrt_dist.runtime.log import read_log
 
 CommandLine = Callable[..., tuple[int, str]]
+SHIFTED_CLOCK = Path(__file__).parents[1] / "faults/shifted_clock"
 CONCEPTS_LATER = ("--set", "concepts=[]")
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lrt_dist.cli", *arguments],
+        env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -76,6 +79,7 @@ def reference(
     return run_file, digest(folder / "whole")
 
 
+@pytest.mark.fault("the driver is killed with -9, again and again", "run again: equal")
 def test_killed_again_and_again_it_ends_where_it_would_have(
     reference: tuple[Path, dict[str, str]], tmp_path: Path, lrt_dist: CommandLine
 ) -> None:
@@ -106,6 +110,7 @@ def test_killed_again_and_again_it_ends_where_it_would_have(
     assert lrt_dist("status", str(out))[0] == 0
 
 
+@pytest.mark.fault("Ctrl-C", "exit 3, and how to go on: equal")
 def test_ctrl_c_says_how_to_go_on(
     reference: tuple[Path, dict[str, str]], tmp_path: Path, lrt_dist: CommandLine
 ) -> None:
@@ -124,28 +129,79 @@ def test_ctrl_c_says_how_to_go_on(
     assert digest(out) == expected
 
 
-def test_a_flipped_bit_is_named_dropped_and_redone(
-    reference: tuple[Path, dict[str, str]], tmp_path: Path, lrt_dist: CommandLine
-) -> None:
-    run_file, expected = reference
-    out = tmp_path / "flipped"
-    shutil.copytree(run_file.parent / "whole", out)
-    chunk = out / "activations/target-tiny-gemma.zarr/layers/1/c/2/0"
+def flip(chunk: Path) -> None:
     content = bytearray(chunk.read_bytes())
     content[100] ^= 0x10
     chunk.write_bytes(content)
+
+
+def truncate(chunk: Path) -> None:
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+
+
+@pytest.mark.fault(
+    "a chunk is corrupt, cut short or deleted",
+    "noticed when it is read, and named by `verify`; `--repair`, then `extract`: equal",
+)
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+def test_a_damaged_chunk_is_named_dropped_and_redone(
+    reference: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    lrt_dist: CommandLine,
+    damage: Callable[[Path], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    run_file, expected = reference
+    out = tmp_path / "damaged"
+    shutil.copytree(run_file.parent / "whole", out)
+    damage(out / "activations/target-tiny-gemma.zarr/layers/1/c/2/0")
     code, text = lrt_dist("verify", str(out))
     assert code == 1, text
     assert "target, unit 2: layers/1" in text
     assert "1 bad units" in text
     assert lrt_dist("verify", str(out), "--repair")[0] == 1
     assert lrt_dist("status", str(out))[0] == 3
+    before = units_done(out)
     code, text = lrt_dist("extract", str(run_file), "--out", str(out), *CONCEPTS_LATER)
     assert code == 0, text
+    assert units_done(out) == before + 1
     assert digest(out) == expected
     assert lrt_dist("verify", str(out))[0] == 0
+    record_property("attempts", "1 more for its unit")
 
 
+@pytest.mark.fault(
+    "clock and hash seed change between two attempts", "nothing depends on them: equal"
+)
+def test_another_clock_and_another_hash_seed_change_nothing(
+    reference: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    lrt_dist: CommandLine,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Killed under one, gone on with under another, a day before and a day after."""
+    run_file, expected = reference
+    out = tmp_path / "shifted"
+    command = ("run", str(run_file), "--out", str(out), *CONCEPTS_LATER)
+    for seed, shift, units in (("1", "0", 2), ("2", "-86400", 9), ("3", "86400", 0)):
+        environment = {
+            "PYTHONHASHSEED": seed,
+            "CLOCK_SHIFT": shift,
+            "PYTHONPATH": os.pathsep.join([str(SHIFTED_CLOCK), *sys.path]),
+        }
+        process = start(*command, environment=environment)
+        if units:
+            wait_for_units(process, out, units)
+            process.kill()
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == (-signal.SIGKILL if units else 0), output
+    assert digest(out) == expected
+    times = [event["time"] for event in read_log(out / "log.jsonl")]
+    assert max(times) - min(times) > 2 * 86400
+    record_property("attempts", "1 for a unit that was committed")
+
+
+@pytest.mark.fault("the disk is full", "said so, exit 3; once there is room: equal")
 def test_a_full_disk_says_so_and_goes_on_when_there_is_room(
     reference: tuple[Path, dict[str, str]], tmp_path: Path, lrt_dist: CommandLine
 ) -> None:

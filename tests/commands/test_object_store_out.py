@@ -70,6 +70,10 @@ def comparable(name: str, content: bytes) -> object:
     return content
 
 
+@pytest.mark.fault(
+    "OUT is in an object store, and the driver is killed in each step",
+    "run again: equal tables, maps and stores",
+)
 def test_killed_and_resumed_in_an_object_store_a_run_ends_as_on_a_disk(
     bucket: str, tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
 ) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ class Extraction:
         return [n["message"] for n in map(json.loads, lines) if n["event"] == event]
 
 
+@pytest.mark.fault("a node is lost", "the other replicas go on at once: equal")
 def test_a_node_that_is_lost_costs_what_it_was_working_on(
     cluster: ray.cluster_utils.Cluster, reference: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -125,6 +127,10 @@ def test_a_node_that_is_lost_costs_what_it_was_working_on(
     assert any("a replica died" in note for note in run.notes("cluster"))
 
 
+@pytest.mark.fault(
+    "a node is lost, another joins, the first survivor is lost too",
+    "the run ends on the newcomer: equal",
+)
 def test_a_node_that_joins_takes_over(
     cluster: ray.cluster_utils.Cluster, reference: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -141,6 +147,9 @@ def test_a_node_that_joins_takes_over(
     assert digest(run.out) == expected
 
 
+@pytest.mark.fault(
+    "the last node is lost", "exit 3 after `cluster.placement_timeout`; run again: equal"
+)
 def test_without_any_node_left_the_run_ends_and_can_be_taken_up(
     cluster: ray.cluster_utils.Cluster, reference: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
@@ -159,6 +168,32 @@ def test_without_any_node_left_the_run_ends_and_can_be_taken_up(
     assert digest(run.out) == expected
 
 
+@pytest.mark.fault(
+    "the driver on a cluster is killed with -9, at ten random moments", "run again: equal"
+)
+def test_a_driver_that_is_killed_at_ten_random_moments(
+    cluster: ray.cluster_utils.Cluster,
+    reference: tuple[Path, dict[str, str]],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    run_file, expected = reference
+    worker(cluster)
+    chance = random.Random(0)
+    run = Extraction(run_file, tmp_path / "out", cluster.address, "cluster.replicas=1")
+    for units in sorted(chance.sample(range(1, 2 * run.units - 20), 10)):
+        run.wait_for(units)
+        time.sleep(chance.uniform(0, 0.2))
+        run.process.kill()
+        run.process.communicate()
+        run = Extraction(run_file, run.out, cluster.address, "cluster.replicas=1")
+    code, text = run.end()
+    assert code == 0, text
+    assert digest(run.out) == expected
+    record_property("attempts", "1 for a unit that was committed, 1 more for what was in flight")
+
+
+@pytest.mark.fault("two runs start on one machine", "each has a cluster of its own, both finish")
 def test_two_runs_on_one_machine_both_finish(
     reference: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -98,6 +98,10 @@ def test_a_fatal_error_ends_the_run_at_once(runtime: Runtime, tmp_path: Path) ->
     assert len(attempts(tmp_path, "bad")) == 1
 
 
+@pytest.mark.fault(
+    "three units in a row fail, before any went through",
+    "the run stops: something is wrong with all of them",
+)
 def test_many_failures_in_a_row_end_the_run(runtime: Runtime, tmp_path: Path) -> None:
     jobs = [Job(f"bad{n}", faults={"first": "unit"}, times=99) for n in range(9)]
     with pytest.raises(LrtError, match="3 tasks in a row failed"):
@@ -105,6 +109,10 @@ def test_many_failures_in_a_row_end_the_run(runtime: Runtime, tmp_path: Path) ->
     assert len(list(tmp_path.iterdir())) < 9
 
 
+@pytest.mark.fault(
+    "ten units in a row fail, later",
+    "the run stops",
+)
 def test_many_failures_after_a_success_are_a_bad_part_of_the_corpus(
     runtime: Runtime, tmp_path: Path
 ) -> None:
@@ -135,6 +143,10 @@ def test_what_memory_wants_is_learned(runtime: Runtime, tmp_path: Path) -> None:
     assert all(len(attempts(tmp_path, job.key)) == 1 for job in jobs[1:])
 
 
+@pytest.mark.fault(
+    "a worker lacks a file that the driver has",
+    "tried again, elsewhere if it can be; not the user's error",
+)
 def test_what_a_worker_lacks_is_not_the_users_error(runtime: Runtime, tmp_path: Path) -> None:
     outcomes = run(runtime, tmp_path, [Job("shaky", faults={"first": "worker"}), Job("ok")])
     assert all(isinstance(outcome, Done) for outcome in outcomes.values())

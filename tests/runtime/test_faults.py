@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scripted import Job, attempts, chain
 
-from lrt_dist.runtime.contract import Done, FailurePolicy, Runtime
+from lrt_dist.errors import DeviceMemoryError
+from lrt_dist.runtime.contract import Attempts, Done, FailurePolicy, Runtime
 from lrt_dist.runtime.pool import RayRuntime
+from lrt_dist.runtime.scheduler import credits
 
 
 @pytest.fixture
@@ -27,6 +30,10 @@ def done(outcomes: Sequence[object]) -> list[str]:
     return sorted(o.task.key for o in outcomes if isinstance(o, Done))
 
 
+@pytest.mark.fault(
+    "a task kills its process every time, behind tasks that are still written",
+    "alone in a replica it is the one to blame, and is given up; the others are done",
+)
 def test_a_poisonous_task_is_blamed_and_no_other(noting: RayRuntime, tmp_path: Path) -> None:
     """It dies behind tasks that are still being written, and in front of others."""
     innocent = [Job(f"slow{n}", writes=0.5) for n in range(3)] + [Job(f"ok{n}") for n in range(3)]
@@ -63,6 +70,10 @@ def test_a_sick_replica_is_built_anew_and_its_tasks_go_elsewhere(
     assert all(len(attempts(tmp_path, job.key)) <= 3 for job in jobs)
 
 
+@pytest.mark.fault(
+    "others use the cluster's resources",
+    "work begins with the replicas that find room",
+)
 def test_work_begins_with_the_first_replica(noting: RayRuntime, tmp_path: Path) -> None:
     """Two of three fit; the third waits for a node that may come."""
     with noting.chains(chain(tmp_path, ("first", "second"), replicas=3)) as chains:
@@ -77,3 +88,35 @@ def test_the_busy_share_of_each_stage_is_known(noting: RayRuntime, tmp_path: Pat
     assert first is not None
     assert second is not None
     assert 0 < first <= 1
+
+
+@pytest.mark.parametrize(
+    ("stages", "replicas", "carry", "shared", "expected"),
+    [
+        (1, 1, 1 << 30, 1 << 30, 3),  # nothing is carried
+        (4, 1, 0, 1 << 30, 9),  # small
+        (4, 1, 1 << 20, 1 << 30, 9),  # all have room
+        (11, 1, 128 << 20, 2 << 30, 8),  # in half of the store
+        (11, 4, 128 << 20, 2 << 30, 2),
+        (11, 4, 1 << 30, 2 << 30, 1),  # one always goes
+    ],
+)
+def test_carries_on_the_way_have_room(
+    stages: int, replicas: int, carry: int, shared: int, expected: int, tmp_path: Path
+) -> None:
+    spec = chain(tmp_path, tuple(f"stage{n}" for n in range(stages)), replicas)
+    assert credits(replace(spec, carry_bytes=carry), shared) == expected
+
+
+def test_tasks_that_run_out_of_memory_together_teach_one_halving() -> None:
+    """They were on their way in batches of one size, and failed for one reason."""
+    attempts = Attempts(FailurePolicy())
+    together = [attempts.first(Job(f"together{n}")) for n in range(5)]
+    again = [attempts.next_try(job, DeviceMemoryError("too large")) for job in together]
+    assert [job.batches for job in again if job] == [4] * 5
+    later = attempts.first(Job("later"))
+    assert later.batches == 4
+    smaller = attempts.next_try(later, DeviceMemoryError("still too large"))
+    assert smaller is not None
+    assert smaller.batches == 8
+    assert attempts.first(Job("last")).batches == 8

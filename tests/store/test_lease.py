@@ -63,6 +63,10 @@ def holder_of(url: str) -> dict[str, object] | None:
     return found
 
 
+@pytest.mark.fault(
+    "two drivers on one store",
+    "the second is refused",
+)
 def test_a_second_driver_is_refused(url: str, holder: multiprocessing.process.BaseProcess) -> None:
     notes: list[str] = []
     with (
@@ -86,6 +90,10 @@ def test_a_killed_driver_of_this_machine_is_followed_at_once(
     assert holder_of(url) is None
 
 
+@pytest.mark.fault(
+    "a driver of another machine is gone for good",
+    "the next one takes over after 30 seconds",
+)
 def test_a_driver_of_another_machine_that_is_silent_is_followed(url: str) -> None:
     body = {"token": "x", "host": "elsewhere", "process": 1, "beat": 7}
     obstore.put(open_objects(url), "driver.json", json.dumps(body).encode())
