@@ -3,7 +3,7 @@
 `layers/{l}` holds hidden states `[rows, d]`, as uint16 with attribute `logical_dtype: bfloat16`
 (zarr has no bfloat16, and float16 overflows on massive activations) or as float32; `norms/{l}`
 holds their Euclidean norms, float32 `[rows]`, taken before rounding. One row chunk is one unit,
-so no two units ever write the same object. Every chunk carries a crc32c.
+so no two units ever write the same object. The ledger keeps a checksum of every chunk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import ZstdCodec
 from zarr.storage import ObjectStore
 
 from lrt_dist.errors import CorruptionError, UserError, as_disk_full_error
@@ -82,7 +82,8 @@ class ActivationStore:
                         "another --out"
                     )
                 return cls(url, group)
-            codecs = [Crc32cCodec()] if compress == "none" else [ZstdCodec(), Crc32cCodec()]
+            # No checksum in the chunk: the ledger has one, and a second pass would cost as much.
+            codecs = [] if compress == "none" else [ZstdCodec()]
             shared: dict[str, Any] = {
                 "compressors": codecs,
                 "fill_value": 0,
@@ -170,11 +171,10 @@ class ActivationStore:
         """Hidden states of one unit, `[rows, d]`, in the store's logical dtype.
 
         Args:
-            checksum: what the ledger says of this chunk; None to trust the chunk's own checksum,
-                which cannot tell that a whole chunk is gone.
+            checksum: what the ledger says of this chunk; None to take it as it is.
 
         Raises:
-            CorruptionError: the chunk does not match a checksum.
+            CorruptionError: the chunk does not match the checksum, or cannot be decoded.
         """
         data = self._checked(f"layers/{layer}", unit, checksum)
         if self.logical_dtype == "bfloat16":
@@ -191,7 +191,7 @@ class ActivationStore:
         """The crc32 of every array of a unit, as the store holds it now.
 
         Raises:
-            CorruptionError: a chunk does not match its own checksum.
+            CorruptionError: a chunk cannot be decoded.
         """
         names = [f"{kind}/{layer}" for layer in self.layers for kind in ("layers", "norms")]
         return {name: self.checksum(name, unit) for name in names}
@@ -200,7 +200,7 @@ class ActivationStore:
         """The crc32 of what is stored now, as `write` returned it; a missing chunk reads as zeros.
 
         Raises:
-            CorruptionError: the chunk does not match its own checksum.
+            CorruptionError: the chunk cannot be decoded.
         """
         return _checksum(self._read(name, self.unit_rows(unit)))
 

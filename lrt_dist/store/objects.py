@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def open_objects(url: str) -> ObjectStore:
     """
     if "://" not in url:
         return LocalStore(Path(url), mkdir=True)
+    account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if url.startswith("az://") and account:
+        # obstore takes it from there too, but then it can't say what it is when zarr asks it.
+        return obstore.store.from_url(url, account_name=account)
     return obstore.store.from_url(url)
 
 

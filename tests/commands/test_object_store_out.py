@@ -16,6 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from local_azure import PROGRAM, azure_container
 from local_s3 import s3_bucket
 from tiny_run import fork, write_tiny_run
 
@@ -169,3 +170,19 @@ def test_an_object_store_that_cannot_be_reached_is_named(
     assert "object store: Generic S3 error" in text
     assert "127.0.0.1:9/runs/x" in text
     assert "run the same command again" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PROGRAM, reason="npm install azurite")
+def test_a_whole_run_on_azure(
+    tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
+) -> None:
+    run_file = write_tiny_run(
+        tmp_path, tiny_source, tiny_target, extract={"rows_per_unit": 256, "batch_tokens": 256}
+    )
+    with azure_container("runs") as url:
+        for _ in range(2):
+            code, text = lrt_dist("run", str(run_file), "--out", f"{url}/tiny")
+            assert code == 0, text
+        assert lrt_dist("verify", f"{url}/tiny")[0] == 0
+        assert len(api.Results.read(f"{url}/tiny").verdicts) == 1

@@ -8,11 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import obstore
 import pytest
-from local_s3 import s3_bucket
 
 from lrt_dist.errors import IncompleteError, UserError
 from lrt_dist.store import lease
@@ -23,15 +21,6 @@ from lrt_dist.store.objects import open_objects
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT", 0.1)
-
-
-@pytest.fixture(params=["local", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "local":
-        yield str(tmp_path / "store.ledger")
-        return
-    with s3_bucket("leases") as bucket:
-        yield f"{bucket}/store.ledger"
 
 
 def hold(url: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from raw_objects import Objects
 from tiny_store import OTHER, SAME, record, unread
 
 from lrt_dist.errors import CorruptionError, UserError
@@ -13,8 +14,8 @@ from lrt_dist.store.ledger import Ledger
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(str(tmp_path / "m.ledger"))
+def ledger(url: str) -> Ledger:
+    return Ledger(f"{url}/m.ledger")
 
 
 def test_what_is_committed_is_known_to_everyone(ledger: Ledger) -> None:
@@ -112,9 +113,9 @@ def test_a_dropped_unit_is_not_done(ledger: Ledger) -> None:
     assert ledger.committed() == {}
 
 
-def test_a_torn_record_is_not_believed(ledger: Ledger) -> None:
+def test_a_torn_record_is_not_believed(ledger: Ledger, objects: Objects) -> None:
     ledger.commit(record(), unread)
-    path = Path(ledger.url) / "unit-00000003.json"
-    path.write_text(path.read_text()[:40])
+    name = "m.ledger/unit-00000003.json"
+    objects.write(name, objects.read(name)[:40])
     with pytest.raises(CorruptionError, match=r"unit-00000003\.json is not a ledger record"):
         ledger.committed()
