@@ -23,6 +23,8 @@ MODULES = {
     "evaluation": ["evaluation_loop", "evaluation_reads"],
     "stages": ["stages_busy", "driver_task"],
     "host_memory": ["host_memory"],
+    "host_path": ["host_path"],
+    "carry": ["carry"],
     "extraction": [
         "extraction_bare",
         "extraction_whole",

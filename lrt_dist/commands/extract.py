@@ -74,6 +74,10 @@ def _extract_missing(
     def tasks() -> Iterator[ExtractTask]:
         for unit in missing:
             lengths = tuple(len(segment.ids[side]) for segment in index.unit(unit))
+            if unit == missing[0] and run.runtime.gpus:
+                message = small_units_message(sum(lengths), index.rows_per_unit, budget)
+                if message:
+                    run.progress.note("small units", message)
             yield ExtractTask(
                 unit,
                 side,
@@ -113,6 +117,22 @@ def _extract_missing(
         shares = chains.busy_shares()
         if message := busy_message(name, shares):
             run.progress.note(EVENT, message, phase=name, shares=shares)
+
+
+def small_units_message(tokens: int, rows: int, budget: int) -> str | None:
+    """What to say where no batch will be full, since batches do not span units; else None.
+
+    Args:
+        tokens: of a unit.
+        rows: of a unit.
+        budget: tokens of a batch.
+    """
+    if 2 * tokens > budget:
+        return None
+    return (
+        f"a unit holds {tokens:,} tokens, and a batch may hold {budget:,}: the GPUs have more to do "
+        f"at once with extract.rows_per_unit: {rows * (budget // tokens)}, in a new --out"
+    )
 
 
 def _note_machine(run: Run, record: UnitRecord, *, first: bool) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lrt_dist import api
+from lrt_dist.commands.extract import small_units_message
 from lrt_dist.commands.plan import plan
 from lrt_dist.errors import UserError
 from lrt_dist.runfile import load_run
@@ -106,3 +107,11 @@ def test_batches_may_be_smaller_on_resume(write_run: WriteRun, tmp_path: Path) -
         api.open_run(out, load_run(run_file, ["concepts=[]", "extract.rows_per_unit=32"])),
     ):
         pass
+
+
+def test_units_that_fill_no_batch_are_told() -> None:
+    assert small_units_message(8192, 4096, 8192) is None
+    assert small_units_message(4097, 4096, 8192) is None
+    message = small_units_message(2000, 4096, 8192)
+    assert message is not None
+    assert "extract.rows_per_unit: 16384" in message
