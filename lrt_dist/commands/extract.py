@@ -130,8 +130,8 @@ def small_units_message(tokens: int, rows: int, budget: int) -> str | None:
     if 2 * tokens > budget:
         return None
     return (
-        f"a unit holds {tokens:,} tokens, and a batch may hold {budget:,}: the GPUs have more to do "
-        f"at once with extract.rows_per_unit: {rows * (budget // tokens)}, in a new --out"
+        f"a unit holds {tokens:,} tokens, and a batch may hold {budget:,}: the GPUs have more to "
+        f"do at once with extract.rows_per_unit: {rows * (budget // tokens)}, in a new --out"
     )
 
 

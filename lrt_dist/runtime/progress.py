@@ -28,7 +28,20 @@ class Progress:
     units end. Everything is also appended to `log`, one JSON object a line.
     """
 
-    def __init__(self, log: Path | None = None, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        log: Path | None = None,
+        console: Console | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Nothing is shown yet.
+
+        Args:
+            log: where the log goes.
+            console: where the bar goes.
+            check: called as a phase begins; raises if the work must not go on.
+        """
+        self._check = check
         self.console = console or Console(stderr=True)
         self._log_path = log
         self._log: Log | None = None
@@ -75,6 +88,7 @@ class Progress:
     @contextmanager
     def phase(self, name: str, total: int, unit: str) -> Iterator[Phase]:
         """Open a phase of `total` units, e.g. `phase("extract SmolLM2", 12, "units")`."""
+        self._check()
         phase = Phase(name, total, unit, self._show)
         if self._bar:
             self._tasks[name] = self._bar.add_task(name, total=total, unit=unit)

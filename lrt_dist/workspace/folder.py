@@ -180,12 +180,15 @@ class RunFolder:
 
 
 @contextmanager
-def exclusive(out: Path, note: Callable[[str], None]) -> Iterator[None]:
+def exclusive(out: Path, note: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Keep other drivers out of a run's directory: by a lock that ends with the process, or in an
     object store by a lease.
 
     Args:
         note: told why it takes a while, if it does.
+
+    Returns:
+        A function that raises IncompleteError where another driver has taken the directory over.
 
     Raises:
         UserError: another process works in it, or it is not a run's directory.
@@ -193,8 +196,12 @@ def exclusive(out: Path, note: Callable[[str], None]) -> Iterator[None]:
     usable = (out / "run.yaml").is_file() or not out.exists()
     if not usable and (not out.is_dir() or any(p.name not in _HOLDERS for p in out.iterdir())):
         raise UserError(f"{out} exists and is no run's directory; use another --out")
-    with _locked(out) if is_local(out) else sole_driver(str(out), note):
-        yield
+    if is_local(out):
+        with _locked(out):
+            yield lambda: None
+    else:
+        with sole_driver(str(out), note) as lease:
+            yield lease.check
 
 
 @contextmanager

@@ -178,9 +178,9 @@ def open_run(out: str | Path, config: RunConfig) -> Iterator[Run]:
     out = place(out).resolve()
     check_names(config)
     told = Console(stderr=True)
-    with exclusive(out, told.print):
+    with exclusive(out, told.print) as check:
         folder = RunFolder.claim(out, config)
-        with Progress(folder.log) as progress:
+        with Progress(folder.log, check=check) as progress:
             yield Run(folder, progress)
 
 

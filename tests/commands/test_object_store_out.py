@@ -21,8 +21,10 @@ from local_s3 import s3_bucket
 from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
+from lrt_dist.errors import IncompleteError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.runfile import load_run
+from lrt_dist.store import lease
 
 CommandLine = Callable[..., tuple[int, str]]
 BUCKET = "runs"
@@ -44,14 +46,12 @@ def bucket() -> Iterator[str]:
 def objects() -> dict[str, bytes]:
     """All objects of the bucket."""
     client = boto3.client("s3")
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-    keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
-    return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+    return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys()}
 
 
 def keys() -> list[str]:
-    listed = boto3.client("s3").list_objects_v2(Bucket=BUCKET)
-    return [entry["Key"] for entry in listed.get("Contents", ())]
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
 
 def comparable(name: str, content: bytes) -> object:
@@ -132,6 +132,27 @@ def test_two_drivers_of_one_out_in_an_object_store(
         assert second.exitcode == 2
         assert objects().keys() - {"two/log.jsonl"} == objects_before.keys()
     assert not any(key.startswith("two/driver") for key in keys())
+
+
+def test_a_driver_that_was_followed_stops(
+    bucket: str,
+    tmp_path: Path,
+    tiny_source: Path,
+    tiny_target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was not heard of for so long that another one took its OUT over."""
+    monkeypatch.setattr(lease, "BEAT", 0.05)
+    config = load_run(write_tiny_run(tmp_path, tiny_source, tiny_target))
+    with api.open_run(f"{bucket}/followed", config) as run:
+        other = {"token": "other", "host": "elsewhere", "process": 1, "beat": 3}
+        boto3.client("s3").put_object(
+            Bucket=BUCKET, Key="followed/driver.json", Body=json.dumps(other).encode()
+        )
+        time.sleep(1)
+        with pytest.raises(IncompleteError, match="process 1 on elsewhere has taken over"):
+            api.index(run)
+    assert "followed/driver.json" in keys(), "it is the other one's"
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "s4://bucket/x"])
