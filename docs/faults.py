@@ -1,6 +1,6 @@
 """Run every test of a fault, and write the table of faults.md from what they did.
 
-`python -m docs.faults` takes about a quarter of an hour on two cores. A test of a fault is marked
+`python -m docs.faults` takes 18 minutes on two cores. A test of a fault is marked
 `fault(what, outcome)`, and records the attempts it counted as the property `attempts`.
 """
 

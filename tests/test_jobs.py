@@ -18,7 +18,7 @@ from lrt_dist.plan.memory import USABLE, ModelSize, fewest_stages, host_bytes
 from lrt_dist.plan.tiles import plan_tiles
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
-from lrt_dist.runtime.scheduler import credits
+from lrt_dist.runtime.replica import credits
 from lrt_dist.sites import LayerPair, Sided
 
 ROOT = Path(__file__).parents[1]

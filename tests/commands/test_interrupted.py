@@ -117,10 +117,14 @@ def test_ctrl_c_says_how_to_go_on(
     run_file, expected = reference
     out = tmp_path / "stopped"
     command = ("run", str(run_file), "--out", str(out), *CONCEPTS_LATER)
-    process = start(*command)
-    wait_for_units(process, out, 3)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    for _ in range(3):  # on a busy machine a run may end before it is stopped
+        shutil.rmtree(out, ignore_errors=True)
+        process = start(*command)
+        wait_for_units(process, out, 3)
+        os.kill(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        if process.returncode:
+            break
     assert process.returncode == 3, output
     assert "run the same command again" in output
     assert "Traceback" not in output

@@ -12,7 +12,7 @@ from scripted import Job, attempts, chain
 from lrt_dist.errors import DeviceMemoryError
 from lrt_dist.runtime.contract import Attempts, Done, FailurePolicy, Runtime
 from lrt_dist.runtime.pool import RayRuntime
-from lrt_dist.runtime.scheduler import credits
+from lrt_dist.runtime.replica import credits
 
 
 @pytest.fixture
