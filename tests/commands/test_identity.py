@@ -77,6 +77,19 @@ def test_activations_of_other_tokens_are_refused(
         extracted(run_file, tmp_path / "out")
 
 
+def test_a_corpus_may_be_moved_but_not_changed(write_run: WriteRun, tmp_path: Path) -> None:
+    run_file = write_run()
+    folder = extracted(run_file, tmp_path / "out")
+    before = folder.rows.read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "corpus.jsonl").rename(tmp_path / "elsewhere/corpus.jsonl")
+    again = extracted(run_file, tmp_path / "out", f"corpus.paths=[{moved}]")
+    assert again.rows.read_bytes() == before
+    moved.write_text(moved.read_text() + json.dumps({"text": "One more text. " * 30}) + "\n")
+    with pytest.raises(UserError, match="made from another corpus"):
+        extracted(run_file, tmp_path / "out", f"corpus.paths=[{moved}]")
+
+
 @pytest.mark.parametrize("command", [api.fit, api.evaluate])
 @pytest.mark.fault(
     "norms are deleted",
