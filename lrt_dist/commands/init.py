@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from importlib.resources import files
@@ -60,8 +61,8 @@ def init(folder: Path, *, source: str, target: str, texts: Sequence[str]) -> Pat
         raise UserError(f"{path} exists; edit it, or choose another folder")
     models = {"source": _anchored(source), "target": _anchored(target)}
     counts = {side: _count_layers(model) for side, model in models.items()}
-    patterns = [str(Path(text).expanduser().absolute()) for text in texts]
-    corpus = corpus_files(CorpusConfig(paths=tuple(patterns)))
+    found = [str(Path(text).expanduser().absolute()) for text in texts]
+    corpus = corpus_files(CorpusConfig(paths=tuple(found)))
     plain = any(file.suffix in TEXT_SUFFIXES for file in corpus)
     content = _TEMPLATE.format(
         run_file=shlex.quote(str(path)),
@@ -73,7 +74,7 @@ def init(folder: Path, *, source: str, target: str, texts: Sequence[str]) -> Pat
         target_layers=_middle_layers(counts["target"]),
         source_count=counts["source"],
         target_count=counts["target"],
-        paths=json.dumps(patterns),
+        paths=json.dumps([_from_folder(text, folder) for text in texts]),
         separator=_SEPARATOR if plain else "",
         concept=CONCEPT,
     )
@@ -85,6 +86,12 @@ def init(folder: Path, *, source: str, target: str, texts: Sequence[str]) -> Pat
     path.write_text(content, encoding="utf-8")
     load_run(path)  # what is written must be a valid run
     return path
+
+
+def _from_folder(text: str, folder: Path) -> str:
+    """A relative path as seen from a folder, so that it goes along with a job; others stay."""
+    path = os.path.expanduser(text)
+    return path if os.path.isabs(path) else os.path.relpath(path, folder)
 
 
 def _anchored(model: str) -> str:

@@ -80,3 +80,23 @@ def test_wrong_input_leaves_nothing(
         assert code == 2, printed
         assert message in printed
         assert not (tmp_path / "run").exists()
+
+
+def test_a_relative_text_stays_relative(
+    tmp_path: Path,
+    tiny_source: Path,
+    tiny_target: Path,
+    lrt_dist: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that `lrt-dist submit` takes it along."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("a text\n")
+    models = ("--source", str(tiny_source), "--target", str(tiny_target))
+    code, text = lrt_dist("init", "run", *models, "--text", "texts/*.txt")
+    assert code == 0, text
+    assert '"../texts/*.txt"' in (tmp_path / "run/RUN.yaml").read_text()
+    (pattern,) = load_run("run/RUN.yaml").corpus.paths
+    assert [path.name for path in tmp_path.glob("texts/*.txt")] == ["a.txt"]
+    assert Path(pattern).parent.resolve() == tmp_path / "texts"
