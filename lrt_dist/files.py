@@ -62,30 +62,52 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: there is no space left.
     """
-    with as_disk_full_error(str(path)):
-        if is_local(path):
-            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-            try:
+    if is_local(path):
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with as_disk_full_error(str(path)):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 yield partial
                 os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-        else:
-            with tempfile.TemporaryDirectory(prefix="lrt-dist-") as folder:
-                partial = Path(folder) / path.name
-                yield partial
-                remote = _remote(path)
-                remote.fs.put_file(str(partial), remote.path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return
+    temporary = f"{tempfile.gettempdir()} ($TMPDIR), on the way to {path}"
+    with (
+        as_disk_full_error(temporary),
+        tempfile.TemporaryDirectory(prefix="lrt-dist-") as folder,
+    ):
+        partial = Path(folder) / path.name
+        yield partial
+        remote = _remote(path)
+        remote.fs.put_file(str(partial), remote.path)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file.
+
+    A path's own `is_file` also says no where an object store could not be asked.
+
+    Raises:
+        StorageError: it could not be asked.
+    """
+    if is_local(path):
+        return path.is_file()
+    remote = _remote(path)
+    try:
+        return bool(remote.fs.info(remote.path)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def delete_tree(path: Path) -> None:
     """Delete a folder and all that is in it; there may be none."""
     if is_local(path):
         shutil.rmtree(path, ignore_errors=not path.exists())
-    elif path.exists():
-        remote = _remote(path)
-        remote.fs.rm(remote.path, recursive=True)
+        return
+    remote = _remote(path)
+    for name in remote.fs.find(remote.path):  # a folder itself is no object
+        remote.fs.rm_file(name)
 
 
 def read_range(path: Path, begin: int, end: int) -> bytes:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from lrt_dist.config import RunConfig
 from lrt_dist.errors import UserError
+from lrt_dist.files import is_file
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -67,7 +68,7 @@ def read_run(out: Path) -> RunConfig:
         UserError: there is none, or it is damaged.
     """
     path = out / "run.yaml"
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{out} holds no run (no run.yaml); start one with `lrt-dist run`")
     try:
         return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -92,6 +92,8 @@ class _RemoteTensors:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._size = path.stat().st_size
+        if self._size < 8:
+            raise SafetensorError(f"{self._size} bytes")
         self._first = read_range(path, 0, min(FETCHED_FIRST, self._size))
         length = int.from_bytes(self._bytes(0, 8), "little")
         self._begin = 8 + length

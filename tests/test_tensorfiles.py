@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_s3 import s3_bucket
 from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError, DiskFullError, as_disk_full_error
+from lrt_dist.files import place
 from lrt_dist.tensorfiles import load_tensors, save_tensors
 
 
@@ -66,3 +68,29 @@ def test_other_libraries_full_disks_are_known(text: str) -> None:
         raise RuntimeError(text)
     with pytest.raises(RuntimeError, match="something else"), as_disk_full_error("there"):
         raise RuntimeError("something else")
+
+
+def test_tensors_in_an_object_store(tmp_path: Path) -> None:
+    """A copy: equal bits; and what is torn is told, not guessed at."""
+    with s3_bucket("tensors") as url:
+        path = place(f"{url}/deep/t.safetensors")
+        tensors = {
+            "large": torch.randn(600, 500),  # beyond what is fetched at once
+            "small": torch.tensor([1.5, -2.5], dtype=torch.bfloat16),
+            "empty": torch.zeros(0, 3),
+        }
+        save_tensors(path, tensors, {"kind": "Thing", "name": "a"})
+        again, metadata = load_tensors(path, "Thing")
+        assert metadata == {"kind": "Thing", "name": "a"}
+        assert again.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert again[name].dtype == tensor.dtype
+            assert torch.equal(again[name], tensor)
+        content = path.read_bytes()
+        for torn in (b"", content[:5], content[:30], content[:-3], b"x" * 100):
+            path.write_bytes(torn)
+            with pytest.raises(CorruptionError, match="is not a safetensors file"):
+                load_tensors(path, "Thing")
+        path.unlink()
+        with pytest.raises(FileNotFoundError):
+            load_tensors(path, "Thing")

@@ -242,7 +242,7 @@ def _accumulate(
     partners = dict(zip(blocks, partner_units(blocks, groups), strict=True))
     leaves = [tuple(Block(block, partners[block]) for block in leaf) for leaf in unit_leaves]
 
-    def task(tile: Tile, chosen: tuple[Block, ...], path: Path) -> AccumulateTask:
+    def task(tile: Tile, chosen: tuple[Block, ...], path: Path, level: int) -> AccumulateTask:
         leaf = Leaf(
             blocks=chosen,
             own_share=1 / len(blocks),
@@ -255,7 +255,7 @@ def _accumulate(
                 for u in (*block.units, *block.partners)
             },
         )
-        return AccumulateTask(tile, leaf, run.config.fit.folds, path)
+        return AccumulateTask(tile, leaf, run.config.fit.folds, path, merged=level > 0)
 
     count = len(leaves)
 
@@ -275,7 +275,7 @@ def _accumulate(
             [
                 Node(
                     level,
-                    task(tile, blocks_of_leaves[0], node_path(folder, level, number, count)),
+                    task(tile, blocks_of_leaves[0], node_path(folder, level, number, count), level),
                 )
                 for (level, number), blocks_of_leaves in zip(nodes, covered, strict=True)
             ]

@@ -90,7 +90,7 @@ def _extract_missing(
                 unit in quarantined,
             )
 
-    spec = chain(run, side, head=False, batch_tokens=budget)
+    spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
     model = run.folder.model(side).model.rsplit("/", 1)[-1]
     name = f"extract {model}"
     count = len(spec.stages)

@@ -18,6 +18,7 @@ from lrt_dist.commands._rows import LayerFacts, Records, layer_facts
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
+from lrt_dist.files import is_file
 from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.plan.cost import cores_of_task, solve_bytes
 from lrt_dist.runtime.contract import Needs
@@ -52,7 +53,7 @@ def current_fits(run: Run) -> str:
         IncompleteError: they were not fitted yet.
     """
     path = run.folder.fits[Direction.FORWARD]
-    if path.is_file() and is_current(path, fingerprint := fit_inputs(run).fingerprint):
+    if is_file(path) and is_current(path, fingerprint := fit_inputs(run).fingerprint):
         return fingerprint
     raise IncompleteError(
         f"{run.folder.out} has no maps of this configuration; run `lrt-dist fit` first"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,19 +11,17 @@ from lrt_dist.commands._items import check_items, item_warnings
 from lrt_dist.config import fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
-from lrt_dist.corpus.readers import Document, named_files, read_documents
+from lrt_dist.corpus.readers import Document, corpus_digest, read_documents
 from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
-from lrt_dist.files import place
+from lrt_dist.files import is_file, place
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.sites import Segment, Sided, fold_of
 from lrt_dist.store.tables import OverlapRow, Table, is_current
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
 
-SIGNATURE_BYTES = 1 << 20
-"""Bytes at each end of a corpus file by which a change of it is noticed."""
 SEGMENTS_A_STEP = 256
 """Segments that are searched for overlap between two steps of the bar."""
 
@@ -40,7 +37,7 @@ def index(run: Run) -> RowIndex:
     for warning in item_warnings(run):
         run.progress.note("items", warning)
     config, path = run.config, run.folder.rows
-    sources = [_file_signature(p, name) for p, name in named_files(config.corpus)]
+    corpus = corpus_digest(config.corpus)
     fingerprint = fingerprint_of(
         {
             "corpus": config.corpus.model_dump(mode="json", exclude={"paths"}),
@@ -48,10 +45,10 @@ def index(run: Run) -> RowIndex:
             "rows_per_unit": config.extract.rows_per_unit,
             "models": [facts.digest for facts in run.facts],
             "tokenizers": [facts.tokenizer for facts in run.facts],
-            "sources": sources,
+            "sources": corpus,
         }
     )
-    if path.is_file():
+    if is_file(path):
         existing = RowIndex.open(path)
         if existing.fingerprint == fingerprint:
             _check_folds(run, existing)
@@ -76,7 +73,9 @@ def index(run: Run) -> RowIndex:
                     bar.advance(len(segment.text))
                     yield segment
 
-        made = write_index(path, segments(), config.extract.rows_per_unit, fingerprint, groups)
+        made = write_index(
+            path, segments(), config.extract.rows_per_unit, fingerprint, groups, corpus
+        )
     run.progress.note(
         "index",
         f"row index: {made.rows:,} rows in {made.units} units, {made.segments:,} segments of "
@@ -143,17 +142,6 @@ def _near_note(rows: RowIndex) -> str:
     if not near:
         return ""
     return f"; {sum(near):,} of them are near duplicates, in {len(near):,} groups that share a fold"
-
-
-def _file_signature(path: Path, name: str) -> tuple[str, int, str]:
-    """A file's name in its corpus, its size, and the hash of its beginning and end: a corpus may
-    be moved."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        digest = hashlib.sha256(stream.read(SIGNATURE_BYTES))
-        stream.seek(max(0, size - SIGNATURE_BYTES))
-        digest.update(stream.read(SIGNATURE_BYTES))
-    return name, size, digest.hexdigest()[:16]
 
 
 def check_overlap(run: Run, rows: RowIndex) -> dict[str, list[str]]:

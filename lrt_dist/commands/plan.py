@@ -15,6 +15,7 @@ from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
+from lrt_dist.files import is_file
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
 from lrt_dist.plan.memory import StagePlan
@@ -108,7 +109,7 @@ def plan(run: Run) -> Plan:
     """
     run.check()
     check_items(run)
-    exact = run.folder.rows.is_file()
+    exact = is_file(run.folder.rows)
     documents, rows, tokens = _counts(run) if exact else _estimate(run)
     speed, source = _speed(run)
 

@@ -12,6 +12,7 @@ from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.commands.fit import current_fits
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError
+from lrt_dist.files import is_file
 from lrt_dist.formatting import format_seconds
 from lrt_dist.report.page import write_report
 from lrt_dist.report.results import Results
@@ -34,7 +35,7 @@ def report(run: Run) -> Path:
     folder = run.folder
     fits = current_fits(run)
     evaluation = evaluation_fingerprint(run, fits) if run.config.concepts else None
-    evaluated = evaluation is not None and folder.scores.is_file()
+    evaluated = evaluation is not None and is_file(folder.scores)
     if evaluation and evaluated and not is_current(folder.scores, evaluation):
         raise IncompleteError(
             f"{folder.scores} is of another configuration; run `lrt-dist evaluate` first"
@@ -51,6 +52,7 @@ def report(run: Run) -> Path:
             "and the R² of mismatched rows lies below 0 by itself. Use more documents, or cut text "
             "files into some with corpus.separator."
         )
+    run.progress.flush()
     facts = {
         "Rows": f"{index.rows:,} in {index.units} units",
         "Segments": f"{index.segments:,}",

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lrt_dist.commands._busy import busy_messages
+from lrt_dist.files import is_file
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.workspace.folder import RunFolder
@@ -80,9 +81,9 @@ def status(folder: RunFolder) -> RunStatus:
             )
         )
     present = {
-        "fits": folder.fits[Direction.FORWARD].is_file(),
-        "scores": folder.scores.is_file(),
-        "report": folder.report.is_file(),
+        "fits": is_file(folder.fits[Direction.FORWARD]),
+        "scores": is_file(folder.scores),
+        "report": is_file(folder.report),
     }
     busy = tuple(busy_messages(folder.log))
-    return RunStatus(folder.config.name, folder.rows.is_file(), tuple(stores), present, busy)
+    return RunStatus(folder.config.name, is_file(folder.rows), tuple(stores), present, busy)

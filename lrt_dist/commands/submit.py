@@ -60,8 +60,13 @@ def _pack(values: dict[str, Any], base: Path, folder: Path) -> None:
     found: dict[PathValue, list[Path]] = {}
     for value in path_values(values):
         text = os.path.expanduser(value.text)
-        pattern = os.path.normpath(base / text)
-        matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
+        named = Path(os.path.normpath(base / text))
+        if value.name == "corpus.paths":
+            pattern = os.path.join(glob.escape(str(base)), text)
+            found_there = glob.glob(pattern, recursive=True)
+            matches = [Path(os.path.normpath(match)) for match in found_there]
+        else:
+            matches = [named] if named.exists() else []
         if os.path.isabs(text) or not (matches or value.certain):
             continue
         if value.name not in GO_ALONG:
@@ -70,7 +75,7 @@ def _pack(values: dict[str, Any], base: Path, folder: Path) -> None:
                 "that it has on every node of the cluster"
             )
         if not any(match.is_file() for match in matches):
-            raise UserError(f"{value.name}: no file matches {pattern}")
+            raise UserError(f"{value.name}: no file matches {named}")
         found[value] = [match for match in matches if match.is_file()]
     files = {match for matches in found.values() for match in matches}
     size = sum(file.stat().st_size for file in files)

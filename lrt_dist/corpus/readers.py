@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
 import json
 import os
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 from lrt_dist.config import CorpusConfig
 from lrt_dist.errors import UserError
 
+SIGNATURE_BYTES = 1 << 20
+"""Of a file's beginning and of its end that are hashed."""
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
 
 
@@ -78,6 +81,24 @@ def named_files(config: CorpusConfig) -> list[tuple[Path, str]]:
         return []
     base = os.path.commonpath([path.parent for path in files])
     return [(path, str(path.relative_to(base))) for path in files]
+
+
+def corpus_digest(config: CorpusConfig) -> str:
+    """Hash of what the files of a corpus are: their names in it, sizes, beginnings and ends. It
+    does not depend on where they lie.
+
+    Raises:
+        UserError: see `corpus_files`.
+    """
+    digest = hashlib.sha256()
+    for path, name in named_files(config):
+        size = path.stat().st_size
+        digest.update(f"{name}\n{size}\n".encode())
+        with path.open("rb") as stream:
+            digest.update(stream.read(SIGNATURE_BYTES))
+            stream.seek(max(0, size - SIGNATURE_BYTES))
+            digest.update(stream.read(SIGNATURE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def text_bytes(config: CorpusConfig) -> int:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lrt_dist.errors import UserError
-from lrt_dist.files import atomic_write
+from lrt_dist.files import atomic_write, is_file
 from lrt_dist.plan.units import fill_units
 from lrt_dist.sites import Segment, Side, Sided
 
@@ -53,6 +53,7 @@ class RowIndex:
         rows_per_unit: rows of every unit but perhaps the last.
         fingerprint: hash of what the index was made from.
         digest: hash of the segments and sites themselves.
+        corpus: the `corpus_digest` of the files it was made from.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class RowIndex:
     rows_per_unit: int
     fingerprint: str
     digest: str
+    corpus: str = ""
 
     @classmethod
     def open(cls, path: Path) -> RowIndex:
@@ -71,7 +73,7 @@ class RowIndex:
         Raises:
             UserError: there is no index, or the file is not one.
         """
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"no row index at {path}; run `lrt-dist index` first")
         try:
             with path.open("rb") as stream:
@@ -148,11 +150,13 @@ def write_index(
     rows_per_unit: int,
     fingerprint: str,
     groups: Mapping[str, str] | None = None,
+    corpus: str = "",
 ) -> RowIndex:
     """Number the rows, cut units, write the index atomically.
 
     Args:
         groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
+        corpus: see `RowIndex.corpus`.
 
     Raises:
         UserError: there is not one site.
@@ -185,6 +189,7 @@ def write_index(
             "rows_per_unit": rows_per_unit,
             "fingerprint": fingerprint,
             "digest": content.hexdigest()[:16],
+            "corpus": corpus,
         }
         writer.add_key_value_metadata({_META: json.dumps(summary).encode()})
     return RowIndex.open(path)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.files import atomic_write, place
+from lrt_dist.files import atomic_write, is_file, place
 from lrt_dist.maps.card import model_card
 from lrt_dist.maps.tensors import A, Array, as_tensor, like
 from lrt_dist.maps.vectors import SteeringVector
@@ -241,7 +241,7 @@ class AffineMap:
         """
         path = place(path)
         file = path / _WEIGHTS if path.is_dir() else path
-        if not file.is_file():
+        if not is_file(file):
             raise UserError(f"no map at {path}: neither a file nor a folder with {_WEIGHTS} in it")
         tensors, meta = load_tensors(file, _KIND)
         try:

@@ -12,7 +12,7 @@ import torch
 from torch.linalg import vector_norm
 
 from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.files import place
+from lrt_dist.files import is_file, place
 from lrt_dist.maps.tensors import Array, as_tensor
 from lrt_dist.registry import Registry
 from lrt_dist.tensorfiles import load_tensors, save_tensors
@@ -110,7 +110,7 @@ class SteeringVector:
             CorruptionError: what is there is not a vector.
         """
         path = place(path)
-        if not path.is_file():
+        if not is_file(path):
             raise UserError(f"no steering vector at {path}")
         tensors, meta = load_tensors(path, _KIND)
         try:

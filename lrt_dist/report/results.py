@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lrt_dist.config import RunConfig
 from lrt_dist.errors import UserError
-from lrt_dist.files import place
+from lrt_dist.files import is_file, place
 from lrt_dist.runfile import read_run
 from lrt_dist.store.tables import (
     AgreementRow,
@@ -67,7 +67,7 @@ class Results:
             CorruptionError: a table cannot be read.
         """
         folder = place(out)
-        if not any((folder / f"{name}.parquet").is_file() for name in ("fits", "scores")):
+        if not any(is_file(folder / f"{name}.parquet") for name in ("fits", "scores")):
             raise UserError(
                 f"{folder} holds neither fits.parquet nor scores.parquet, so there is nothing to "
                 "report: run `lrt-dist fit` and `lrt-dist evaluate` first"
@@ -77,7 +77,7 @@ class Results:
 
         def table(name: str, row: type[Row], *, wanted: bool = True) -> Table[Row]:
             path = folder / f"{name}.parquet"
-            return Table.read(path, row) if wanted and path.is_file() else Table.of(row, [])
+            return Table.read(path, row) if wanted and is_file(path) else Table.of(row, [])
 
         def evaluated(name: str, row: type[Row]) -> Table[Row]:
             return table(name, row, wanted=bool(config.concepts))

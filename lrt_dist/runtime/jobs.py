@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from ray.job_submission import JobDetails, JobInfo, JobStatus, JobSubmissionClient
 
 from lrt_dist.errors import IncompleteError, UserError
@@ -45,11 +46,18 @@ class Job:
         """Hand over its log until it ends; its exit code.
 
         Raises:
-            IncompleteError: it was stopped, or died with the node that it ran on.
+            IncompleteError: it was stopped, or died with the node that it ran on; or the job
+                server does not answer any more.
         """
-        asyncio.run(self._tail(write))
-        while not (info := self._info()).status.is_terminal():
-            time.sleep(POLL)
+        try:
+            asyncio.run(self._tail(write))
+            while not (info := self._info()).status.is_terminal():
+                time.sleep(POLL)
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            raise IncompleteError(
+                f"no longer followed, since {self.address} does not answer ({error}); the job "
+                f"{self.id} may go on: {self.follows}"
+            ) from error
         if info.status == JobStatus.SUCCEEDED:
             return 0
         if info.status == JobStatus.FAILED and info.driver_exit_code is not None:

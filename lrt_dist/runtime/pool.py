@@ -61,7 +61,9 @@ class RayRuntime:
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
         self.node_memory = tuple(float(node.get("memory", 0)) for node in alive)
-        self._shared_memory = min(float(node["object_store_memory"]) for node in alive)
+        kind = "GPU" if resources.get("GPU") else "CPU"  # what every stage asks for
+        holding = [node for node in alive if node.get(kind)] or alive
+        self._object_stores = [float(node["object_store_memory"]) for node in holding]
         self.gpus = float(resources.get("GPU", 0))
         self._policy, self._note = policy, note
 
@@ -72,7 +74,7 @@ class RayRuntime:
         Raises:
             LrtError: the cluster cannot hold one.
         """
-        chains = RayChains(spec, self._policy, self._note, self._shared_memory)
+        chains = RayChains(spec, self._policy, self._note, self._object_stores)
         try:
             chains.start()
             yield chains

@@ -39,7 +39,7 @@ class Progress:
         Args:
             log: where the log goes.
             console: where the bar goes.
-            check: called as a phase begins; raises if the work must not go on.
+            check: called as a phase begins and advances; raises if the work must not go on.
         """
         self._check = check
         self.console = console or Console(stderr=True)
@@ -77,6 +77,11 @@ class Progress:
         if self._log:
             self._log.close()
 
+    def flush(self) -> None:
+        """Let everyone see the log as far as it was written."""
+        if self._log:
+            self._log.flush()
+
     def note(self, event: str, message: str, **facts: Any) -> None:
         """One line that stays."""
         self._write(event, message=message, **facts)
@@ -103,6 +108,7 @@ class Progress:
 
     def _show(self, phase: Phase, **facts: Any) -> None:
         """Bring the bar, or the lines, and the log up to date."""
+        self._check()
         known = {**phase.facts(), **facts}
         self._write("progress", **known)
         if self._bar and phase.done == phase.resumed:  # not counted into the bar's rate either

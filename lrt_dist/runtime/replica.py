@@ -7,6 +7,7 @@ through is written behind the others' backs.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -24,13 +25,19 @@ BUILDS = 3
 """Times in a row that a replica may die while it is built."""
 
 
-def credits(spec: ChainSpec, shared_memory: float) -> int:
+def credits(spec: ChainSpec, shared_memory: float, nodes: int = 1) -> int:
     """Batches that may be on their way in a replica at once: enough that no stage waits for the
-    driver, if the carries of all replicas have room in half of one node's object store."""
+    driver, if the carries of a node's replicas have room in half of its object store.
+
+    Args:
+        shared_memory: bytes of the smallest object store.
+        nodes: among which the replicas are spread.
+    """
     enough = 2 * len(spec.stages) + 1
     if not spec.carry_bytes or len(spec.stages) == 1:
         return enough
-    room = shared_memory / 2 / max(1, spec.replicas) // spec.carry_bytes
+    replicas_of_node = math.ceil(spec.replicas / nodes)
+    room = shared_memory / 2 / replicas_of_node // spec.carry_bytes
     return int(min(enough, max(1, room)))
 
 

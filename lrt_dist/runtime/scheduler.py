@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -28,15 +28,21 @@ class RayChains:
         spec: ChainSpec,
         policy: FailurePolicy,
         note: Callable[[str], None],
-        shared_memory: float,
+        object_stores: Sequence[float],
     ) -> None:
         """Nothing is started yet.
 
         Args:
-            shared_memory: bytes of a node's object store.
+            object_stores: bytes of those of all nodes that can hold a stage.
         """
         self._spec, self._policy, self._note = spec, policy, note
-        self._window = credits(spec, shared_memory)
+        self._window = credits(spec, min(object_stores), len(object_stores))
+        if self._window < len(spec.stages):
+            note(
+                f"only {self._window} batches can be on their way in a chain of {len(spec.stages)} "
+                "stages, so stages will wait: lower batch_tokens, or give Ray's object store more "
+                "memory (ray start --object-store-memory)"
+            )
         self._replicas: list[Replica] = []
         self._ran = False
         self._waiting_since: float | None = None

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lrt_dist.errors import CorruptionError
-from lrt_dist.files import atomic_write
+from lrt_dist.files import atomic_write, is_file
 from lrt_dist.linear.fit import FitMetrics
 
 if TYPE_CHECKING:
@@ -483,7 +483,7 @@ def concat(tables: Iterable[Table[Row]], row: type[Row]) -> Table[Row]:
 
 def is_current(path: Path, fingerprint: str) -> bool:
     """Whether a table exists, can be read, and was made from the same things."""
-    if not path.is_file():
+    if not is_file(path):
         return False
     try:
         with path.open("rb") as stream:

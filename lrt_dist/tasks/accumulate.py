@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrt_dist.errors import LrtError
+from lrt_dist.errors import IncompleteError, LrtError
 from lrt_dist.linear.fit import pair_moments
 from lrt_dist.linear.moments import Accumulator, NonFiniteError, Pair
 from lrt_dist.plan.tiles import Tile
@@ -28,12 +28,14 @@ class AccumulateTask:
         leaf: the rows.
         folds: number of folds.
         path: where the moments go.
+        merged: whether they are there already, of more than this leaf.
     """
 
     tile: Tile
     leaf: Leaf
     folds: int
     path: Path
+    merged: bool = False
 
 
 def tile_moments(tile: Tile) -> list[Pair]:
@@ -58,10 +60,16 @@ def accumulate(task: AccumulateTask) -> Path:
     A file that exists is left as it is.
 
     Raises:
+        IncompleteError: merged moments are gone, since somebody else merged them further.
         LrtError: a hidden state that is not finite, with its layer, row and units.
     """
     if task.path.exists():
         return task.path
+    if task.merged:
+        raise IncompleteError(
+            f"{task.path} is gone: a task of an earlier driver still worked on it; run the same "
+            "command again"
+        )
     accumulators = Accumulator.for_folds(tile_moments(task.tile), task.folds)
     for block in read_blocks(task.leaf, task.tile.layers, task.tile.draws):
         # Rows come sorted by fold, so each fold is a slice.

@@ -13,17 +13,20 @@ from pathlib import Path
 import yaml
 
 from lrt_dist.config import ModelConfig, RunConfig, differing_keys
+from lrt_dist.corpus.readers import corpus_digest
+from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
-from lrt_dist.files import atomic_write, is_local
+from lrt_dist.files import atomic_write, is_file, is_local
 from lrt_dist.runfile import read_run
 from lrt_dist.sites import Direction, LayerPair, Layers, Side, layers_text
 from lrt_dist.store.lease import LEASE, sole_driver
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import child
 
-CHEAP = ("extract.batch_tokens", "corpus.paths")
-"""Keys of these that may change: a unit's record says in which batches it was computed, and the row
-index is compared with what the files hold, wherever they lie."""
+PATHS = "corpus.paths"
+CHEAP = ("extract.batch_tokens", PATHS)
+"""Keys of these that may change: a unit's record says in which batches it was computed, and the
+files of a corpus may lie elsewhere, if they are the same ones."""
 _LOCK = ".lock"
 _HOLDERS = (_LOCK, LEASE)
 COSTLY = ("source", "target", "corpus", "sites", "extract")
@@ -161,7 +164,7 @@ class RunFolder:
         """
         path = out / "run.yaml"
         values = config.dump()
-        if path.is_file() and (existing := cls.open(out)).has_activations():
+        if is_file(path) and (existing := cls.open(out)).has_activations():
             old = existing.config.dump()
             differing = [
                 line
@@ -169,6 +172,9 @@ class RunFolder:
                 for line in differing_keys(old[section], values[section], section)
                 if not line.startswith(CHEAP)
             ]
+            if moved := differing_keys(old["corpus"]["paths"], values["corpus"]["paths"], PATHS):
+                same = RowIndex.open(existing.rows).corpus == corpus_digest(config.corpus)
+                differing += [] if same else moved
             if differing:
                 raise UserError(
                     f"{out} belongs to another run:\n  " + "\n  ".join(differing) + "\n"
@@ -193,7 +199,7 @@ def exclusive(out: Path, note: Callable[[str], None]) -> Iterator[Callable[[], N
     Raises:
         UserError: another process works in it, or it is not a run's directory.
     """
-    usable = (out / "run.yaml").is_file() or not out.exists()
+    usable = is_file(out / "run.yaml") or not out.exists()
     if not usable and (not out.is_dir() or any(p.name not in _HOLDERS for p in out.iterdir())):
         raise UserError(f"{out} exists and is no run's directory; use another --out")
     if is_local(out):

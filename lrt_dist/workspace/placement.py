@@ -99,12 +99,20 @@ def _check_memory(run: Run, facts: ModelFacts, plans: list[StagePlan], memory: i
         )
 
 
-def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
-    """The chain of a model, with as many replicas as the cluster holds."""
+def chain(
+    run: Run, side: Side, *, head: bool, batch_tokens: int, extracts: bool = False
+) -> ChainSpec:
+    """The chain of a model, with as many replicas as the cluster holds.
+
+    Args:
+        head: whether it ends with the language-model head.
+        batch_tokens: of a batch.
+        extracts: whether its stages hold rows of units until they are written.
+    """
     plans = stage_plans(run, side, head=head, batch_tokens=batch_tokens)
     gpus = 1.0 if run.runtime.gpus else 0.0
     carry = batch_tokens * run.facts[side].width * NUMBER_BYTES[compute_dtype(run, side)]
-    memory = [host_memory(run, side, plan, carry) for plan in plans]
+    memory = [host_memory(run, side, plan, carry, extracts=extracts) for plan in plans]
     replicas = _replicas(run, plans, memory)
     cpus = 1.0 if gpus else cores_each(run.runtime.node_cpus, replicas * len(plans))
     stages = tuple(
@@ -132,14 +140,14 @@ def chain(run: Run, side: Side, *, head: bool, batch_tokens: int) -> ChainSpec:
     )
 
 
-def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int) -> int:
+def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int, *, extracts: bool) -> int:
     """Bytes that a stage needs of its node's memory, which Ray is asked for.
 
     Raises:
         UserError: no node has them.
     """
     extract, facts = run.config.extract, run.facts[side]
-    layers = sum(layer in plan.owned for layer in run.layers[side])
+    layers = sum(layer in plan.owned for layer in run.layers[side]) if extracts else 0
     needed = (0 if run.runtime.gpus else plan.bytes) + host_bytes(
         layers,
         extract.rows_per_unit,
@@ -151,9 +159,9 @@ def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int) -> int:
     if needed > largest:
         raise UserError(
             f"a stage of {facts.name} with {layers} layers needs {format_bytes(needed)} of its "
-            f"node's memory, and the largest node offers {format_bytes(largest)}: lower "
-            "extract.rows_per_unit or extract.batch_tokens, set cluster.stages to more, or use "
-            "larger nodes"
+            f"node's memory, and the largest node offers {format_bytes(largest)}: use larger "
+            "nodes, set cluster.stages to more, lower batch_tokens, or begin anew with fewer "
+            "extract.rows_per_unit"
         )
     return needed
 
@@ -182,10 +190,10 @@ def _replicas(run: Run, plans: list[StagePlan], memory: list[int]) -> int:
     asked, runtime = run.config.cluster.replicas, run.runtime
     if asked != "auto":
         return asked
+    by_memory = sum(runtime.node_memory) / sum(memory)
     if runtime.gpus:
-        return max(1, int(runtime.gpus // len(plans)))
-    by_memory = sum(runtime.node_memory) / 2 / sum(memory)
-    return max(1, int(min(CPU_REPLICAS, sum(runtime.node_cpus) // len(plans), by_memory)))
+        return max(1, int(min(runtime.gpus // len(plans), by_memory)))
+    return max(1, int(min(CPU_REPLICAS, sum(runtime.node_cpus) // len(plans), by_memory / 2)))
 
 
 def model_size(facts: ModelFacts) -> ModelSize:

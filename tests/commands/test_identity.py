@@ -85,6 +85,16 @@ def test_a_corpus_may_be_moved_but_not_changed(write_run: WriteRun, tmp_path: Pa
     moved = (tmp_path / "corpus.jsonl").rename(tmp_path / "elsewhere/corpus.jsonl")
     again = extracted(run_file, tmp_path / "out", f"corpus.paths=[{moved}]")
     assert again.rows.read_bytes() == before
+    kept = (tmp_path / "out/run.yaml").read_bytes()
+    other = tmp_path / "elsewhere/other.jsonl"
+    other.write_text(moved.read_text())
+    for command in (api.index, api.extract):
+        with (
+            pytest.raises(UserError, match=r"belongs to another run:\n  corpus\.paths"),
+            api.open_run(tmp_path / "out", load_run(run_file, [f"corpus.paths=[{other}]"])) as run,
+        ):
+            command(run)
+    assert (tmp_path / "out/run.yaml").read_bytes() == kept
     moved.write_text(moved.read_text() + json.dumps({"text": "One more text. " * 30}) + "\n")
     with pytest.raises(UserError, match="made from another corpus"):
         extracted(run_file, tmp_path / "out", f"corpus.paths=[{moved}]")

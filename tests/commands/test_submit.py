@@ -90,6 +90,16 @@ def test_what_cannot_go_along_is_refused(
     assert not sent
 
 
+def test_names_are_no_patterns(run_file: Path, sent: dict[str, Any]) -> None:
+    """But for those of the corpus; a folder's own name may look like one, too."""
+    folder = run_file.parent.rename(run_file.parent.with_name("runs [1]"))
+    (folder.parent / "concepts/set[1].jsonl").write_text("x")
+    changes = ["concepts=[{name: mood, data: '../concepts/set[1].jsonl'}]"]
+    submit(folder / "RUN.yaml", "http://head:8265", "s3://bucket/run", changes, {})
+    assert "concepts/set[1].jsonl" in sent["files"]
+    assert "runs [1]/text/a.txt" in sent["files"]
+
+
 def test_what_is_too_large_is_refused(run_file: Path, sent: dict[str, Any]) -> None:
     with (run_file.parent / "text/b.txt").open("wb") as stream:
         stream.truncate(200 << 20)
