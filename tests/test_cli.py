@@ -50,6 +50,16 @@ def test_help_teaches() -> None:
     assert "--out" in text
 
 
+@pytest.mark.parametrize(("command", "extra"), [("demo", "demo"), ("submit", "cluster")])
+def test_help_names_the_extra_that_is_needed(
+    command: str, extra: str, lrt_dist: Callable[..., tuple[int, str]]
+) -> None:
+    """Square brackets are markup to the terminal, unless they are escaped."""
+    code, text = lrt_dist(command, "--help")
+    assert code == 0
+    assert f"pip install 'lrt-dist[{extra}]'" in text
+
+
 def test_a_whole_run_and_a_second_one_without_ray(write_run: WriteRun, tmp_path: Path) -> None:
     """The serial runtime works where Ray cannot even be imported."""
     out = tmp_path / "out"
