@@ -66,6 +66,9 @@ def cluster(bucket: str) -> Iterator[tuple[ray.cluster_utils.Cluster, str]]:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "lrt_dist.cli", *arguments],
         stdout=subprocess.PIPE,
