@@ -48,7 +48,7 @@ _HOMES = {
     "Results": "lrt_dist.report.results",
     "SteeringVector": "lrt_dist.maps.vectors",
     "fit": "lrt_dist.maps.arrays",
-    "load_run": "lrt_dist.config",
+    "load_run": "lrt_dist.runfile",
     "run": "lrt_dist.api",
     "steer": "lrt_dist.models.injection",
 }

@@ -18,6 +18,8 @@ T = TypeVar("T", bound=Task)
 
 TICK = 1.0
 """Seconds after which a wait for work looks at the clock and at the cluster."""
+TELL_AFTER = 30.0
+"""Seconds without a place after which people are told."""
 
 
 class RayChains:
@@ -47,6 +49,7 @@ class RayChains:
         self._ran = False
         self._waiting_since: float | None = None
         self._told = 0.0
+        self._told_of_unplaced = False
 
     def start(self) -> None:
         """Ask for every replica's place, and wait until one is built."""
@@ -203,10 +206,11 @@ class RayChains:
         now = time.monotonic()
         if any(replica.placed for replica in self._replicas):
             self._waiting_since = None
+            self._tell_of_unplaced(now)
             return
         self._waiting_since = self._waiting_since or now
         waited, limit = now - self._waiting_since, self._spec.placement_timeout
-        if waited < min(limit, 30):
+        if waited < min(limit, TELL_AFTER):
             return
         if fits_when_idle(self._spec):
             if now - self._told > 60:
@@ -222,3 +226,13 @@ class RayChains:
             if self._ran:
                 raise IncompleteError(f"no replica is left, and there is {missing}; add nodes")
             raise LrtError(f"{missing}; add nodes, or change cluster.stages and cluster.replicas")
+
+    def _tell_of_unplaced(self, now: float) -> None:
+        """Say once that some replicas have no place, where others work."""
+        unplaced = [r for r in self._replicas if not r.placed and now - r.heard > TELL_AFTER]
+        if unplaced and not self._told_of_unplaced:
+            self._told_of_unplaced = True
+            self._note(
+                f"{len(unplaced)} of {len(self._replicas)} replicas have no place so far "
+                f"({what_is_missing(self._spec)}); the others work"
+            )

@@ -305,7 +305,7 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     shutil.copytree(extracted / "out", out)
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
-        "from lrt_dist import api; from lrt_dist.config import load_run;"
+        "from lrt_dist import api; from lrt_dist.runfile import load_run;"
         "from lrt_dist.plan import tiles; tiles.LEAF_ROWS = 256; out = Path(sys.argv[1]);"
         "run = api.open_run(out, load_run(out / 'run.yaml', ['fit.tile_bytes=1']));"
         "api.fit(run.__enter__())"

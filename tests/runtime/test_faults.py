@@ -10,6 +10,7 @@ import pytest
 from scripted import Job, attempts, chain
 
 from lrt_dist.errors import DeviceMemoryError
+from lrt_dist.runtime import scheduler
 from lrt_dist.runtime.contract import Attempts, Done, FailurePolicy, Runtime
 from lrt_dist.runtime.pool import RayRuntime
 from lrt_dist.runtime.replica import credits
@@ -74,11 +75,15 @@ def test_a_sick_replica_is_built_anew_and_its_tasks_go_elsewhere(
     "others use the cluster's resources",
     "work begins with the replicas that find room",
 )
-def test_work_begins_with_the_first_replica(noting: RayRuntime, tmp_path: Path) -> None:
-    """Two of three fit; the third waits for a node that may come."""
+def test_work_begins_with_the_first_replica(
+    noting: RayRuntime, tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three fit; the third waits for a node that may come, and people are told."""
+    monkeypatch.setattr(scheduler, "TELL_AFTER", 0.5)
     with noting.chains(chain(tmp_path, ("first", "second"), replicas=3)) as chains:
         assert len(done(list(chains.run(Job(f"job{n}") for n in range(8))))) == 8
         assert 1 <= len(chains.process_ids()) <= 2
+    assert sum("of 3 replicas have no place so far" in note for note in notes) == 1
 
 
 def test_the_busy_share_of_each_stage_is_known(noting: RayRuntime, tmp_path: Path) -> None:
