@@ -35,3 +35,19 @@ def s3_bucket(name: str) -> Iterator[str]:
             yield f"s3://{name}"
     finally:
         server.stop()
+
+
+def s3_keys(bucket: str, prefix: str = "") -> list[str]:
+    """Of all objects of a bucket, or of those that begin like this."""
+    lister = boto3.client("s3").get_paginator("list_objects_v2")
+    pages = lister.paginate(Bucket=bucket, Prefix=prefix)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+
+def s3_objects(bucket: str, prefix: str = "") -> dict[str, bytes]:
+    """The same with their contents."""
+    client = boto3.client("s3")
+    return {
+        key: client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        for key in s3_keys(bucket, prefix)
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from safetensors.torch import save_file
 from lrt_dist.errors import CorruptionError, DiskFullError, as_disk_full_error
 from lrt_dist.files import place
 from lrt_dist.tensorfiles import load_tensors, save_tensors
+
+
+def assert_equal(again: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Names, dtypes and bits."""
+    assert again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor)
 
 
 def test_tensors_come_back_as_they_went(tmp_path: Path) -> None:
@@ -30,10 +39,7 @@ def test_tensors_come_back_as_they_went(tmp_path: Path) -> None:
     save_tensors(path, tensors, {"kind": "Thing", "name": 'a "Ω"'})
     again, metadata = load_tensors(path, "Thing")
     assert metadata == {"kind": "Thing", "name": 'a "Ω"'}
-    assert again.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert again[name].dtype == tensor.dtype
-        assert torch.equal(again[name], tensor)
+    assert_equal(again, tensors)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -82,10 +88,7 @@ def test_tensors_in_an_object_store(tmp_path: Path) -> None:
         save_tensors(path, tensors, {"kind": "Thing", "name": "a"})
         again, metadata = load_tensors(path, "Thing")
         assert metadata == {"kind": "Thing", "name": "a"}
-        assert again.keys() == tensors.keys()
-        for name, tensor in tensors.items():
-            assert again[name].dtype == tensor.dtype
-            assert torch.equal(again[name], tensor)
+        assert_equal(again, tensors)
         content = path.read_bytes()
         for torn in (b"", content[:5], content[:30], content[:-3], b"x" * 100):
             path.write_bytes(torn)

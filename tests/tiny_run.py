@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -75,6 +78,30 @@ def command_line(*arguments: str) -> int:
             assert isinstance(code, int), code
             return code
     return 0
+
+
+def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`lrt-dist ARGUMENTS` in a new process, with all that it prints in one pipe."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lrt_dist.cli", *arguments],
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def store_digests(out: Path) -> dict[str, str]:
+    """Hash of every file of a run's activation stores."""
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in (out / "activations").glob("*.zarr/**/*")
+        if p.is_file()
+    }
 
 
 def fork(*arguments: str) -> BaseProcess:

@@ -5,10 +5,8 @@ The rest of the time a stage waited: for a carry of the stage before, for the dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from lrt_dist.runtime.log import read_log
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 EVENT = "busy"
 Shares = Sequence[Sequence[float | None]]
@@ -27,12 +25,12 @@ def busy_message(phase: str, replicas: Shares) -> str | None:
     return f"{phase}: stages computed {text} of the time" if text else None
 
 
-def busy_shares(log: Path) -> dict[str, Shares]:
-    """The latest of each phase; none of a run that has not come so far."""
-    return {e["phase"]: e["shares"] for e in read_log(log) if e.get("event") == EVENT}
+def busy_shares(events: Iterable[Mapping[str, Any]]) -> dict[str, Shares]:
+    """The latest of each phase among the events of a log."""
+    return {e["phase"]: e["shares"] for e in events if e.get("event") == EVENT}
 
 
-def busy_messages(log: Path) -> list[str]:
-    """A sentence for each phase."""
-    found = (busy_message(phase, shares) for phase, shares in busy_shares(log).items())
+def busy_messages(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each phase among the events of a log."""
+    found = (busy_message(phase, shares) for phase, shares in busy_shares(events).items())
     return [message for message in found if message]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lrt_dist.commands._busy import busy_shares, shares_text
 from lrt_dist.commands._items import item_warnings
@@ -53,12 +55,13 @@ def report(run: Run) -> Path:
             "files into some with corpus.separator."
         )
     run.progress.flush()
+    events = list(read_log(folder.log))
     facts = {
         "Rows": f"{index.rows:,} in {index.units} units",
         "Segments": f"{index.segments:,}",
         "Documents": f"{index.documents:,}",
-        **_durations(folder.log),
-        **_shares(folder.log),
+        **_durations(events),
+        **_shares(events),
     }
     if run.positions.needs_prompt and run.config.concepts:
         warnings.append(
@@ -74,17 +77,18 @@ def report(run: Run) -> Path:
     )
 
 
-def _shares(log: Path) -> dict[str, str]:
+def _shares(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Of each extraction, how much of their time the stages computed."""
     return {
-        f"Stages busy: {phase}": shares_text(shares) for phase, shares in busy_shares(log).items()
+        f"Stages busy: {phase}": shares_text(shares)
+        for phase, shares in busy_shares(events).items()
     }
 
 
-def _durations(log: Path) -> dict[str, str]:
+def _durations(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Seconds of every phase of the run, over all attempts."""
     totals: dict[str, float] = {}
-    for event in read_log(log):
+    for event in events:
         if event["event"] == "phase_end":
             totals[event["phase"]] = totals.get(event["phase"], 0.0) + event["seconds"]
     return {

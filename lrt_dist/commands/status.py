@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lrt_dist.commands._busy import busy_messages
 from lrt_dist.files import is_file
+from lrt_dist.runtime.log import read_log
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.workspace.folder import RunFolder
@@ -85,5 +86,5 @@ def status(folder: RunFolder) -> RunStatus:
         "scores": is_file(folder.scores),
         "report": is_file(folder.report),
     }
-    busy = tuple(busy_messages(folder.log))
+    busy = tuple(busy_messages(read_log(folder.log)))
     return RunStatus(folder.config.name, is_file(folder.rows), tuple(stores), present, busy)

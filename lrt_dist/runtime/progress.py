@@ -15,7 +15,7 @@ from rich import progress as rich
 from rich.console import Console
 from rich.text import Text
 
-from lrt_dist.runtime.log import Log
+from lrt_dist.runtime.log import Log, open_log
 
 EVERY = 5.0
 """Seconds between two progress lines where there is no terminal."""
@@ -51,7 +51,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._log_path:
-            self._log = Log(self._log_path)
+            self._log = open_log(self._log_path)
         if self.console.is_terminal:
             self._bar = rich.Progress(
                 rich.TextColumn("{task.description:<26}"),

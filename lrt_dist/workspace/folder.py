@@ -23,10 +23,8 @@ from lrt_dist.store.lease import LEASE, sole_driver
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import child
 
-PATHS = "corpus.paths"
-CHEAP = ("extract.batch_tokens", PATHS)
-"""Keys of these that may change: a unit's record says in which batches it was computed, and the
-files of a corpus may lie elsewhere, if they are the same ones."""
+CHEAP = ("extract.batch_tokens",)
+"""Keys of these that may change: a unit's record says in which batches it was computed."""
 _LOCK = ".lock"
 _HOLDERS = (_LOCK, LEASE)
 COSTLY = ("source", "target", "corpus", "sites", "extract")
@@ -166,15 +164,16 @@ class RunFolder:
         values = config.dump()
         if is_file(path) and (existing := cls.open(out)).has_activations():
             old = existing.config.dump()
+            if old["corpus"]["paths"] != values["corpus"]["paths"] and (
+                RowIndex.open(existing.rows).corpus == corpus_digest(config.corpus)
+            ):
+                old["corpus"]["paths"] = values["corpus"]["paths"]  # the same files, moved
             differing = [
                 line
                 for section in COSTLY
                 for line in differing_keys(old[section], values[section], section)
                 if not line.startswith(CHEAP)
             ]
-            if moved := differing_keys(old["corpus"]["paths"], values["corpus"]["paths"], PATHS):
-                same = RowIndex.open(existing.rows).corpus == corpus_digest(config.corpus)
-                differing += [] if same else moved
             if differing:
                 raise UserError(
                     f"{out} belongs to another run:\n  " + "\n  ".join(differing) + "\n"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from lrt_dist.commands._busy import busy_message, busy_messages
+from lrt_dist.runtime.log import read_log
 
 
 def test_a_message_has_every_stage_of_every_replica() -> None:
@@ -17,7 +18,7 @@ def test_a_message_has_every_stage_of_every_replica() -> None:
 
 def test_the_latest_message_of_each_phase_counts(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    assert busy_messages(log) == []
+    assert busy_messages(read_log(log)) == []
     events = [
         {"event": "busy", "phase": "a", "shares": [[0.1]]},
         {"event": "progress", "phase": "a"},
@@ -26,7 +27,7 @@ def test_the_latest_message_of_each_phase_counts(tmp_path: Path) -> None:
     ]
     lines = "".join(json.dumps(event) + "\n" for event in events)
     log.write_text(lines + '{"event": "busy", "pha')  # a line that is being written
-    assert busy_messages(log) == [
+    assert busy_messages(read_log(log)) == [
         "a: stages computed 20% of the time",
         "b: stages computed 50%, 60% of the time",
     ]

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from tiny_run import fork, write_tiny_run
+from tiny_run import fork, start, store_digests, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.corpus.rows import RowIndex
@@ -29,20 +29,6 @@ from lrt_dist.runtime.log import read_log
 CommandLine = Callable[..., tuple[int, str]]
 SHIFTED_CLOCK = Path(__file__).parents[1] / "faults/shifted_clock"
 CONCEPTS_LATER = ("--set", "concepts=[]")
-
-
-def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell's background job ignores Ctrl-C, and so would what it starts.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(
-        [sys.executable, "-m", "lrt_dist.cli", *arguments],
-        env=os.environ | (environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def units_done(out: Path) -> int:
@@ -62,11 +48,8 @@ def wait_for_units(process: subprocess.Popen[str] | BaseProcess, out: Path, coun
 
 def digest(out: Path) -> dict[str, str]:
     """Hash of every file of the stores and of the row index."""
-    files = [p for p in (out / "activations").glob("*.zarr/**/*") if p.is_file()]
-    return {
-        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in [*files, out / "rows.parquet"]
-    }
+    rows = hashlib.sha256((out / "rows.parquet").read_bytes()).hexdigest()
+    return store_digests(out) | {"rows.parquet": rows}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from local_azure import PROGRAM, azure_container
-from local_s3 import s3_bucket
+from local_s3 import s3_bucket, s3_keys, s3_objects
 from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
@@ -43,17 +43,6 @@ WAITS_FOR = (
 def bucket() -> Iterator[str]:
     with s3_bucket(BUCKET) as url:
         yield url
-
-
-def objects() -> dict[str, bytes]:
-    """All objects of the bucket."""
-    client = boto3.client("s3")
-    return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys()}
-
-
-def keys() -> list[str]:
-    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-    return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
 
 def comparable(name: str, content: bytes) -> object:
@@ -93,7 +82,7 @@ def test_killed_and_resumed_in_an_object_store_a_run_ends_as_on_a_disk(
     command = ("run", str(run_file), "--out", f"{bucket}/tiny")
     for wanted in WAITS_FOR:
         driver = fork(*command)
-        while not any(wanted in key for key in keys()):
+        while not any(wanted in key for key in s3_keys(BUCKET)):
             assert driver.is_alive(), wanted
             time.sleep(0.02)
         driver.kill()
@@ -109,7 +98,7 @@ def test_killed_and_resumed_in_an_object_store_a_run_ends_as_on_a_disk(
     disk = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     disk.pop(".lock")
     disk.pop("log.jsonl")
-    there = {key.removeprefix("tiny/"): content for key, content in objects().items()}
+    there = {key.removeprefix("tiny/"): content for key, content in s3_objects(BUCKET).items()}
     logs = [name for name in there if name.startswith("log/")]
     assert logs, "one for each attempt that lived for ten seconds, or ended"
     for name in logs:
@@ -135,13 +124,13 @@ def test_two_drivers_of_one_out_in_an_object_store(
     config = load_run(run_file)
     with api.open_run(f"{bucket}/two", config) as run:
         api.index(run)
-        objects_before = objects()
+        objects_before = s3_keys(BUCKET)
         second = fork("index", str(run_file), "--out", f"{bucket}/two")
         second.join(60)
         assert second.exitcode == 2
-        after = {key for key in objects() if not key.startswith("two/log/")}
+        after = {key for key in s3_keys(BUCKET) if not key.startswith("two/log/")}
         assert after == {key for key in objects_before if not key.startswith("two/log/")}
-    assert not any(key.startswith("two/driver") for key in keys())
+    assert not any(key.startswith("two/driver") for key in s3_keys(BUCKET))
 
 
 def test_a_driver_that_was_followed_stops(
@@ -162,7 +151,7 @@ def test_a_driver_that_was_followed_stops(
         time.sleep(1)
         with pytest.raises(IncompleteError, match="process 1 on elsewhere has taken over"):
             api.index(run)
-    assert "followed/driver.json" in keys(), "it is the other one's"
+    assert "followed/driver.json" in s3_keys(BUCKET), "it is the other one's"
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "s4://bucket/x"])

@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 import ray.cluster_utils
 import torch
-from local_s3 import s3_bucket
-from tiny_run import write_tiny_run
+from local_s3 import s3_bucket, s3_keys, s3_objects
+from tiny_run import start, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.runfile import load_run
@@ -65,29 +64,6 @@ def cluster(bucket: str) -> Iterator[tuple[ray.cluster_utils.Cluster, str]]:
     made.shutdown()
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell's background job ignores Ctrl-C, and so would what it starts.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(
-        [sys.executable, "-m", "lrt_dist.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def stores() -> dict[str, bytes]:
-    """Every object of the activation stores, by its key below OUT."""
-    client = boto3.client("s3")
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-    keys = [e["Key"] for page in pages for e in page.get("Contents", ()) if ".zarr/" in e["Key"]]
-    return {
-        key.partition("/")[2]: client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        for key in keys
-    }
-
-
 @pytest.mark.fault(
     "a job's node is lost, nothing shared but an object store; another joins",
     "the job ends by itself: equal",
@@ -123,8 +99,7 @@ def test_a_job_over_several_nodes_outlives_one_of_them(
     def wait_for(units: int) -> None:
         while True:
             assert job.poll() is None, job.communicate()[0]
-            keys = boto3.client("s3").list_objects_v2(Bucket=BUCKET).get("Contents", ())
-            done = sum(".ledger/unit-" in entry["Key"] for entry in keys)
+            done = sum(".ledger/unit-" in key for key in s3_keys(BUCKET))
             if done:
                 seen.append(lrt_dist("status", out)[1])
             if done >= units:
@@ -159,7 +134,11 @@ def test_a_job_over_several_nodes_outlives_one_of_them(
         api.extract(run)
     torch.set_num_threads(threads)
     folder = tmp_path / "one"
-    there = stores()
+    there = {
+        key.removeprefix("run/"): content
+        for key, content in s3_objects(BUCKET, "run/activations/").items()
+        if ".zarr/" in key
+    }
     here = {
         str(p.relative_to(folder)): p.read_bytes()
         for p in folder.glob("activations/*.zarr/**/*")
@@ -188,7 +167,7 @@ def test_a_job_that_fails_leaves_its_exit_code(
     assert "no file matches /no/such/file.txt" in log
 
     watched = start(*command, *(a for name in VARIABLES for a in ("--env", name)))
-    while not boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="second/rows")["KeyCount"]:
+    while not s3_keys(BUCKET, "second/rows"):
         assert watched.poll() is None, watched.communicate()[0]
         time.sleep(0.5)
     os.kill(watched.pid, signal.SIGINT)

@@ -6,14 +6,13 @@ bytes of a run to which nothing happened. (Same shapes, machine and threads: equ
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from faulty_stage import Fault, attempts, faulty, struck
-from tiny_run import write_tiny_run
+from tiny_run import store_digests, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands.extract import extract_side
@@ -47,11 +46,7 @@ class Extraction:
         return {unit: attempts(self.notes, unit) for unit in range(self.units)}
 
     def digest(self) -> dict[str, str]:
-        return {
-            str(p.relative_to(self.out)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in (self.out / "activations").glob("*.zarr/**/*")
-            if p.is_file()
-        }
+        return store_digests(self.out)
 
 
 Extract = Callable[..., Extraction]

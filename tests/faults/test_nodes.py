@@ -5,7 +5,6 @@ All actors have one core, so one thread: equal bits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 import ray.cluster_utils
-from tiny_run import write_tiny_run
+from tiny_run import store_digests, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.runfile import load_run
@@ -60,15 +59,7 @@ def reference(
         api.index(run)
         api.extract(run)
     torch.set_num_threads(threads)
-    return run_file, digest(folder / "whole")
-
-
-def digest(out: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in (out / "activations").glob("*.zarr/**/*")
-        if p.is_file()
-    }
+    return run_file, store_digests(folder / "whole")
 
 
 class Extraction:
@@ -123,7 +114,7 @@ def test_a_node_that_is_lost_costs_what_it_was_working_on(
     assert time.monotonic() - began < 60
     code, text = run.end()
     assert code == 0, text
-    assert digest(run.out) == expected
+    assert store_digests(run.out) == expected
     assert any("a replica died" in note for note in run.notes("cluster"))
 
 
@@ -144,7 +135,7 @@ def test_a_node_that_joins_takes_over(
     cluster.remove_node(second, allow_graceful=False)
     code, text = run.end()
     assert code == 0, text
-    assert digest(run.out) == expected
+    assert store_digests(run.out) == expected
 
 
 @pytest.mark.fault(
@@ -165,7 +156,7 @@ def test_without_any_node_left_the_run_ends_and_can_be_taken_up(
     worker(cluster)
     code, text = Extraction(run_file, tmp_path / "out", cluster.address, *settings).end()
     assert code == 0, text
-    assert digest(run.out) == expected
+    assert store_digests(run.out) == expected
 
 
 @pytest.mark.fault(
@@ -189,7 +180,7 @@ def test_a_driver_that_is_killed_at_ten_random_moments(
         run = Extraction(run_file, run.out, cluster.address, "cluster.replicas=1")
     code, text = run.end()
     assert code == 0, text
-    assert digest(run.out) == expected
+    assert store_digests(run.out) == expected
     record_property("attempts", "1 for a unit that was committed, 1 more for what was in flight")
 
 
@@ -206,4 +197,4 @@ def test_two_runs_on_one_machine_both_finish(
     for run in runs:
         code, text = run.end(600)
         assert code == 0, text
-    assert digest(runs[0].out) == digest(runs[1].out)
+    assert store_digests(runs[0].out) == store_digests(runs[1].out)
