@@ -14,7 +14,7 @@ import ray
 import torch
 
 from benchmarks.harness import Result, result, versions
-from lrt_dist.tasks.carry import packed, unpacked
+from lrt_dist.runtime.carry import packed, unpacked
 
 TARGET = 0.6
 

@@ -170,7 +170,7 @@ def _config(folder: Path, characters: int) -> RunConfig:
             "source": model,
             "target": model,
             "corpus": {"paths": [str(corpus)]},
-            "extract": {"rows_per_unit": 2048, "batch_tokens": BATCH_TOKENS},
+            "extract": {"batch_tokens": BATCH_TOKENS},
             "fit": {"folds": 2},
             "cluster": {"address": "local", "replicas": 1},
         }

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lrt_dist.errors import LrtError
 from lrt_dist.formatting import format_bytes
+from lrt_dist.runtime.carry import has_direct_transport, packed, unpacked
 from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
 
 PLACING = 1.0
@@ -39,6 +40,7 @@ class StageActor:
     def __init__(self, spec: StageSpec) -> None:
         if not spec.gpus:  # Ray no longer hides GPUs from actors that asked for none
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        self._direct = bool(spec.gpus) and has_direct_transport()
         self._failure: LrtError | None = None
         self._busy = 0.0
         self._began: float | None = None
@@ -66,7 +68,8 @@ class StageActor:
         began = time.monotonic()
         self._began = self._began or began
         try:
-            return self._stage.step(key, batch, carry), True
+            sent = self._stage.step(key, batch, unpacked(carry))
+            return packed(sent, direct=self._direct), True
         finally:
             self._ended = time.monotonic()
             self._busy += self._ended - began

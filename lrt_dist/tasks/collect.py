@@ -101,7 +101,7 @@ class RowCollector:
                 )
             )
         self._put(before)
-        return hidden.cpu() if self._goes_on else None
+        return hidden if self._goes_on else None
 
     def finish(self) -> dict[int, Rows]:
         """All rows of each layer that the stack holds, once every batch has been run."""

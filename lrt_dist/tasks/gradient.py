@@ -123,7 +123,7 @@ class GradientWork:
         self._passes[batch] = self._forward(TreeBatch.of(items.trees), carry)
         sent = self._passes[batch].sent
         if not self._last:
-            return sent.detach().cpu()
+            return sent.detach()
         total = self._score(batch, items, sent)
         (gradient,) = torch.autograd.grad(total, [sent])
         return self._backward(batch, gradient)
@@ -162,7 +162,7 @@ class GradientWork:
         gradients = torch.autograd.grad(done.sent, wanted, gradient.to(done.sent))
         for layer, gradient_BTD in zip(self._layers, gradients, strict=False):
             self._keep(batch, layer, gradient_BTD, done.steered_BT)
-        return gradients[-1].cpu() if self._sends_gradient else None
+        return gradients[-1] if self._sends_gradient else None
 
     def _keep(
         self, batch: int, layer: int, gradient_BTD: torch.Tensor, steered_BT: torch.Tensor

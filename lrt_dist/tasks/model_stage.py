@@ -12,8 +12,8 @@ import torch
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import DeviceMemoryError
 from lrt_dist.models.blocks import BlockStack
+from lrt_dist.models.host_allocator import keep_freed_memory
 from lrt_dist.models.loading import load_blocks
-from lrt_dist.tasks.carry import packed, unpacked
 
 
 class Work(Protocol):
@@ -51,7 +51,7 @@ class ModelStage:
 
     def step(self, key: str, batch: int, carry: Any) -> Any:
         try:
-            return packed(self._works[key].step(batch, unpacked(carry)))
+            return self._works[key].step(batch, carry)
         except torch.OutOfMemoryError as error:
             message = f"{key}, batch {batch}: {error}"
         # Only here are the tensors of the failed pass free.
@@ -78,6 +78,8 @@ class BuildModelStage:
     device: str
 
     def __call__(self) -> ModelStage:
+        if self.device == "cpu":
+            keep_freed_memory()
         # Ray sets OMP_NUM_THREADS to the cores the actor asked for; torch follows it.
         return ModelStage(self.config, self.owned, head=self.head, device=self.device)
 

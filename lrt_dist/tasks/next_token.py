@@ -82,7 +82,7 @@ class NextTokenWork:
             displacement=displacement_BD.unsqueeze(1),
         )
         if not self._last:
-            return hidden.cpu()
+            return hidden
         ends = torch.tensor([len(sequence.ids) - 1 for sequence in sequences])
         logits = self._stack.logits(hidden, torch.arange(len(sequences)), ends)
         self._tokens[chosen] = logits.argmax(-1).cpu()

@@ -106,7 +106,7 @@ class ScoreWork:
             displacement=displacement_ND[:, None, None],
         )
         if not self._last:
-            return hidden.cpu()
+            return hidden
         reads = Reads.of(trees)
         log_p = reads.log_p(self._stack, hidden, len(displacement_ND)).to(torch.float64)
         self._sums[conditions] += reads.sums(log_p, self._task.slots)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lrt_dist.errors import DeviceMemoryError
-from lrt_dist.tasks.carry import packed, unpacked
 from lrt_dist.tasks.model_stage import BuildModelStage, ModelStage
 
 
@@ -51,7 +50,7 @@ class FaultyStage:
         if self._sick:
             raise RuntimeError("an illegal memory access was encountered")
         if strikes and not self._first and kind == "not finite":
-            carry = packed(unpacked(carry) * float("nan"))
+            carry = carry * float("nan")
         if self._first and kind == "memory" and self._budgets[key] > 128:
             raise DeviceMemoryError("as if 128 tokens were the most that fit")
         if self._first and strikes:

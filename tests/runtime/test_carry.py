@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from lrt_dist.tasks.carry import packed, unpacked
+from lrt_dist.runtime.carry import packed, unpacked
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64])
