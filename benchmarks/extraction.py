@@ -1,13 +1,15 @@
 """Extraction beside what people write or use instead, on texts of natural lengths, models loaded.
 
+A text is a paragraph of Python's documentation, from one sentence to as much as a segment holds.
+
 Ours is the whole of it: Ray actor, capture, rounding, norms, checksums, files and ledger. The
 others keep the same rows of the same layer, at half the model's depth, in memory.
 
 `extraction_bare`: a hook on the bare backbone, texts sorted by length, batches by tokens, nothing
 run behind the layer: the best a loop can do. `extraction_whole`: the same, to the end of the model.
-`extraction_hidden_states`, `extraction_nnsight`, `extraction_transformer_lens`: four texts at once
-as they come, with a mask, as the documentation of each does it. These are slow: they get every
-fourth text, and speeds are compared.
+`extraction_hidden_states`, `extraction_nnsight`, `extraction_transformer_lens`: texts as they come,
+so many at once as the same number of tokens holds at full length, with a mask, as the documentation
+of each does it. These are slow: they get every fourth batch, and speeds are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc_data.topics import topics
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -32,6 +33,7 @@ from lrt_dist.commands.extract import extract_side
 from lrt_dist.commands.index import index
 from lrt_dist.config import RunConfig
 from lrt_dist.demo.run import smollm2
+from lrt_dist.demo.text import python_documentation
 from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import StopForward, capture, stop_after
 from lrt_dist.models.sources import open_source
@@ -51,9 +53,12 @@ TARGETS = {
 SLOW = ("extraction_hidden_states", "extraction_nnsight", "extraction_transformer_lens")
 LAYER = 15
 BATCH_TOKENS = 2048
-AT_ONCE = 4
+SHORTEST = 80
+"""Characters of a paragraph that is a text: shorter ones are headings."""
+MAX_TOKENS = 256
+AT_ONCE = BATCH_TOKENS // MAX_TOKENS
 SHARE = 4
-"""Slow loops get one text of so many."""
+"""Slow loops get one batch of so many."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,13 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     """Each against ours, in rounds."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     with TemporaryDirectory() as folder:
-        config = _config(Path(folder), characters=20_000 if quick else 200_000)
+        config = _config(Path(folder), characters=20_000 if quick else 240_000)
         texts = _texts(Path(folder), config)
         tokens = _tokens(texts)
         loops = _loops(config, wanted)
         for loop in loops.values():
             loop(texts[:AT_ONCE])  # what a library does once
-        parts = {name: texts[:: SHARE if name in SLOW else 1] for name in loops}
+        parts = {name: _every(texts, SHARE) if name in SLOW else texts for name in loops}
         rounds: list[Mapping[str, float]] = []
         for number in range(1 if quick else 3):
             out = Path(folder) / f"out{number}"
@@ -110,6 +115,11 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
         )
         for name in wanted
     ]
+
+
+def _every(texts: Sequence[Text], share: int) -> Sequence[Text]:
+    """One batch of so many."""
+    return [text for n, text in enumerate(texts) if n // AT_ONCE % share == 0]
 
 
 def _tokens(texts: Sequence[Text]) -> int:
@@ -156,20 +166,19 @@ def _loops(config: RunConfig, wanted: Sequence[str]) -> dict[str, Loop]:
 
 def _config(folder: Path, characters: int) -> RunConfig:
     corpus = folder / "corpus.jsonl"
-    documents = [text for _, text in sorted(topics.items())]
-    kept, total = [], 0
-    for text in documents:
-        if total >= characters:
-            break
-        kept.append(json.dumps({"text": text}))
-        total += len(text)
-    corpus.write_text("\n".join(kept) + "\n")
+    paragraphs = [
+        paragraph
+        for text in python_documentation(characters).values()
+        for paragraph in text.split("\n\n")
+        if len(paragraph) >= SHORTEST
+    ]
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in paragraphs))
     model = {"model": str(smollm2()), "layers": [LAYER]}
     return RunConfig.model_validate(
         {
             "source": model,
             "target": model,
-            "corpus": {"paths": [str(corpus)]},
+            "corpus": {"paths": [str(corpus)], "max_tokens": MAX_TOKENS},
             "extract": {"batch_tokens": BATCH_TOKENS},
             "fit": {"folds": 2},
             "cluster": {"address": "local", "replicas": 1},

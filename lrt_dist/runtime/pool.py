@@ -50,6 +50,8 @@ class RayRuntime:
             try:
                 if address == "auto":
                     _connect_or_start(quiet)
+                elif address == "local":
+                    ray.init(address=address, include_dashboard=False, **quiet)
                 else:
                     ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt_dist.plan.units import cut_batches, fill_units, split_blocks
+from lrt_dist.plan.units import MOST_PADDING, cut_batches, fill_units, split_blocks
 from lrt_dist.sites import Segment, Side, Sided, fold_of
 
 LENGTHS = st.lists(st.integers(1, 30), max_size=40)
@@ -70,24 +70,19 @@ def test_every_sequence_is_in_one_batch_and_the_padded_size_within_the_budget(
         assert padded <= budget or len(batch) == 1
 
 
-@given(st.lists(st.integers(1, 12), max_size=7), st.integers(1, 40))
-def test_no_other_cut_of_the_sorted_lengths_has_fewer_batches(
+@given(st.lists(st.integers(1, 250), max_size=40), st.integers(1, 4000))
+def test_a_batch_ends_only_where_one_more_would_cost_too_much(
     lengths: list[int], budget: int
 ) -> None:
-    ordered = sorted(lengths)
+    batches = [[lengths[i] for i in batch] for batch in cut_batches(lengths, budget)]
 
-    def fits(cuts: tuple[int, ...]) -> bool:
-        ends = (0, *cuts, len(ordered))
-        pieces = [ordered[a:b] for a, b in itertools.pairwise(ends)]
-        return all(len(p) * p[-1] <= budget or len(p) == 1 for p in pieces)
+    def is_allowed(batch: list[int]) -> bool:
+        padded = len(batch) * max(batch)
+        return padded <= budget and padded - sum(batch) <= MOST_PADDING * budget
 
-    fewest = next(
-        n
-        for n in range(len(ordered) + 1)
-        if n == len(ordered)
-        or any(fits(c) for c in itertools.combinations(range(1, len(ordered)), n))
-    )
-    assert len(cut_batches(lengths, budget)) == (fewest + 1 if ordered else 0)
+    assert all(is_allowed(batch) or len(batch) == 1 for batch in batches)
+    for batch, following in itertools.pairwise(batches):
+        assert not is_allowed([*batch, following[0]])
 
 
 @given(LENGTHS)
