@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from lrt_dist.sites import Segment
 
 MOST_PADDING = 1 / 32
-"""Of a batch's budget. Paragraphs of natural lengths in a unit of 4,096 rows are padded by 15 % with
-it, and by 60 % if batches are filled up; two thirds of the batches more are the price."""
+"""Of a batch's budget. Units are small, and their texts differ in length: where batches are filled
+up, much of them can be padding. But every batch reads all weights again."""
 
 
 def fill_units(segments: Iterable[Segment], rows_per_unit: int) -> Iterator[list[Segment]]:
