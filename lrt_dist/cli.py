@@ -290,6 +290,66 @@ def verify(
     raise typer.Exit(LrtError.exit_code)
 
 
+@app.command()
+def transfer(
+    map_path: Annotated[str, typer.Argument(metavar="MAP", help="e.g. OUT/maps/15-9.safetensors")],
+    vector: Annotated[
+        str,
+        typer.Argument(
+            metavar="VECTOR",
+            help="a vector of the model and layer where the map begins: .safetensors, .gguf of "
+            "repeng and llama.cpp, .pt, .npy",
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="a .safetensors file")],
+    concept: Annotated[
+        str | None, typer.Option(help="what the vector stands for  \\[default: its file's name]")
+    ] = None,
+) -> None:
+    """Map a steering vector to the other model: one file in, one file out."""
+    from lrt_dist.commands.transfer import transfer as map_vector
+
+    found = map_vector(map_path, vector, out, concept)
+    console.print(
+        f"{escape(found.concept)} at {escape(found.model)} layer {found.layer}: {escape(out)}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def export(
+    vectors: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VECTOR…",
+            help="of one model, e.g. OUT/vectors/mood-transferred-15-9.safetensors",
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            help="a file that ends in .gguf (repeng, llama.cpp), .pt (steering-vectors, torch), "
+            ".npy or .safetensors",
+        ),
+    ],
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="write what is added at this strength, so that a coefficient of 1 there is this "
+            "strength here  \\[default: the vectors as they are]"
+        ),
+    ] = None,
+) -> None:
+    """Write steering vectors for other tools."""
+    from lrt_dist.commands.transfer import export as write
+
+    written = write(vectors, out, strength)
+    layers = ", ".join(str(vector.layer) for vector in written)
+    console.print(f"layer {layers} of {escape(written[0].model)}: {escape(out)}", soft_wrap=True)
+
+
 def main() -> None:
     """Entry point: errors become one message and an exit code."""
     # Workers and libraries below must not phone home or print bars of their own.
