@@ -325,8 +325,13 @@ class EvaluateConfig(_Strict):
 
     strengths: tuple[float, ...] = Field(
         (-0.1, -0.05, 0.05, 0.1),
-        description="Strengths α: length of the displacement as a share of the layer's median "
-        "norm. Each is given with both signs; 0 is not.",
+        description="Strengths α, in the unit of `scale`. Each is given with both signs; 0 is not.",
+    )
+    scale: Literal["median_norm", "unit"] = Field(
+        "median_norm",
+        description="What a strength of 1 adds. `median_norm`: a displacement as long as the "
+        "layer's median hidden state, so that a strength means the same in every model; `unit`: "
+        "one of length 1, so that α is a length, as in LRT (arXiv 2506.00653).",
     )
     control_draws: Annotated[int, Field(ge=20)] = Field(
         1000,

@@ -95,8 +95,9 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     for side in Side:
         save_native_vectors(run, side, states[side], norms[side])
     rows = sample_rows(run, records)
-    screens = screen(run, states.source, gradients, norms.target, rows)
-    displacements = Displacements(run, screens, norms.target, rows)
+    scales = _scales(run, norms.target)
+    screens = screen(run, states.source, gradients, scales, rows)
+    displacements = Displacements(run, screens, scales, rows)
     with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
         steered = SteeredTarget(run, chains, displacements, tokenizers.target)
         if gradients is None:
@@ -109,11 +110,11 @@ def _evaluate(run: Run, fingerprint: str) -> None:
             screens = steered_controls(run, steered, screens, strengths)
         chosen = {name: (m.pair, m.strength) for name, m in measured.items()}
         written = samples(run, chains, displacements, tokenizers.target, chosen)
-    spread = Spread(run, states, gradients, norms.target, without_folds(run, records, measured))
+    spread = Spread(run, states, gradients, scales, without_folds(run, records, measured))
     verdicts = conclude(run, screens, measured, spread, set(overlap), screened=screened)
     compared = [row for choice in choices.values() for row in choice.compared]
     tables: list[tuple[Path, Table[Any]]] = [
-        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts))),
+        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts, scales))),
         (run.folder.samples, written),
         (
             run.folder.controls,
@@ -128,7 +129,9 @@ def _evaluate(run: Run, fingerprint: str) -> None:
         table.save(path, fingerprint)
 
 
-def _vector_rows(screens: dict[str, Screen], verdicts: Sequence[VerdictRow]) -> Iterator[VectorRow]:
+def _vector_rows(
+    screens: dict[str, Screen], verdicts: Sequence[VerdictRow], scales: dict[int, float]
+) -> Iterator[VectorRow]:
     for verdict in verdicts:
         found = screens[verdict.concept]
         for pair, known in found.pairs.items():
@@ -145,6 +148,7 @@ def _vector_rows(screens: dict[str, Screen], verdicts: Sequence[VerdictRow]) -> 
                 heavy_share=known.heavy_share,
                 chosen=pair == found.chosen,
                 strength=verdict.strength,
+                length=verdict.strength * scales[pair.target],
                 pairs=verdict.pairs,
                 overlap=verdict.overlap,
             )
@@ -169,6 +173,11 @@ def _control_rows(
                     share=effect / best if best else math.nan,
                     steered=not screened,
                 )
+
+
+def _scales(run: Run, norms: dict[int, float]) -> dict[int, float]:
+    """Length of what a strength of 1 adds, by target layer; `norms` are median norms."""
+    return norms if run.config.evaluate.scale == "median_norm" else dict.fromkeys(norms, 1.0)
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class Card:
     samples: Samples | None
 
 
+UNITS = {"median_norm": "share of the layer's median norm", "unit": "length"}
+"""Of strengths, by `evaluate.scale`."""
+
+
 def tone(word: Word) -> str:
     """How the page colours a verdict: good, bad, or neither."""
     return "good" if word in _GOOD else "bad" if word in _BAD else ""
@@ -45,7 +49,11 @@ def concept_card(results: Results, summary: ConceptSummary, kept: Grid | None, c
     """The card of a concept; `kept` is its retention by pair of layers."""
     curves = strength_curves(summary.test)
     drawn = strength_figure(
-        curves, chosen=summary.verdict.strength, label=summary.concept, change=change
+        curves,
+        chosen=summary.verdict.strength,
+        label=summary.concept,
+        change=change,
+        unit=UNITS[results.config.evaluate.scale],
     )
     effects = item_effects(results, summary)
     return Card(

@@ -15,11 +15,14 @@ from lrt_dist.report.drawing import RULE, STYLES, WIDTH, drawn_as, plain, svg
 from lrt_dist.report.item_effects import ItemEffects
 
 
-def strength_figure(curves: Sequence[Curve], *, chosen: float, label: str, change: str) -> str:
+def strength_figure(
+    curves: Sequence[Curve], *, chosen: float, label: str, change: str, unit: str
+) -> str:
     """Mean change of the score over strength; the chosen ±strength is marked.
 
     Args:
         change: what the vertical axis is called, e.g. `change of log-odds`.
+        unit: of strengths, see `concept_cards.UNITS`.
     """
     with drawn_as(f"strength {label}"):
         figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
@@ -29,7 +32,7 @@ def strength_figure(curves: Sequence[Curve], *, chosen: float, label: str, chang
             axes.axvline(sign * chosen, color=RULE, linewidth=1, zorder=0)
         for curve in reversed(curves):
             _draw_curve(axes, curve)
-        axes.set_xlabel("strength α (share of the layer's median norm)")
+        axes.set_xlabel(f"strength α ({unit})")
         axes.set_ylabel(change)
         axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
         plain(axes, grid="y")

@@ -118,6 +118,7 @@ def _render(
     return environment.get_template("page.html.jinja").render(
         title=config.name,
         score=config.evaluate.score,
+        scale=config.evaluate.scale,
         models=[_model_name(results, side) for side in Side],
         answer=answer(results, summaries),
         warnings=[*warnings, *data_warnings(results, summaries)],

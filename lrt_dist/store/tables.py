@@ -237,6 +237,7 @@ class VectorRow:
         heavy_share: share of the transferred vector's squared norm in its largest 1 % of channels.
         chosen: whether this pair was chosen on the development items.
         strength: the positive strength that was chosen for the concept.
+        length: of what is added to the target layer's hidden states at that strength.
         pairs: contrast pairs behind the vectors.
         overlap: whether texts of the concept occur in the corpus of the map.
     """
@@ -253,6 +254,7 @@ class VectorRow:
     heavy_share: float
     chosen: bool
     strength: float
+    length: float
     pairs: int
     overlap: bool
 

@@ -173,7 +173,7 @@ class MappedTask:
         vectors: the source model's vector of each concept.
         transferred: `{(concept, target layer): file}` to write transferred vectors to.
         gradients: file of mean gradients; None where effects cannot be predicted.
-        norms: median norm of each target layer's hidden states.
+        scales: length of what a strength of 1 adds, by target layer.
         draws: of each drawn control.
         seed: of the draws.
     """
@@ -184,7 +184,7 @@ class MappedTask:
     vectors: dict[str, Path]
     transferred: dict[tuple[str, int], Path]
     gradients: Path | None
-    norms: dict[int, float]
+    scales: dict[int, float]
     draws: int
     seed: int
 
@@ -213,18 +213,18 @@ def screen_mapped(task: MappedTask) -> MappedReceipt:
             gradients = None
             if task.gradients is not None:
                 gradients = mean_gradients(task.gradients, concept.name, target)
-            norm, native = task.norms[target], concept.effects[target]
+            scale, native = task.scales[target], concept.effects[target]
             vector = affine.transfer(vectors[concept.name])
             vector.save(task.transferred[concept.name, target])
             others = [m.transfer(vectors[concept.name]).values for m in mismatched]
-            pairs.append(_compare(concept, pair, vector.values, others, gradients, norm))
+            pairs.append(_compare(concept, pair, vector.values, others, gradients, scale))
             if gradients is None:
                 continue
             for arm, directions_ND in (
                 (Arm.RANDOM_SOURCE, random_mapped_ND),
                 (Arm.PERMUTED, permuted[concept.name] @ weight),
             ):
-                here = Draws.at(pair, native, *predicted(directions_ND, gradients, norm))
+                here = Draws.at(pair, native, *predicted(directions_ND, gradients, scale))
                 keep_better(draws, (concept.name, arm), here)
     return MappedReceipt(tuple(pairs), draws)
 
@@ -239,7 +239,7 @@ class TargetTask:
         concepts: the concepts.
         rows: file with some of the layer's hidden states, see `sampled_rows`.
         gradients: file of mean gradients.
-        norm: median norm of the layer's hidden states.
+        scale: length of what a strength of 1 adds.
         draws: of each drawn control.
         seed: of the draws.
     """
@@ -249,7 +249,7 @@ class TargetTask:
     concepts: tuple[ScreenedConcept, ...]
     rows: Path
     gradients: Path
-    norm: float
+    scale: float
     draws: int
     seed: int
 
@@ -266,7 +266,7 @@ def screen_target(task: TargetTask) -> dict[tuple[str, Arm], Draws]:
         for arm in TARGET_DRAWS:
             drawn = TargetDraws(arm, task.target, vectors, rows, task.seed)
             effects = [
-                predicted(chunk.flatten(0, 1), gradients, task.norm)
+                predicted(chunk.flatten(0, 1), gradients, task.scale)
                 for chunk in drawn.chunks(task.draws)
             ]
             dev_NS, test_NS = (
@@ -280,17 +280,17 @@ def screen_target(task: TargetTask) -> dict[tuple[str, Arm], Draws]:
 
 
 def predicted(
-    directions_ND: torch.Tensor, gradients: tuple[torch.Tensor, torch.Tensor], norm: float
+    directions_ND: torch.Tensor, gradients: tuple[torch.Tensor, torch.Tensor], scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Effects at strength 1 on the development and on the test items, float64 `[N]` each.
 
     Args:
         directions_ND: of any length; 0 where one is zero.
         gradients: mean over development items, mean over test items, float32 `[d]`.
-        norm: median norm of the layer's hidden states.
+        scale: length of what a strength of 1 adds.
     """
     lengths_N = torch.linalg.vector_norm(directions_ND, dim=1).clamp_min(1e-30)
-    dev_N, test_N = (directions_ND @ g.to(directions_ND) / lengths_N * norm for g in gradients)
+    dev_N, test_N = (directions_ND @ g.to(directions_ND) / lengths_N * scale for g in gradients)
     return dev_N.to(torch.float64), test_N.to(torch.float64)
 
 
@@ -307,13 +307,13 @@ def _compare(
     vector: torch.Tensor,
     mismatched: Sequence[torch.Tensor],
     gradients: tuple[torch.Tensor, torch.Tensor] | None,
-    norm: float,
+    scale: float,
 ) -> PairScreen:
     native = SteeringVector.load(concept.native[pair.target]).values.double()
     exact = vector.double()
     dev = test = math.nan
     if gradients is not None:
-        dev, test = (float(e) for e in predicted(exact.unsqueeze(0), gradients, norm))
+        dev, test = (float(e) for e in predicted(exact.unsqueeze(0), gradients, scale))
     length = float(native.norm())
     cosines = [cosine(other, native) for other in mismatched]
     return PairScreen(

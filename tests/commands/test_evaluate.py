@@ -252,6 +252,34 @@ def test_where_predictions_fail_controls_are_steered(fitted: Path, tmp_path: Pat
     ).read_text(encoding="utf-8")
 
 
+def test_strengths_may_be_lengths(fitted: Path, whole: Path, tmp_path: Path) -> None:
+    """Predictions at strength 1 differ by the norm, to rounding; what is steered is what was
+    predicted, to a tenth for so small a step."""
+    usual = [row for row in Table.read(whole / "vectors.parquet", VectorRow) if row.chosen]
+    length = usual[0].length / 20
+    assert usual[0].length / usual[0].strength != pytest.approx(1.0, rel=0.1), (
+        "its layer's median norm"
+    )
+    out = copied(fitted, tmp_path)
+    settings = ["evaluate.scale=unit", f"evaluate.strengths=[{-length!r}, {length!r}]"]
+    evaluated(out, load_run(fitted, settings))
+    there = list(Table.read(out / "vectors.parquet", VectorRow))
+    assert {row.length for row in there} == {length}
+    for row in Table.read(whole / "vectors.parquet", VectorRow):
+        (same,) = (
+            r
+            for r in there
+            if (r.concept, r.source_layer, r.target_layer)
+            == (row.concept, row.source_layer, row.target_layer)
+        )
+        norm = row.length / row.strength
+        assert same.native_dev * norm == pytest.approx(row.native_dev, rel=1e-5)
+        assert same.transferred_dev * norm == pytest.approx(row.transferred_dev, rel=1e-5)
+    for compared in Table.read(out / "agreement.parquet", AgreementRow):
+        if compared.arm == Arm.NATIVE:
+            assert compared.measured == pytest.approx(compared.predicted, rel=0.1)
+
+
 def test_many_layers_make_no_long_names(fitted: Path, whole: Path) -> None:
     names = [path.name for path in whole.rglob("*")]
     assert max(len(name.encode()) for name in names) < 100

@@ -157,6 +157,7 @@ def vector_row(concept: str, pair: LayerPair, **changed: Any) -> VectorRow:
         "heavy_share": 0.31,
         "chosen": False,
         "strength": 0.05,
+        "length": 3.1,
         "pairs": 96,
         "overlap": False,
     }

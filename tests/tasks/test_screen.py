@@ -35,7 +35,7 @@ from lrt_dist.tensorfiles import save_tensors
 
 D, E, DRAWS, SEED = 5, 7, 30, 3
 SOURCES, TARGETS = (0, 2), (1, 3, 4)
-NORMS = {1: 2.0, 3: 1.0, 4: 0.5}
+SCALES = {1: 2.0, 3: 1.0, 4: 0.5}
 
 
 class Grid:
@@ -82,7 +82,7 @@ class Grid:
 
     def effect(self, direction: torch.Tensor, target: int, split: str) -> float:
         unit = direction.double() / direction.double().norm()
-        return float(NORMS[target] * unit @ self.gradient[target, split].double())
+        return float(SCALES[target] * unit @ self.gradient[target, split].double())
 
     def direction(self, arm: Arm, pair: LayerPair, draw: int) -> torch.Tensor:
         if arm in TARGET_DRAWS:
@@ -111,7 +111,7 @@ class Grid:
             vectors={"c": folder / f"vector-{source}.safetensors"},
             transferred={("c", t): folder / f"out-{source}-{t}.safetensors" for t in TARGETS},
             gradients=folder / "gradients.safetensors",
-            norms=NORMS,
+            scales=SCALES,
             draws=DRAWS,
             seed=SEED,
         )
@@ -123,7 +123,7 @@ class Grid:
             (self.concept,),
             self.folder / "rows.safetensors",
             self.folder / "gradients.safetensors",
-            NORMS[target],
+            SCALES[target],
             DRAWS,
             SEED,
         )

@@ -25,21 +25,21 @@ class Displacements:
     """Directions of all arms, read or drawn as they are asked for."""
 
     def __init__(
-        self, run: Run, screens: dict[str, Screen], norms: dict[int, float], rows: Path
+        self, run: Run, screens: dict[str, Screen], scales: dict[int, float], rows: Path
     ) -> None:
         """Nothing is read yet.
 
         Args:
             screens: by concept; their order numbers the concepts.
-            norms: median norm of each layer of the target model.
+            scales: length of what a strength of 1 adds, by layer of the target model.
             rows: see `sample_rows`.
         """
-        self._run, self._screens, self._norms, self._rows = run, screens, norms, rows
+        self._run, self._screens, self._scales, self._rows = run, screens, scales, rows
         self._names = list(screens)
 
     def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> torch.Tensor:
         """What each condition adds: `α · s · v/‖v‖`, float32 `[conditions, d_target]`; s is the
-        layer's norm."""
+        layer's scale."""
         directions: dict[Condition, torch.Tensor] = {}
         rows = []
         for condition in conditions:
@@ -49,7 +49,7 @@ class Displacements:
             whose = Condition(condition.arm, condition.source_layer, condition.draw)
             if whose not in directions:
                 directions[whose] = self._direction(concept, target, whose)
-            rows.append(displacement(directions[whose], condition.strength * self._norms[target]))
+            rows.append(displacement(directions[whose], condition.strength * self._scales[target]))
         return torch.stack(rows)
 
     def vector_of(self, concept: str, condition: Condition) -> str:

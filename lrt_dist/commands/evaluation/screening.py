@@ -74,7 +74,7 @@ def screen(
     run: Run,
     states: dict[str, Path],
     gradients: GradientFiles | None,
-    norms: dict[int, float],
+    scales: dict[int, float],
     rows: Path,
 ) -> dict[str, Screen]:
     """Predict every concept's vectors and controls at every pair of layers.
@@ -83,7 +83,7 @@ def screen(
         states: the source model's contrast states, by concept.
         gradients: of all items; None where effects cannot be predicted, which are then NaN, and
             no control is drawn.
-        norms: median norm of each target layer.
+        scales: length of what a strength of 1 adds, by target layer.
         rows: see `sample_rows`.
     """
     means = None
@@ -91,8 +91,8 @@ def screen(
         means = run.folder.gradients(f"means-{gradients.address}")
         if not means.exists():
             gradients.save_means(means, run.layers.target)
-    concepts = _concepts(run, states, means, norms)
-    mapped, drawn = _tasks(run, concepts, means, norms, rows)
+    concepts = _concepts(run, states, means, scales)
+    mapped, drawn = _tasks(run, concepts, means, scales, rows)
     pairs: dict[str, dict[LayerPair, PairScreen]] = {c.name: {} for c in concepts}
     draws: dict[str, dict[Arm, Draws]] = {c.name: {} for c in concepts}
 
@@ -141,7 +141,7 @@ def sample_rows(run: Run, records: Records) -> Path:
 
 
 def _concepts(
-    run: Run, states: dict[str, Path], means: Path | None, norms: dict[int, float]
+    run: Run, states: dict[str, Path], means: Path | None, scales: dict[int, float]
 ) -> tuple[ScreenedConcept, ...]:
     screened = []
     for concept in run.config.concepts:
@@ -155,7 +155,7 @@ def _concepts(
             if means is not None:
                 vector = SteeringVector.load(path).values.unsqueeze(0)
                 gradients = mean_gradients(means, concept.name, layer)
-                (dev,), (test,) = predicted(vector, gradients, norms[layer])
+                (dev,), (test,) = predicted(vector, gradients, scales[layer])
                 effects[layer] = Native(float(dev), float(test))
         method, parameters = concept.vector.method, concept.vector.parameters
         screened.append(
@@ -168,7 +168,7 @@ def _tasks(
     run: Run,
     concepts: tuple[ScreenedConcept, ...],
     means: Path | None,
-    norms: dict[int, float],
+    scales: dict[int, float],
     rows: Path,
 ) -> tuple[list[MappedTask], list[TargetTask]]:
     config = run.config.evaluate
@@ -190,7 +190,7 @@ def _tasks(
                 for target in targets
             },
             gradients=means,
-            norms={target: norms[target] for target in targets},
+            scales={target: scales[target] for target in targets},
             draws=config.control_draws,
             seed=config.seed,
         )
@@ -210,7 +210,7 @@ def _tasks(
             concepts=concepts,
             rows=rows,
             gradients=means,
-            norm=norms[target],
+            scale=scales[target],
             draws=config.control_draws,
             seed=config.seed,
         )

@@ -42,7 +42,7 @@ class Spread:
         run: Run,
         states: Sided[dict[str, Path]],
         gradients: GradientFiles | None,
-        norms: dict[int, float],
+        scales: dict[int, float],
         without_fold: Mapping[str, torch.Tensor],
     ) -> None:
         """Nothing is read yet.
@@ -50,10 +50,10 @@ class Spread:
         Args:
             states: files of each model's contrast states, by concept.
             gradients: of all items; None where effects cannot be predicted.
-            norms: median norm of each target layer.
+            scales: length of what a strength of 1 adds, by target layer.
             without_fold: see `without_folds`.
         """
-        self._run, self._states, self._norms = run, states, norms
+        self._run, self._states, self._scales = run, states, scales
         self._gradients, self._without_fold = gradients, without_fold
         self.pairs_vary = gradients is not None
         self.documents_vary = gradients is not None and bool(without_fold)
@@ -67,14 +67,14 @@ class Spread:
             return torch.zeros(2, 2, dtype=torch.float64)
         run, pair = self._run, found.pair
         slope = found.agreement.slope if math.isfinite(found.agreement.slope) else 1.0
-        scale = found.strength * self._norms[pair.target] * slope
+        factor = found.strength * self._scales[pair.target] * slope
         items = self._gradients.of(concept, "test", pair.target).double()
 
         def effects(vectors: torch.Tensor) -> torch.Tensor:
             """Of vectors `[n, d]` on each test item, as predicted: `[n, items]`."""
             exact = vectors.double()
             lengths = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-30)
-            predicted: torch.Tensor = scale * (exact / lengths) @ items.T
+            predicted: torch.Tensor = factor * (exact / lengths) @ items.T
             return predicted
 
         def saved(path: Path) -> torch.Tensor:
