@@ -10,6 +10,8 @@ run behind the layer: the best a loop can do. `extraction_whole`: the same, to t
 `extraction_hidden_states`, `extraction_nnsight`, `extraction_transformer_lens`: texts as they come,
 so many at once as the same number of tokens holds at full length, with a mask, as the documentation
 of each does it. These are slow: they get every fourth batch, and speeds are compared.
+
+A machine's speed drifts. So a loop runs half of its batches before ours, and half after it.
 """
 
 from __future__ import annotations
@@ -69,7 +71,21 @@ class Text:
     positions: tuple[int, ...]
 
 
-Loop = Callable[[Sequence[Text]], list[torch.Tensor]]
+Batch = Sequence[Text]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How texts are cut into batches, and the rows `[n, d]` of one batch."""
+
+    cut: Callable[[Sequence[Text]], list[Batch]]
+    rows: Callable[[Batch], torch.Tensor]
+
+    def run(self, batches: Sequence[Batch]) -> tuple[float, list[torch.Tensor]]:
+        """Seconds, and all rows."""
+        began = time.perf_counter()
+        rows = [self.rows(batch) for batch in batches]
+        return time.perf_counter() - began, rows
 
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
@@ -80,19 +96,22 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
         texts = _texts(Path(folder), config)
         tokens = _tokens(texts)
         loops = _loops(config, wanted)
-        for loop in loops.values():
-            loop(texts[:AT_ONCE])  # what a library does once
-        parts = {name: _every(texts, SHARE) if name in SLOW else texts for name in loops}
+        batches = {
+            name: loop.cut(texts)[:: SHARE if name in SLOW else 1] for name, loop in loops.items()
+        }
+        for name, loop in loops.items():
+            loop.run(batches[name][:1])  # what a library does once
         rounds: list[Mapping[str, float]] = []
         for number in range(1 if quick else 3):
             out = Path(folder) / f"out{number}"
+            before = {name: loop.run(batches[name][::2]) for name, loop in loops.items()}
             paces = {"ours": _ours(out, config) / tokens}
             for name, loop in loops.items():
-                began = time.perf_counter()
-                kept = loop(parts[name])
-                paces[name] = (time.perf_counter() - began) / _tokens(parts[name])
+                seconds, kept = loop.run(batches[name][1::2])
+                done = [text for batch in batches[name] for text in batch]
+                paces[name] = (before[name][0] + seconds) / _tokens(done)
                 if number == 0:
-                    _check_right(name, kept, parts[name], out)
+                    _check_right(name, [*before[name][1], *kept], done, out)
             rounds.append(paces)
     setting = (
         f"{tokens:,} tokens in {len(texts)} texts, SmolLM2-135M to layer {LAYER}; "
@@ -117,11 +136,6 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     ]
 
 
-def _every(texts: Sequence[Text], share: int) -> Sequence[Text]:
-    """One batch of so many."""
-    return [text for n, text in enumerate(texts) if n // AT_ONCE % share == 0]
-
-
 def _tokens(texts: Sequence[Text]) -> int:
     return sum(len(text.ids) for text in texts)
 
@@ -131,9 +145,9 @@ def _loops(config: RunConfig, wanted: Sequence[str]) -> dict[str, Loop]:
     model = transformers.AutoModelForCausalLM.from_pretrained(source)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     loops: dict[str, Loop] = {
-        "extraction_bare": lambda texts: _sorted(model, texts, early=True),
-        "extraction_whole": lambda texts: _sorted(model, texts, early=False),
-        "extraction_hidden_states": lambda texts: _as_they_come(texts, _hidden_states(model)),
+        "extraction_bare": Loop(_by_length, _hooked(model, early=True)),
+        "extraction_whole": Loop(_by_length, _hooked(model, early=False)),
+        "extraction_hidden_states": Loop(_as_they_come, _masked(_hidden_states(model))),
     }
     if "extraction_nnsight" in wanted:
         from nnsight import TransformersModel
@@ -146,7 +160,7 @@ def _loops(config: RunConfig, wanted: Sequence[str]) -> dict[str, Loop]:
             kept: torch.Tensor = states[0] if isinstance(states, tuple) else states
             return kept
 
-        loops["extraction_nnsight"] = lambda texts: _as_they_come(texts, nnsight)
+        loops["extraction_nnsight"] = Loop(_as_they_come, _masked(nnsight))
     if "extraction_transformer_lens" in wanted:
         from transformer_lens.model_bridge import TransformerBridge
 
@@ -160,7 +174,7 @@ def _loops(config: RunConfig, wanted: Sequence[str]) -> dict[str, Loop]:
             kept: torch.Tensor = cache[name]
             return kept
 
-        loops["extraction_transformer_lens"] = lambda texts: _as_they_come(texts, transformer_lens)
+        loops["extraction_transformer_lens"] = Loop(_as_they_come, _masked(transformer_lens))
     return {name: loops[name] for name in wanted}
 
 
@@ -213,53 +227,60 @@ def _check_right(name: str, kept: Sequence[torch.Tensor], texts: Sequence[Text],
         assert nearest < 0.02, f"{name}: no such row was extracted"
 
 
-def _sorted(model: nn.Module, texts: Sequence[Text], *, early: bool) -> list[torch.Tensor]:
-    backbone = model.get_decoder()  # type: ignore[operator]
-    block = find_blocks(model)[LAYER]
+def _by_length(texts: Sequence[Text]) -> list[Batch]:
+    """As full as the budget allows, padding included."""
     ordered = sorted(texts, key=lambda text: len(text.ids))
-    kept, begin = [], 0
+    batches: list[Batch] = []
+    begin = 0
     while begin < len(ordered):
         end = begin + 1
         while end < len(ordered) and (end - begin + 1) * len(ordered[end].ids) <= BATCH_TOKENS:
             end += 1
-        batch = ordered[begin:end]
-        kept.append(_rows(backbone, block, batch, early=early))
+        batches.append(ordered[begin:end])
         begin = end
-    return kept
+    return batches
 
 
-def _rows(
-    backbone: nn.Module, block: nn.Module, batch: Sequence[Text], *, early: bool
-) -> torch.Tensor:
-    sequence = torch.tensor([n for n, text in enumerate(batch) for _ in text.positions])
-    position = torch.tensor([p for text in batch for p in text.positions])
-    with torch.inference_mode(), capture({0: block}, lambda h: h[sequence, position]) as found:
-        if early:
-            try:
-                with stop_after(block):
-                    backbone(pad([text.ids for text in batch]), use_cache=False)
-            except StopForward:
-                pass
-        else:
-            backbone(pad([text.ids for text in batch]), use_cache=False)
-    return found[0].to(torch.bfloat16)
+def _as_they_come(texts: Sequence[Text]) -> list[Batch]:
+    return [texts[begin : begin + AT_ONCE] for begin in range(0, len(texts), AT_ONCE)]
 
 
-def _as_they_come(
-    texts: Sequence[Text], forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> list[torch.Tensor]:
-    kept = []
-    for begin in range(0, len(texts), AT_ONCE):
-        batch = texts[begin : begin + AT_ONCE]
+def _hooked(model: nn.Module, *, early: bool) -> Callable[[Batch], torch.Tensor]:
+    backbone = model.get_decoder()  # type: ignore[operator]
+    block = find_blocks(model)[LAYER]
+
+    def rows(batch: Batch) -> torch.Tensor:
+        sequence = torch.tensor([n for n, text in enumerate(batch) for _ in text.positions])
+        position = torch.tensor([p for text in batch for p in text.positions])
+        ids = pad([text.ids for text in batch])
+        with torch.inference_mode(), capture({0: block}, lambda h: h[sequence, position]) as found:
+            if early:
+                try:
+                    with stop_after(block):
+                        backbone(ids, use_cache=False)
+                except StopForward:
+                    pass
+            else:
+                backbone(ids, use_cache=False)
+        return found[0].to(torch.bfloat16)
+
+    return rows
+
+
+def _masked(
+    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Callable[[Batch], torch.Tensor]:
+    def rows(batch: Batch) -> torch.Tensor:
         ids = pad([text.ids for text in batch])
         mask = torch.zeros_like(ids)
         for row, text in enumerate(batch):
             mask[row, : len(text.ids)] = 1
         with torch.inference_mode():
             states = forward(ids, mask)
-        for row, text in enumerate(batch):
-            kept.append(states[row, list(text.positions)].to(torch.bfloat16))
-    return kept
+        kept = [states[row, list(text.positions)] for row, text in enumerate(batch)]
+        return torch.cat(kept).to(torch.bfloat16)
+
+    return rows
 
 
 def _hidden_states(model: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
