@@ -125,6 +125,13 @@ class SitesConfig(_Strict):
         "counted. Not used in mode `last`.",
     )
     seed: NonNegative = Field(0, description="Seed of the sampling of sites.")
+    rows_of: str | None = Field(
+        None,
+        description="Output directory of an earlier run on the same corpus, whose rows are taken: "
+        "a model that both runs have needs no second extraction (see `extract.store_url`). Rows at "
+        "which no token of a model ends are left out of its fits. `null` means rows of this run's "
+        "own.",
+    )
 
 
 class ExtractConfig(_Strict):

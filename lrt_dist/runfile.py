@@ -162,9 +162,10 @@ def path_values(values: dict[str, Any]) -> Iterator[PathValue]:
         for number, text in enumerate(listed if isinstance(listed, list) else ()):
             if _is_path(text):
                 yield PathValue(f"{name}.{key}", True, listed, number)
-    extract = values.get("extract")
-    if isinstance(extract, dict) and _is_path(extract.get("store_url")):
-        yield PathValue("extract.store_url", True, extract, "store_url")
+    for name, key in (("sites", "rows_of"), ("extract", "store_url")):
+        section = values.get(name)
+        if isinstance(section, dict) and _is_path(section.get(key)):
+            yield PathValue(f"{name}.{key}", True, section, key)
 
 
 def _is_path(text: Any) -> bool:

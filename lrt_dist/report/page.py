@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lrt_dist.files import atomic_write
@@ -18,9 +17,10 @@ from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.agreement import agreements
 from lrt_dist.report.agreement_figure import agreement_figure
 from lrt_dist.report.answer import MEANINGS, answer
-from lrt_dist.report.concept_cards import concept_card, tone
-from lrt_dist.report.controls import ARM_MEANINGS, LABELS
+from lrt_dist.report.concept_cards import concept_card
+from lrt_dist.report.controls import ARM_MEANINGS
 from lrt_dist.report.drawing import STYLES
+from lrt_dist.report.environment import environment
 from lrt_dist.report.figures import run_figure
 from lrt_dist.report.forest import forest_figure
 from lrt_dist.report.grids import (
@@ -37,7 +37,7 @@ from lrt_dist.report.matrix import specificity
 from lrt_dist.report.results import Results
 from lrt_dist.report.summary import ConceptSummary, summarise
 from lrt_dist.report.tables_to_copy import write_tables
-from lrt_dist.report.text import interval, number, signed, signed_interval
+from lrt_dist.report.text import number
 from lrt_dist.report.warnings import data_warnings
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.tables import FitRow, MapRow
@@ -96,54 +96,43 @@ def _render(
     files: Sequence[str],
 ) -> str:
     """The page as text, a function of its arguments alone."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed, percent=percent)
-    environment.globals.update(
-        percent_range=percent_range,
-        interval=interval,
-        signed_interval=signed_interval,
-        tone=tone,
-        labels=LABELS,
-    )
     config = results.config
     kept = retention_grids(results.vectors)
     curves = learning_curves(results.fits)
     compared = list(results.agreement) if summaries else []
-    return environment.get_template("page.html.jinja").render(
-        title=config.name,
-        score=config.evaluate.score,
-        scale=config.evaluate.scale,
-        models=[_model_name(results, side) for side in Side],
-        answer=answer(results, summaries),
-        warnings=[*warnings, *data_warnings(results, summaries)],
-        files=files,
-        cards=[concept_card(results, s, kept.get(s.concept), change) for s in summaries],
-        forest=Markup(forest_figure(summaries)) if summaries else None,
-        forest_arms=_arms_of(summaries),
-        matrix=_matrix(summaries) if len(summaries) > 1 else None,
-        heat_maps=_heat_maps(results, kept),
-        agreements=agreements(results, summaries),
-        agreement_figure=Markup(agreement_figure(compared)) if compared else None,
-        agreement_arms=_in_order({row.arm for row in compared}),
-        figures=[_run_figure(name, results) for name in config.report.figures],
-        learning=curves,
-        advice=advice(curves),
-        other_maps=_other_maps(results),
-        fits=_best_first(results.fits)[:_MOST_FITS],
-        fit_count=len(results.fits),
-        what_was_run=_what_was_run(results),
-        facts=dict(facts),
-        provenance=dict(provenance),
-        config=yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True),
-        styles=STYLES,
-        meanings=MEANINGS,
-        arms=ARM_MEANINGS,
+    return (
+        environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=config.name,
+            score=config.evaluate.score,
+            scale=config.evaluate.scale,
+            models=[_model_name(results, side) for side in Side],
+            answer=answer(results, summaries),
+            warnings=[*warnings, *data_warnings(results, summaries)],
+            files=files,
+            cards=[concept_card(results, s, kept.get(s.concept), change) for s in summaries],
+            forest=Markup(forest_figure(summaries)) if summaries else None,
+            forest_arms=_arms_of(summaries),
+            matrix=_matrix(summaries) if len(summaries) > 1 else None,
+            heat_maps=_heat_maps(results, kept),
+            agreements=agreements(results, summaries),
+            agreement_figure=Markup(agreement_figure(compared)) if compared else None,
+            agreement_arms=_in_order({row.arm for row in compared}),
+            figures=[_run_figure(name, results) for name in config.report.figures],
+            learning=curves,
+            advice=advice(curves),
+            other_maps=_other_maps(results),
+            fits=_best_first(results.fits)[:_MOST_FITS],
+            fit_count=len(results.fits),
+            what_was_run=_what_was_run(results),
+            facts=dict(facts),
+            provenance=dict(provenance),
+            config=yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True),
+            styles=STYLES,
+            meanings=MEANINGS,
+            arms=ARM_MEANINGS,
+        )
     )
 
 
@@ -249,7 +238,7 @@ def _what_was_run(results: Results) -> dict[str, str]:
                 f"{_range(fit.ridge_relative for fit in fits)} × the median eigenvalue, by "
                 f"cross-validation in {fits[0].folds} folds of whole documents"
             )
-    sites = config.sites.model_dump(mode="json")
+    sites = config.sites.model_dump(mode="json", exclude_none=True)
     rows["Sites"] = ", ".join(f"{key} {value}" for key, value in sites.items())
     return rows
 

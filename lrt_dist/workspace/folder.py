@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from lrt_dist.config import ModelConfig, RunConfig, differing_keys
+from lrt_dist.config import ModelConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.readers import corpus_digest
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
@@ -69,8 +69,11 @@ class RunFolder:
         return self.config.source if side is Side.SOURCE else self.config.target
 
     def store_url(self, side: Side) -> str:
-        """Where the activation store of a side lies."""
-        return child(self._activations, f"{side}-{slug(self.model(side).model)}.zarr")
+        """Where the activation store of a side's model lies: the same for every run that keeps its
+        stores there, whichever side the model is on."""
+        model = self.model(side)
+        which = fingerprint_of({"model": model.model, "revision": model.revision})
+        return child(self._activations, f"{slug(model.model)}-{which[:8]}.zarr")
 
     def ledger_url(self, side: Side) -> str:
         """Where the ledger of a side lies."""
