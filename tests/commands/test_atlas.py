@@ -102,6 +102,7 @@ def test_a_model_that_joins_costs_its_own_extraction(
         replace(verdict, p_adjusted=p)
         for verdict, p in zip(own, holm([verdict.p_adjusted for verdict in own]), strict=True)
     ]
+    assert len(list(out.glob("activations/*.states/mood-*"))) == 3, "one for each model"
     page = (out / "atlas.html").read_text()
     links = re.findall(r'href="(runs/[^"]*)"', page)
     assert len(links) == 3
