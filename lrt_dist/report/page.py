@@ -18,7 +18,7 @@ from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.agreement import agreements
 from lrt_dist.report.agreement_figure import agreement_figure
 from lrt_dist.report.answer import MEANINGS, answer
-from lrt_dist.report.concept_cards import concept_card, tone
+from lrt_dist.report.concept_cards import UNITS, concept_card, tone
 from lrt_dist.report.controls import ARM_MEANINGS, LABELS
 from lrt_dist.report.drawing import STYLES
 from lrt_dist.report.figures import run_figure
@@ -119,6 +119,7 @@ def _render(
         title=config.name,
         score=config.evaluate.score,
         scale=config.evaluate.scale,
+        unit=UNITS[config.evaluate.scale],
         models=[_model_name(results, side) for side in Side],
         answer=answer(results, summaries),
         warnings=[*warnings, *data_warnings(results, summaries)],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.maps.affine import AffineMap
-from lrt_dist.maps.vectors import SteeringVector, displacement
+from lrt_dist.maps.vectors import SteeringVector, displacement, length_at_one
 from lrt_dist.plan.conditions import MAPPED_DRAWS, TARGET_DRAWS, Arm, Condition
 from lrt_dist.sites import LayerPair, Side
 from lrt_dist.tasks.control_directions import (
@@ -25,13 +26,13 @@ class Displacements:
     """Directions of all arms, read or drawn as they are asked for."""
 
     def __init__(
-        self, run: Run, screens: dict[str, Screen], scales: dict[int, float], rows: Path
+        self, run: Run, screens: dict[str, Screen], scales: Mapping[int, float | None], rows: Path
     ) -> None:
         """Nothing is read yet.
 
         Args:
             screens: by concept; their order numbers the concepts.
-            scales: length of what a strength of 1 adds, by layer of the target model.
+            scales: see `maps.vectors.length_at_one`, by layer of the target model.
             rows: see `sample_rows`.
         """
         self._run, self._screens, self._scales, self._rows = run, screens, scales, rows
@@ -39,7 +40,8 @@ class Displacements:
 
     def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> torch.Tensor:
         """What each condition adds: `α · s · v/‖v‖`, float32 `[conditions, d_target]`; s is the
-        layer's scale."""
+        layer's scale, or where it has none the native vector's length for that vector, and the
+        transferred one's for all others."""
         directions: dict[Condition, torch.Tensor] = {}
         rows = []
         for condition in conditions:
@@ -48,8 +50,9 @@ class Displacements:
                 continue
             whose = Condition(condition.arm, condition.source_layer, condition.draw)
             if whose not in directions:
-                directions[whose] = self._direction(concept, target, whose)
-            rows.append(displacement(directions[whose], condition.strength * self._scales[target]))
+                direction = self._direction(concept, target, whose)
+                directions[whose] = displacement(direction, self._length(concept, target, whose))
+            rows.append(condition.strength * directions[whose])
         return torch.stack(rows)
 
     def vector_of(self, concept: str, condition: Condition) -> str:
@@ -58,6 +61,15 @@ class Displacements:
             return self._names[condition.draw]
         made = (Arm.NATIVE, Arm.TRANSFERRED, Arm.MISMATCHED, Arm.IDENTITY)
         return concept if condition.arm in made else ""
+
+    def _length(self, concept: str, target: int, condition: Condition) -> float:
+        """Of what a strength of 1 adds."""
+        scale = self._scales[target]
+        if scale is not None:
+            return scale
+        claim = replace(condition, arm=Arm.TRANSFERRED)
+        own = condition if condition.arm is Arm.NATIVE else claim
+        return length_at_one(self._direction(concept, target, own), scale)
 
     def _direction(self, concept: str, target: int, condition: Condition) -> torch.Tensor:
         arm, source, draw = condition.arm, condition.source_layer, condition.draw
