@@ -336,6 +336,12 @@ class EvaluateConfig(_Strict):
         "mapped one; `equalised`: one as long as the native vectors of all concepts at that layer "
         "are on average, as in CAA (arXiv 2312.06681).",
     )
+    map_bias: bool = Field(
+        False,
+        description="Whether a map's bias is added to what goes through it, controls too: "
+        "`A v + p`, as LRT prints it (arXiv 2506.00653), in place of `A v`. In a difference of "
+        "hidden states a bias cancels, so all that is mapped has its direction in common.",
+    )
     control_draws: Annotated[int, Field(ge=20)] = Field(
         1000,
         description="Number of draws of each drawn control (permuted labels, random vectors), "

@@ -29,6 +29,7 @@ from lrt_dist.plan.conditions import TARGET_DRAWS, Arm
 from lrt_dist.sites import LayerPair
 from lrt_dist.tasks.control_directions import (
     TargetDraws,
+    mapped_directions,
     permuted_source_vectors,
     random_source_vectors,
     sampled_rows,
@@ -178,6 +179,7 @@ class MappedTask:
         transferred: `{(concept, target layer): file}` to write transferred vectors to.
         gradients: file of mean gradients; None where effects cannot be predicted.
         scales: see `maps.vectors.length_at_one`, by target layer.
+        bias: whether a map's bias is added to a mapped vector.
         draws: of each drawn control.
         seed: of the draws.
     """
@@ -189,6 +191,7 @@ class MappedTask:
     transferred: dict[tuple[str, int], Path]
     gradients: Path | None
     scales: Mapping[int, float | None]
+    bias: bool
     draws: int
     seed: int
 
@@ -211,24 +214,24 @@ def screen_mapped(task: MappedTask) -> MappedReceipt:
         pair = LayerPair(task.source, target)
         affine = AffineMap.load(path)
         mismatched = [AffineMap.load(other) for other in mismatched_paths]
-        weight = affine.weight.to(torch.float32)
-        random_mapped_ND = random_ND @ weight
         for concept in task.concepts:
             gradients = None
             if task.gradients is not None:
                 gradients = mean_gradients(task.gradients, concept.name, target)
             scale, native = task.scales[target], concept.effects[target]
-            vector = affine.transfer(vectors[concept.name])
+            original = vectors[concept.name]
+            vector = affine.transfer(original, bias=task.bias)
             vector.save(task.transferred[concept.name, target])
             length = length_at_one(vector.values, scale)
-            others = [m.transfer(vectors[concept.name]).values for m in mismatched]
+            others = [m.transfer(original, bias=task.bias).values for m in mismatched]
             pairs.append(_compare(concept, pair, vector.values, others, gradients, scale))
             if gradients is None:
                 continue
-            for arm, directions_ND in (
-                (Arm.RANDOM_SOURCE, random_mapped_ND),
-                (Arm.PERMUTED, permuted[concept.name] @ weight),
+            for arm, units_ND in (
+                (Arm.RANDOM_SOURCE, random_ND),
+                (Arm.PERMUTED, permuted[concept.name]),
             ):
+                directions_ND = mapped_directions(units_ND, affine, original.values, bias=task.bias)
                 here = Draws.at(pair, native, *predicted(directions_ND, gradients, length))
                 keep_better(draws, (concept.name, arm), here)
     return MappedReceipt(tuple(pairs), draws)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pytest
+import torch
 import yaml
 from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.config import RunConfig
 from lrt_dist.errors import UserError
+from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.runfile import load_run
@@ -283,9 +285,11 @@ def test_strengths_may_be_lengths(fitted: Path, whole: Path, tmp_path: Path) -> 
 
 
 def test_raw_vectors_are_added_as_they_are(fitted: Path, tmp_path: Path) -> None:
-    """What is steered is what was predicted, to a tenth, at the lengths of the saved vectors."""
+    """What is steered is what was predicted, to a tenth, at the lengths of the saved vectors; here
+    mapped with the bias."""
     out = copied(fitted, tmp_path)
-    evaluated(out, load_run(fitted, ["evaluate.scale=raw", "evaluate.strengths=[-0.05, 0.05]"]))
+    settings = ["evaluate.scale=raw", "evaluate.strengths=[-0.05, 0.05]", "evaluate.map_bias=true"]
+    evaluated(out, load_run(fitted, settings))
     for row in Table.read(out / "vectors.parquet", VectorRow):
         name = f"{row.concept}-transferred-{row.source_layer}-{row.target_layer}"
         for path, length in (
@@ -294,6 +298,12 @@ def test_raw_vectors_are_added_as_they_are(fitted: Path, tmp_path: Path) -> None
         ):
             saved = SteeringVector.load(out / f"vectors/{path}.safetensors").values
             assert length == pytest.approx(0.05 * float(saved.norm()), rel=1e-5)
+        affine = AffineMap.load(out / f"maps/{row.source_layer}-{row.target_layer}.safetensors")
+        vectors = (f"{row.concept}-source-{row.source_layer}", name)
+        original, mapped = (
+            SteeringVector.load(out / f"vectors/{path}.safetensors").values for path in vectors
+        )
+        torch.testing.assert_close(mapped, affine.map_points(original))
     for compared in Table.read(out / "agreement.parquet", AgreementRow):
         if compared.arm in (Arm.NATIVE, Arm.TRANSFERRED):
             assert compared.measured == pytest.approx(compared.predicted, rel=0.1)

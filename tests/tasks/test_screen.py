@@ -38,27 +38,36 @@ SOURCES, TARGETS = (0, 2), (1, 3, 4)
 SPLITS = ("dev", "test")
 SCALES: dict[int, float | None] = {1: 2.0, 3: 1.0, 4: 0.5}
 RAW: dict[int, float | None] = dict.fromkeys(TARGETS)
+SETTINGS = pytest.mark.parametrize(
+    ("scales", "bias"), [(SCALES, False), (RAW, False), (SCALES, True), (RAW, True)]
+)
 
 
 class Grid:
     """Files of a small grid of random maps, one concept."""
 
     def __init__(
-        self, folder: Path, scales: dict[int, float | None] = SCALES, seed: int = 0
+        self,
+        folder: Path,
+        scales: dict[int, float | None] = SCALES,
+        *,
+        bias: bool = False,
+        seed: int = 0,
     ) -> None:
-        self.scales = scales
+        self.scales, self.add_bias = scales, bias
         random = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=random)
 
         self.weight = {(s, t): normal(D, E) for s in SOURCES for t in TARGETS}
+        self.bias = {t: normal(E) for t in TARGETS}
         self.native = {t: normal(E) for t in TARGETS}
         self.vector = {s: normal(D) for s in SOURCES}
         self.gradient = {(t, split): normal(E) for t in TARGETS for split in ("dev", "test")}
         for (s, t), weight in self.weight.items():
             for name, values in (("map", weight), ("mismatched", normal(D, E))):
-                affine = AffineMap(values, torch.zeros(E), ("a", s), ("b", t))
+                affine = AffineMap(values, self.bias[t], ("a", s), ("b", t))
                 affine.save(folder / f"{name}-{s}-{t}.safetensors")
         for t, values in self.native.items():
             SteeringVector("c", "b", t, values).save(folder / f"native-{t}.safetensors")
@@ -105,10 +114,15 @@ class Grid:
             if arm is Arm.PERMUTED
             else random_source_vectors(pair.source, D, DRAWS, SEED)
         )
-        return vectors[draw] @ self.weight[pair.source, pair.target]
+        length = self.vector[pair.source].norm()
+        return self.through(length * vectors[draw] / vectors[draw].norm(), pair)
+
+    def through(self, vector: torch.Tensor, pair: LayerPair) -> torch.Tensor:
+        mapped = vector @ self.weight[pair.source, pair.target]
+        return mapped + self.bias[pair.target] if self.add_bias else mapped
 
     def claim(self, target: int) -> dict[int, torch.Tensor]:
-        return {s: (self.vector[s] @ self.weight[s, target]).double() for s in SOURCES}
+        return {s: self.through(self.vector[s], LayerPair(s, target)).double() for s in SOURCES}
 
     def mapped(self, source: int) -> MappedTask:
         folder = self.folder
@@ -123,6 +137,7 @@ class Grid:
             transferred={("c", t): folder / f"out-{source}-{t}.safetensors" for t in TARGETS},
             gradients=folder / "gradients.safetensors",
             scales=self.scales,
+            bias=self.add_bias,
             draws=DRAWS,
             seed=SEED,
         )
@@ -151,13 +166,13 @@ class Grid:
         return found
 
 
-@pytest.mark.parametrize("scales", [SCALES, RAW])
+@SETTINGS
 def test_every_draw_takes_its_best_pair_and_is_judged_there(
-    tmp_path: Path, scales: dict[int, float | None]
+    tmp_path: Path, scales: dict[int, float | None], bias: bool
 ) -> None:
     """The plain loop over draws and pairs, in float64: to 1e-4. Without scales every control is as
     long as the claim."""
-    grid = Grid(tmp_path, scales)
+    grid = Grid(tmp_path, scales, bias=bias)
     found = grid.searched()
     assert set(found) == set(DRAWN)
     pairs = [LayerPair(s, t) for s in SOURCES for t in TARGETS]
@@ -193,15 +208,15 @@ def test_draws_at_the_target_have_the_angles_of_the_claim(tmp_path: Path) -> Non
     assert len(set(cosines)) == 60
 
 
-@pytest.mark.parametrize("scales", [SCALES, RAW])
+@SETTINGS
 def test_pairs_of_the_transferred_vector_are_what_they_say(
-    tmp_path: Path, scales: dict[int, float | None]
+    tmp_path: Path, scales: dict[int, float | None], bias: bool
 ) -> None:
-    grid = Grid(tmp_path, scales)
+    grid = Grid(tmp_path, scales, bias=bias)
     receipt = screen_mapped(grid.mapped(0))
     for found in receipt.pairs:
         target = found.pair.target
-        vector = grid.vector[0] @ grid.weight[0, target]
+        vector = grid.through(grid.vector[0], found.pair)
         native = grid.native[target]
         assert found.dev == pytest.approx(grid.effect(vector, target, "dev", vector), rel=1e-4)
         expected = grid.effect(vector, target, "test", vector)

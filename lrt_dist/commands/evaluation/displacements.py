@@ -15,6 +15,7 @@ from lrt_dist.plan.conditions import MAPPED_DRAWS, TARGET_DRAWS, Arm, Condition
 from lrt_dist.sites import LayerPair, Side
 from lrt_dist.tasks.control_directions import (
     TargetDraws,
+    mapped_directions,
     random_source_vectors,
     sampled_rows,
     transferred_vectors,
@@ -86,7 +87,8 @@ class Displacements:
             vector = SteeringVector.load(folder.native_vector(concept, Side.SOURCE, source))
             if arm is Arm.IDENTITY:
                 return vector.values
-            return AffineMap.load(folder.maps_of(pair)[1 + draw]).transfer(vector).values
+            mismatched = AffineMap.load(folder.maps_of(pair)[1 + draw])
+            return mismatched.transfer(vector, bias=self._run.config.evaluate.map_bias).values
         return self._drawn(concept, pair, arm, draw)
 
     def _drawn(self, concept: str, pair: LayerPair, arm: Arm, draw: int) -> torch.Tensor:
@@ -104,13 +106,16 @@ class Displacements:
             return TargetDraws(arm, pair.target, vectors, rows, config.seed)[draw][pair.source]
         assert arm in MAPPED_DRAWS, arm
         draws, seed = config.control_draws, config.seed
-        vectors_ND = (
+        units_ND = (
             self._screens[concept].concept.permuted(pair.source, draws, seed)
             if arm is Arm.PERMUTED
             else random_source_vectors(pair.source, self._run.widths.source, draws, seed)
         )
         affine = AffineMap.load(folder.maps_of(pair)[0])
-        return vectors_ND[draw] @ affine.weight.to(torch.float32)
+        claim = _values(folder.native_vector(concept, Side.SOURCE, pair.source))
+        return mapped_directions(
+            units_ND[draw : draw + 1], affine, claim, bias=config.map_bias
+        ).squeeze(0)
 
 
 def _values(path: Path) -> torch.Tensor:

@@ -193,6 +193,7 @@ def _tasks(
             },
             gradients=means,
             scales={target: scales[target] for target in targets},
+            bias=config.map_bias,
             draws=config.control_draws,
             seed=config.seed,
         )

@@ -83,14 +83,15 @@ class Spread:
             return SteeringVector.load(path).values.unsqueeze(0)
 
         source, target = self._resampled(concept, pair)
-        weight = AffineMap.load(run.folder.maps_of(pair)[0]).weight.to(torch.float32)
+        affine = AffineMap.load(run.folder.maps_of(pair)[0])
+        through = affine.map_points if run.config.evaluate.map_bias else affine.map_directions
         mapped = saved(run.folder.transferred_vector(concept, pair))
         native = saved(run.folder.native_vector(concept, Side.TARGET, pair.target))
         left_out = self._without_fold.get(concept)
         return further_covariance(
             [
                 (
-                    effects(source @ weight) - effects(mapped),
+                    effects(through(source)) - effects(mapped),
                     None if left_out is None else effects(left_out),
                 ),
                 (effects(target) - effects(native), None),
@@ -143,6 +144,7 @@ def without_folds(
                 run.config.fit.folds,
                 run.method,
                 Choice(row.ridge_relative, rank=row.map_rank if cut else None),
+                run.config.evaluate.map_bias,
             )
         )
     needs = Needs(
