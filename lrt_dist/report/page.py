@@ -17,7 +17,7 @@ from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.agreement import agreements
 from lrt_dist.report.agreement_figure import agreement_figure
 from lrt_dist.report.answer import MEANINGS, answer
-from lrt_dist.report.concept_cards import concept_card
+from lrt_dist.report.concept_cards import UNITS, concept_card
 from lrt_dist.report.controls import ARM_MEANINGS
 from lrt_dist.report.drawing import STYLES
 from lrt_dist.report.environment import environment
@@ -100,39 +100,37 @@ def _render(
     kept = retention_grids(results.vectors)
     curves = learning_curves(results.fits)
     compared = list(results.agreement) if summaries else []
-    return (
-        environment()
-        .get_template("page.html.jinja")
-        .render(
-            title=config.name,
-            score=config.evaluate.score,
-            scale=config.evaluate.scale,
-            models=[_model_name(results, side) for side in Side],
-            answer=answer(results, summaries),
-            warnings=[*warnings, *data_warnings(results, summaries)],
-            files=files,
-            cards=[concept_card(results, s, kept.get(s.concept), change) for s in summaries],
-            forest=Markup(forest_figure(summaries)) if summaries else None,
-            forest_arms=_arms_of(summaries),
-            matrix=_matrix(summaries) if len(summaries) > 1 else None,
-            heat_maps=_heat_maps(results, kept),
-            agreements=agreements(results, summaries),
-            agreement_figure=Markup(agreement_figure(compared)) if compared else None,
-            agreement_arms=_in_order({row.arm for row in compared}),
-            figures=[_run_figure(name, results) for name in config.report.figures],
-            learning=curves,
-            advice=advice(curves),
-            other_maps=_other_maps(results),
-            fits=_best_first(results.fits)[:_MOST_FITS],
-            fit_count=len(results.fits),
-            what_was_run=_what_was_run(results),
-            facts=dict(facts),
-            provenance=dict(provenance),
-            config=yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True),
-            styles=STYLES,
-            meanings=MEANINGS,
-            arms=ARM_MEANINGS,
-        )
+    template = environment().get_template("page.html.jinja")
+    return template.render(
+        title=config.name,
+        score=config.evaluate.score,
+        scale=config.evaluate.scale,
+        unit=UNITS[config.evaluate.scale],
+        models=[_model_name(results, side) for side in Side],
+        answer=answer(results, summaries),
+        warnings=[*warnings, *data_warnings(results, summaries)],
+        files=files,
+        cards=[concept_card(results, s, kept.get(s.concept), change) for s in summaries],
+        forest=Markup(forest_figure(summaries)) if summaries else None,
+        forest_arms=_arms_of(summaries),
+        matrix=_matrix(summaries) if len(summaries) > 1 else None,
+        heat_maps=_heat_maps(results, kept),
+        agreements=agreements(results, summaries),
+        agreement_figure=Markup(agreement_figure(compared)) if compared else None,
+        agreement_arms=_in_order({row.arm for row in compared}),
+        figures=[_run_figure(name, results) for name in config.report.figures],
+        learning=curves,
+        advice=advice(curves),
+        other_maps=_other_maps(results),
+        fits=_best_first(results.fits)[:_MOST_FITS],
+        fit_count=len(results.fits),
+        what_was_run=_what_was_run(results),
+        facts=dict(facts),
+        provenance=dict(provenance),
+        config=yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True),
+        styles=STYLES,
+        meanings=MEANINGS,
+        arms=ARM_MEANINGS,
     )
 
 
