@@ -64,8 +64,8 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
     assert run.cluster.address == "auto", "a recipe runs on the cluster that it is submitted to"
     assert run.concepts
     for concept in run.concepts:
-        assert Path(concept.data).is_file()
-        assert concept.items is None or Path(concept.items).is_file()
+        assert all(Path(file).is_file() for file in concept.data.files)
+        assert concept.items is None or all(Path(file).is_file() for file in concept.items.files)
     # Only the text is for the user to bring; where from, the recipe leaves open.
     assert all(pattern.startswith("/shared/") for pattern in run.corpus.paths)
 

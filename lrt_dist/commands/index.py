@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lrt_dist.commands._items import check_items, item_warnings
-from lrt_dist.config import fingerprint_of
+from lrt_dist.config import CorpusConfig, fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
 from lrt_dist.corpus.readers import Document, corpus_digest, read_documents
@@ -40,7 +40,7 @@ def index(run: Run) -> RowIndex:
     corpus = corpus_digest(config.corpus)
     fingerprint = fingerprint_of(
         {
-            "corpus": config.corpus.model_dump(mode="json", exclude={"paths"}),
+            "corpus": config.corpus.without_paths(),
             "sites": config.sites.model_dump(mode="json"),
             "rows_per_unit": config.extract.rows_per_unit,
             "models": [facts.digest for facts in run.facts],
@@ -62,6 +62,8 @@ def index(run: Run) -> RowIndex:
     encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
     documents = list(read_documents(config.corpus))
     size = sum(len(document.text) for document in documents)
+    if config.corpus.mixture:
+        run.progress.note("corpus", _mixture_note(config.corpus, documents))
     groups = _near_duplicates(run, documents, size)
     with run.progress.phase("index", size, "characters") as bar:
 
@@ -133,6 +135,21 @@ def _near_duplicates(run: Run, documents: Sequence[Document], size: int) -> dict
             near.add(document)
             bar.advance(len(document.text))
         return near.groups()
+
+
+def _mixture_note(corpus: CorpusConfig, documents: Sequence[Document]) -> str:
+    """How much was read of each part."""
+    counts: Counter[int] = Counter()
+    characters: Counter[int] = Counter()
+    for document in documents:
+        counts[document.part] += 1
+        characters[document.part] += len(document.text)
+    total = characters.total()
+    return "mixture: " + "; ".join(
+        f"{characters[number] / total:.1%} of the characters ({counts[number]:,} documents) of "
+        f"{part}, weight {share:.1%}"
+        for number, (part, share) in enumerate(zip(corpus.parts, corpus.shares, strict=True))
+    )
 
 
 def _near_note(rows: RowIndex) -> str:

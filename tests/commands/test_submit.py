@@ -68,7 +68,7 @@ def test_what_the_run_names_by_relative_paths_goes_along(
     }
     run, folder = sent["run"], sent["folder"]
     assert run.corpus.paths == (f"{folder}/runs/text/*.txt", "/shared/corpus/*.txt")
-    assert run.concepts[0].data == f"{folder}/concepts/mood.jsonl"
+    assert run.concepts[0].data.file == f"{folder}/concepts/mood.jsonl"
     assert run.target.model == "/shared/models/large"
     assert run.fit.folds == 3
 
