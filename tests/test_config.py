@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 
 from lrt_dist.config import (
     ConceptConfig,
-    CorpusConfig,
     DataConfig,
     EvaluateConfig,
     ModelConfig,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from lrt_dist.config import ConceptConfig, DataConfig, TemplateConfig
 from lrt_dist.corpus.confounds import concept_warnings
 from lrt_dist.corpus.contrast import ClassText, Item, paired
+from lrt_dist.corpus.forms import FORMS, form_of
 from lrt_dist.corpus.items import Items, read_items
 from lrt_dist.corpus.splits import load_concept
 from lrt_dist.errors import UserError
@@ -26,6 +28,14 @@ OTHER = [f"The train is {n} hours late." for n in range(12)]
 
 def read(template: TemplateConfig | None = None, **data: Any) -> Items:
     return read_items(DataConfig.model_validate(data), template or TemplateConfig())
+
+
+def test_every_form_of_the_readme_is_one() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = [b for b in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "prompt" in b]
+    records = [json.loads(line) for line in block.splitlines()]
+    assert {form_of(record, "README").name for record in records} == {form.name for form in FORMS}
+    assert all(list(form_of(record, "README").read(record, "README")) for record in records)
 
 
 def as_json(path: Path, content: Any) -> str:
