@@ -66,8 +66,8 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
     assert run.cluster.address == "auto", "a recipe runs on the cluster that it is submitted to"
     assert run.concepts
     for concept in run.concepts:
-        assert Path(concept.data).is_file()
-        assert concept.items is None or Path(concept.items).is_file()
+        assert all(Path(file).is_file() for file in concept.data.files)
+        assert concept.items is None or all(Path(file).is_file() for file in concept.items.files)
     # Only the text is for the user to bring; where from, the recipe leaves open.
     assert all(pattern.startswith("/shared/") for pattern in run.corpus.paths)
 
@@ -78,7 +78,8 @@ def test_atlas_is_a_valid_atlas(path: Path) -> None:
     assert len(atlas.runs) > 2
     for run in atlas.runs.values():
         assert run.cluster.address == "auto"
-        assert all(Path(concept.data).is_file() for concept in run.concepts)
+        files = [file for concept in run.concepts for file in concept.data.files]
+        assert all(Path(file).is_file() for file in files)
         assert all(pattern.startswith("/shared/") for pattern in run.corpus.paths)
 
 

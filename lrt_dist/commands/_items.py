@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from lrt_dist.config import ConceptConfig
 from lrt_dist.corpus.confounds import concept_warnings
@@ -35,15 +33,6 @@ def write_items(run: Run, fingerprint: str) -> None:
     """Write `items.parquet`, unless it is current."""
     if not is_current(run.folder.items, fingerprint):
         Table.of(ItemRow, _item_rows(run)).save(run.folder.items, fingerprint)
-
-
-def data_hashes(concept: ConceptConfig) -> dict[str, str | None]:
-    """`{path: SHA-256}` of a concept's files; None for one that is not there."""
-    paths = [Path(path) for path in (concept.data, concept.items) if path]
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        for path in paths
-    }
 
 
 def item_warnings(run: Run) -> list[str]:

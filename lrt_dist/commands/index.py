@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrt_dist.commands._items import check_items, item_warnings
-from lrt_dist.config import RunConfig, differing_keys, fingerprint_of
+from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
 from lrt_dist.corpus.readers import Document, corpus_digest, read_documents
@@ -78,6 +78,8 @@ def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
     config, encoders = run.config, _encoders(run)
     documents = list(read_documents(config.corpus))
     size = sum(len(document.text) for document in documents)
+    if config.corpus.mixture:
+        run.progress.note("corpus", _mixture_note(config.corpus, documents))
     groups = _near_duplicates(run, documents, size)
     with run.progress.phase("index", size, "characters") as bar:
 
@@ -143,7 +145,7 @@ def _earlier_rows(run: Run, corpus: str) -> RowIndex | None:
 def _cut_by(config: RunConfig) -> dict[str, Any]:
     """What decides the rows of a corpus, beside its files and the models."""
     return {
-        "corpus": config.corpus.model_dump(mode="json", exclude={"paths"}),
+        "corpus": config.corpus.without_paths(),
         "sites": config.sites.model_dump(mode="json", exclude={"rows_of"}),
         "extract": {"rows_per_unit": config.extract.rows_per_unit},
     }
@@ -194,6 +196,21 @@ def _near_duplicates(run: Run, documents: Sequence[Document], size: int) -> dict
             near.add(document)
             bar.advance(len(document.text))
         return near.groups()
+
+
+def _mixture_note(corpus: CorpusConfig, documents: Sequence[Document]) -> str:
+    """How much was read of each part."""
+    counts: Counter[int] = Counter()
+    characters: Counter[int] = Counter()
+    for document in documents:
+        counts[document.part] += 1
+        characters[document.part] += len(document.text)
+    total = characters.total()
+    return "mixture: " + "; ".join(
+        f"{characters[number] / total:.1%} of the characters ({counts[number]:,} documents) of "
+        f"{part}, weight {share:.1%}"
+        for number, (part, share) in enumerate(zip(corpus.parts, corpus.shares, strict=True))
+    )
 
 
 def _near_note(rows: RowIndex) -> str:

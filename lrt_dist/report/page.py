@@ -211,7 +211,7 @@ def _what_was_run(results: Results) -> dict[str, str]:
     """The rows of the section that says what was run."""
     config, fits = results.config, list(results.fits)
     rows = {f"{side.capitalize()} model": _model_name(results, side) for side in Side}
-    rows["Corpus"] = config.corpus.dataset or ", ".join(config.corpus.paths)
+    rows["Corpus"] = str(config.corpus)
     if fits:
         sources = format_layers([fit.source_layer for fit in fits])
         targets = format_layers([fit.target_layer for fit in fits])

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from lrt_dist.config import ModelConfig, RunConfig, differing_keys, fingerprint_of
+from lrt_dist.config import (
+    CorpusConfig,
+    ModelConfig,
+    RunConfig,
+    differing_keys,
+    fingerprint_of,
+)
 from lrt_dist.corpus.readers import corpus_digest
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
@@ -172,10 +178,10 @@ class RunFolder:
         values = config.dump()
         if is_file(path) and (existing := cls.open(out)).has_activations():
             old = existing.config.dump()
-            if old["corpus"]["paths"] != values["corpus"]["paths"] and (
+            if _moved(existing.config.corpus, config.corpus) and (
                 RowIndex.open(existing.rows).corpus == corpus_digest(config.corpus)
             ):
-                old["corpus"]["paths"] = values["corpus"]["paths"]  # the same files, moved
+                old["corpus"] = values["corpus"]  # the same files
             differing = [
                 line
                 for section in COSTLY
@@ -190,6 +196,11 @@ class RunFolder:
         with atomic_write(path) as partial:
             partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         return cls(out, config)
+
+
+def _moved(old: CorpusConfig, new: CorpusConfig) -> bool:
+    """Whether two corpora differ at most in where their files lie."""
+    return old != new and old.without_paths() == new.without_paths()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.ledger import Ledger
-from lrt_dist.tasks.scores import SCORES, GeneratedScore, Score
+from lrt_dist.tasks.scores import SCORES, ForcedScore, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
 
@@ -156,6 +156,8 @@ class Run:
             check_stages(self.model(side))
         if isinstance(self.score, GeneratedScore):
             self._check_prompts()
+        if isinstance(self.score, ForcedScore):
+            self._check_answers()
 
     def _check_prompts(self) -> None:
         """A model can only go on from a prompt."""
@@ -166,6 +168,17 @@ class Run:
                     raise UserError(
                         f"concept {name}: an item has no prompt ({item.positive[0]!r}), so "
                         f"evaluate.score {self.config.evaluate.score} has nothing to continue"
+                    )
+
+    def _check_answers(self) -> None:
+        """A forced score compares answers."""
+        for name, data in self.concepts.items():
+            for item in (*data.dev, *data.test):
+                if not item.has_answers:
+                    raise UserError(
+                        f"concept {name}: an item has no answers ({item.prompts[0][:80]!r}), so "
+                        f"evaluate.score {self.config.evaluate.score} has nothing to compare; give "
+                        "the concept `items` with answers, or choose a score of generated text"
                     )
 
     @cached_property
