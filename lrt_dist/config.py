@@ -236,6 +236,15 @@ class FitConfig(_Strict):
         "without an intercept (L-Cross); `orthogonal`: Procrustes with one scale; or "
         "`module:attribute`, a `Method` of your own.",
     )
+    on: Literal["corpus", "own", "others"] = Field(
+        "corpus",
+        description="What the maps that carry vectors are fitted on. `corpus`: hidden states of "
+        "the corpus; `own`: those behind the concept's own vector, as in the first experiment of "
+        "L-Cross (arXiv 2501.02009), which proves nothing: with no more texts than dimensions the "
+        "native vector comes out by algebra; `others`: those of all other concepts, as in its "
+        "second. With `own` and `others` every vector is also steered under the map of each single "
+        "concept.",
+    )
     folds: Annotated[int, Field(ge=2)] = Field(
         5, description="Number of cross-validation folds, among which whole documents are divided."
     )
