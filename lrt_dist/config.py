@@ -198,6 +198,13 @@ class SitesConfig(_Strict):
         "counted. Not used in mode `last`.",
     )
     seed: NonNegative = Field(0, description="Seed of the sampling of sites.")
+    rows_of: str | None = Field(
+        None,
+        description="Output directory of an earlier run on the same corpus, whose rows are taken: "
+        "a model that both runs have needs no second extraction (see `extract.store_url`). Rows at "
+        "which no token of a model ends are left out of its fits. `null` means rows of this run's "
+        "own.",
+    )
 
 
 class ExtractConfig(_Strict):
@@ -451,11 +458,20 @@ class EvaluateConfig(_Strict):
         (-0.1, -0.05, 0.05, 0.1),
         description="Strengths α, in the unit of `scale`. Each is given with both signs; 0 is not.",
     )
-    scale: Literal["median_norm", "unit"] = Field(
+    scale: Literal["median_norm", "unit", "raw", "equalised"] = Field(
         "median_norm",
         description="What a strength of 1 adds. `median_norm`: a displacement as long as the "
         "layer's median hidden state, so that a strength means the same in every model; `unit`: "
-        "one of length 1, so that α is a length, as in LRT (arXiv 2506.00653).",
+        "one of length 1, so that α is a length, as in LRT (arXiv 2506.00653); `raw`: the vector "
+        "itself, native or mapped, as in L-Cross (arXiv 2501.02009), and controls as long as the "
+        "mapped one; `equalised`: one as long as the native vectors of all concepts at that layer "
+        "are on average, as in CAA (arXiv 2312.06681).",
+    )
+    map_bias: bool = Field(
+        False,
+        description="Whether a map's bias is added to what goes through it, controls too: "
+        "`A v + p`, as LRT prints it (arXiv 2506.00653), in place of `A v`. In a difference of "
+        "hidden states a bias cancels, so all that is mapped has its direction in common.",
     )
     control_draws: Annotated[int, Field(ge=20)] = Field(
         1000,

@@ -161,6 +161,7 @@ def path_values(values: dict[str, Any]) -> Iterator[PathValue]:
     for part in _sections(values.get("corpus"), "mixture"):
         yield from _paths("corpus.mixture.paths", part, "paths")
     yield from _paths("fit.moments_of", values.get("fit"), "moments_of")
+    yield from _paths("sites.rows_of", values.get("sites"), "rows_of")
     yield from _paths("extract.store_url", values.get("extract"), "store_url")
 
 

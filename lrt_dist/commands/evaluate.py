@@ -24,6 +24,7 @@ from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.gradients import item_gradients
 from lrt_dist.commands.evaluation.measurement import Measured, measure
 from lrt_dist.commands.evaluation.samples import samples
+from lrt_dist.commands.evaluation.scales import layer_scales
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
 from lrt_dist.commands.evaluation.search import search, steered_controls
 from lrt_dist.commands.evaluation.spread import Spread, without_folds
@@ -95,7 +96,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     for side in Side:
         save_native_vectors(run, side, states[side], norms[side])
     rows = sample_rows(run, records)
-    scales = _scales(run, norms.target)
+    scales = layer_scales(run, norms.target)
     screens = screen(run, states.source, gradients, scales, rows)
     displacements = Displacements(run, screens, scales, rows)
     with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
@@ -114,7 +115,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     verdicts = conclude(run, screens, measured, spread, set(overlap), screened=screened)
     compared = [row for choice in choices.values() for row in choice.compared]
     tables: list[tuple[Path, Table[Any]]] = [
-        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts, scales))),
+        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts))),
         (run.folder.samples, written),
         (
             run.folder.controls,
@@ -129,9 +130,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
         table.save(path, fingerprint)
 
 
-def _vector_rows(
-    screens: dict[str, Screen], verdicts: Sequence[VerdictRow], scales: dict[int, float]
-) -> Iterator[VectorRow]:
+def _vector_rows(screens: dict[str, Screen], verdicts: Sequence[VerdictRow]) -> Iterator[VectorRow]:
     for verdict in verdicts:
         found = screens[verdict.concept]
         for pair, known in found.pairs.items():
@@ -148,7 +147,8 @@ def _vector_rows(
                 heavy_share=known.heavy_share,
                 chosen=pair == found.chosen,
                 strength=verdict.strength,
-                length=verdict.strength * scales[pair.target],
+                length=verdict.strength * known.length,
+                native_length=verdict.strength * known.native_length,
                 pairs=verdict.pairs,
                 overlap=verdict.overlap,
             )
@@ -173,11 +173,6 @@ def _control_rows(
                     share=effect / best if best else math.nan,
                     steered=not screened,
                 )
-
-
-def _scales(run: Run, norms: dict[int, float]) -> dict[int, float]:
-    """Length of what a strength of 1 adds, by target layer; `norms` are median norms."""
-    return norms if run.config.evaluate.scale == "median_norm" else dict.fromkeys(norms, 1.0)
 
 
 def _settings(run: Run) -> dict[str, Any]:

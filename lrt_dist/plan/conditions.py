@@ -56,10 +56,11 @@ class Condition:
 
     Attributes:
         arm: what is injected.
-        source_layer: whose vector was mapped; `NO_LAYER` for the other arms.
+        source_layer: whose vector was mapped, or whose mapped vector a control is as long as;
+            `NO_LAYER` for the other arms.
         draw: number of the draw, of the mismatched map, or of the concept whose vector it is; 0
             for the other arms.
-        strength: in units of the layer's norm; 0 for `none`.
+        strength: in the unit of `evaluate.scale`; 0 for `none`.
     """
 
     arm: Arm
@@ -109,7 +110,7 @@ def dev_conditions(strengths: Sequence[float], source: int, *, predicted: bool) 
     if predicted:
         for arm in (*DRAWN, Arm.MISMATCHED):
             conditions += conditions_of(arm, strengths, source=source)
-        conditions += conditions_of(Arm.MEAN, strengths)
+        conditions += conditions_of(Arm.MEAN, strengths, source=source)
     return conditions
 
 
@@ -138,7 +139,7 @@ def test_conditions(
         *conditions_of(Arm.TRANSFERRED, strengths, source=source),
         *conditions_of(Arm.MISMATCHED, both, source=source, draws=range(mismatched)),
         *conditions_of(Arm.FOREIGN, both, source=source, draws=foreign),
-        *conditions_of(Arm.MEAN, both),
+        *conditions_of(Arm.MEAN, both, source=source),
     ]
     if identity:
         conditions += conditions_of(Arm.IDENTITY, both, source=source)

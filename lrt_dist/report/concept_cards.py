@@ -36,7 +36,12 @@ class Card:
     samples: Samples | None
 
 
-UNITS = {"median_norm": "share of the layer's median norm", "unit": "length"}
+UNITS = {
+    "median_norm": "share of the layer's median norm",
+    "unit": "length",
+    "raw": "multiple of the vector itself",
+    "equalised": "multiple of the native vectors' mean length",
+}
 """Of strengths, by `evaluate.scale`."""
 
 

@@ -156,7 +156,7 @@ class ScoreRow:
         draw: number of the draw, of the mismatched map, or of the concept whose vector it is; 0
             for the other arms.
         vector: concept from whose texts the injected vector was made; empty where from none.
-        strength: in units of the layer's median norm; 0 for `none`.
+        strength: in the unit of `evaluate.scale`; 0 for `none`.
         metric: what was measured, e.g. propensity; cross_entropy on neutral text.
         value: of the metric. Propensity: log-odds of the positive continuation, in nats;
             cross_entropy: nats per token.
@@ -237,7 +237,8 @@ class VectorRow:
         heavy_share: share of the transferred vector's squared norm in its largest 1 % of channels.
         chosen: whether this pair was chosen on the development items.
         strength: the positive strength that was chosen for the concept.
-        length: of what is added to the target layer's hidden states at that strength.
+        length: of what the transferred vector adds to hidden states at that strength.
+        native_length: of what the native vector adds; the same unless `evaluate.scale` is raw.
         pairs: contrast pairs behind the vectors.
         overlap: whether texts of the concept occur in the corpus of the map.
     """
@@ -255,6 +256,7 @@ class VectorRow:
     chosen: bool
     strength: float
     length: float
+    native_length: float
     pairs: int
     overlap: bool
 
@@ -388,6 +390,27 @@ class VerdictRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AtlasRow(VerdictRow):
+    """A verdict between two of many models: `atlas.parquet`; p-values are adjusted over all rows.
+
+    Attributes:
+        source: name of the model of the vector.
+        target: name of the model that is steered.
+        source_depth: share of the source model's blocks up to and with the chosen layer.
+        target_depth: the same of the target model.
+        word: what the numbers say.
+        run: directory of the run, below that of the atlas.
+    """
+
+    source: str
+    target: str
+    source_depth: float
+    target_depth: float
+    word: str
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleRow:
     """A greedy continuation: `samples.parquet`.
 
@@ -395,7 +418,7 @@ class SampleRow:
         concept: name of the concept.
         prompt: text that the model continued.
         arm: what was injected; see `scores.parquet`.
-        strength: in units of the layer's median norm.
+        strength: in the unit of `evaluate.scale`.
         text: the continuation, without the prompt.
     """
 

@@ -27,6 +27,7 @@ from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Side, Sided
+from lrt_dist.store.ledger import Ledger
 from lrt_dist.tasks.scores import SCORES, ForcedScore, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
@@ -59,6 +60,17 @@ class Run:
     def layers(self) -> Sided[tuple[int, ...]]:
         """Wanted layers of each model."""
         return Sided.of(lambda side: check_layers(side, self.folder.model(side), self.facts[side]))
+
+    def stored_layers(self, side: Side) -> tuple[int, ...]:
+        """Layers whose hidden states the store of a side's model has: the wanted ones, of both
+        sides where both are one model, and whatever another run that keeps its stores there wanted
+        beside."""
+        url = self.folder.store_url(side)
+        wanted = {
+            layer for one in Side if self.folder.store_url(one) == url for layer in self.layers[one]
+        }
+        held = set(Ledger(self.folder.ledger_url(side)).identity().get("layers", ()))
+        return tuple(sorted(held if wanted <= held else wanted))
 
     @cached_property
     def pairs(self) -> list[LayerPair]:

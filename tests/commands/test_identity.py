@@ -159,7 +159,7 @@ def test_a_row_index_of_other_rows_is_refused(write_run: WriteRun, tmp_path: Pat
     folder = extracted(run_file, tmp_path / "out")
     other = extracted(run_file, tmp_path / "other", "sites.seed=1")
     shutil.copy(other.rows, folder.rows)
-    digest = RowIndex.open(other.rows).digest
+    digest = RowIndex.open(other.rows).digests.source
     with (
         api.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run,
         pytest.raises(UserError, match=f"is the row index {digest}, but the hidden states of"),

@@ -158,6 +158,7 @@ def vector_row(concept: str, pair: LayerPair, **changed: Any) -> VectorRow:
         "chosen": False,
         "strength": 0.05,
         "length": 3.1,
+        "native_length": 3.1,
         "pairs": 96,
         "overlap": False,
     }
