@@ -59,12 +59,17 @@ def _mixed(parts: Sequence[Iterator[Document]], shares: Sequence[float]) -> Iter
     characters; until one of them ends."""
     characters = [0] * len(parts)
     while True:
-        part = min(range(len(parts)), key=lambda number: characters[number] / shares[number])
+        part = furthest_behind(characters, shares)
         document = next(parts[part], None)
         if document is None:
             return
         characters[part] += len(document.text)
         yield document
+
+
+def furthest_behind(characters: Sequence[int], shares: Sequence[float]) -> int:
+    """The part of a mixture that has the least of its share so far; the next document is its."""
+    return min(range(len(shares)), key=lambda number: characters[number] / shares[number])
 
 
 def _documents_of(config: CorpusConfig, number: int) -> Iterator[Document]:
