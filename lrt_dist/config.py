@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -70,6 +70,8 @@ class ModelConfig(_Strict):
 class TextConfig(_Strict):
     """Where text comes from, and how documents are made of it."""
 
+    place: ClassVar[str] = "corpus"
+
     paths: tuple[str, ...] = Field(
         (), description="Files or globs: `.txt`, `.md`, `.rst`, `.jsonl` or `.parquet`."
     )
@@ -108,6 +110,8 @@ class TextConfig(_Strict):
 
 class PartConfig(TextConfig):
     """One of the texts of a mixture."""
+
+    place: ClassVar[str] = "corpus.mixture[]"
 
     weight: Annotated[float, Field(gt=0)] = Field(
         description="Its share of the characters, in proportion to the weights of all parts."
@@ -393,6 +397,8 @@ class DataConfig(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _a_path_is_a_file(cls, value: Any) -> Any:
+        if not isinstance(value, str | dict | DataConfig):
+            raise ValueError("must be the path of a file, or a section")
         return {"file": value} if isinstance(value, str) else value
 
     @field_validator("positive", "negative", mode="before")

@@ -136,6 +136,10 @@ def test_a_set_that_makes_no_sense_is_refused(tmp_path: Path, override: str, mes
         ("corpus", {"paths": [4]}),
         ("extract", {"store_url": 9}),
         ("concepts", [{"name": "a", "data": 1}]),
+        ("concepts", [{"name": "a", "data": ["a.json"]}]),
+        ("concepts", [{"name": "a", "data": {"positive": "a.json"}}]),
+        ("concepts", [{"name": "a", "data": {"file": "a", "positive": "b", "negative": "c"}}]),
+        ("concepts", [{"name": "a", "data": {"file": "a"}, "items": {}}]),
     ],
 )
 def test_a_value_of_the_wrong_shape_is_an_error_that_names_its_place(

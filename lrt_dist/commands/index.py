@@ -13,7 +13,7 @@ from lrt_dist.commands.evaluation.carriers import check_map_texts
 from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
-from lrt_dist.corpus.readers import Document, corpus_digest, read_documents
+from lrt_dist.corpus.readers import Document, corpus_digest, furthest_behind, read_documents
 from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.corpus.segments import cut_segments, seen_anew
 from lrt_dist.errors import UserError
@@ -202,17 +202,20 @@ def _near_duplicates(run: Run, documents: Sequence[Document], size: int) -> dict
 
 def _mixture_note(corpus: CorpusConfig, documents: Sequence[Document]) -> str:
     """How much was read of each part."""
-    counts: Counter[int] = Counter()
-    characters: Counter[int] = Counter()
+    counts, characters = [0] * len(corpus.parts), [0] * len(corpus.parts)
     for document in documents:
         counts[document.part] += 1
         characters[document.part] += len(document.text)
-    total = characters.total()
-    return "mixture: " + "; ".join(
-        f"{characters[number] / total:.1%} of the characters ({counts[number]:,} documents) of "
-        f"{part}, weight {share:.1%}"
-        for number, (part, share) in enumerate(zip(corpus.parts, corpus.shares, strict=True))
+    read = (
+        f"{part}: {count:,} documents with {size / sum(characters):.1%} of the characters"
+        for part, count, size in zip(corpus.parts, counts, characters, strict=True)
     )
+    ended = (
+        "as many documents as corpus.max_documents allows"
+        if len(documents) == corpus.max_documents
+        else f"it ended with {corpus.parts[furthest_behind(characters, corpus.shares)]}"
+    )
+    return f"mixture of {'; '.join(read)}; {ended}"
 
 
 def _near_note(rows: RowIndex) -> str:

@@ -59,12 +59,17 @@ def _mixed(parts: Sequence[Iterator[Document]], shares: Sequence[float]) -> Iter
     characters; until one of them ends."""
     characters = [0] * len(parts)
     while True:
-        part = min(range(len(parts)), key=lambda number: characters[number] / shares[number])
+        part = furthest_behind(characters, shares)
         document = next(parts[part], None)
         if document is None:
             return
         characters[part] += len(document.text)
         yield document
+
+
+def furthest_behind(characters: Sequence[int], shares: Sequence[float]) -> int:
+    """The part of a mixture that has the least of its share so far; the next document is its."""
+    return min(range(len(shares)), key=lambda number: characters[number] / shares[number])
 
 
 def _documents_of(config: CorpusConfig, number: int) -> Iterator[Document]:
@@ -94,13 +99,13 @@ def corpus_files(config: TextConfig) -> list[Path]:
             path for p in glob.glob(pattern, recursive=True) if (path := Path(p)).is_file()
         )
         if not matches:
-            raise UserError(f"corpus.paths: no file matches {pattern}")
+            raise UserError(f"{config.place}.paths: no file matches {pattern}")
         files += matches
     for path in files:
         if path.suffix not in (*TEXT_SUFFIXES, ".jsonl", ".parquet"):
             raise UserError(
-                f"corpus.paths: {path} is neither text ({', '.join(TEXT_SUFFIXES)}) nor .jsonl "
-                "nor .parquet"
+                f"{config.place}.paths: {path} is neither text ({', '.join(TEXT_SUFFIXES)}) nor "
+                ".jsonl nor .parquet"
             )
     return list(dict.fromkeys(files))
 
@@ -154,7 +159,7 @@ def _size(path: Path, field: str) -> int:
             column.total_uncompressed_size
             for group in groups
             for column in (group.column(i) for i in range(group.num_columns))
-            if column.path_in_schema.split(".")[0] == field
+            if f"{column.path_in_schema}.".startswith(f"{field}.")  # of a list, all that it holds
         )
 
 
@@ -201,7 +206,8 @@ def _parquet(path: Path, name: str, config: TextConfig) -> Iterator[Document]:
         names = file.schema_arrow.names
         if field not in names:
             raise UserError(
-                f"{path}: no column {field!r} (it has: {', '.join(names)}); set corpus.text_field"
+                f"{path}: no column {field!r} (it has: {', '.join(names)}); set "
+                f"{config.place}.text_field"
             )
         number = 0
         for batch in file.iter_batches(columns=[field]):
@@ -230,7 +236,7 @@ def _text_of(record: Any, config: TextConfig, origin: str) -> str:
         have = ", ".join(record) if isinstance(record, dict) else type(record).__name__
         raise UserError(
             f"{origin}: no text in field {config.text_field!r} (it has: {have}); set "
-            "corpus.text_field"
+            f"{config.place}.text_field"
         )
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise UserError(f"{origin}: half a character (a lone surrogate)")

@@ -77,6 +77,15 @@ def test_a_mixture_is_read_as_it_is_asked_for(tmp_path: Path) -> None:
     assert [d.text for d in read_documents(config)] == ["a", "b", "a", "b"]
 
 
+def test_what_cannot_be_read_names_the_key_of_a_part(tmp_path: Path) -> None:
+    one, other = (lines(tmp_path / f"{c}.jsonl", [1], c) for c in "ab")
+    with pytest.raises(UserError, match=r"corpus\.mixture\[\]\.paths: no file matches .*none"):
+        list(read_documents(mixture((one, 1), (str(tmp_path / "none"), 1))))
+    Path(other).write_text(json.dumps({"body": "b"}))
+    with pytest.raises(UserError, match=r"it has: body\); set corpus\.mixture\[\]\.text_field"):
+        list(read_documents(mixture((one, 1), (other, 1))))
+
+
 def test_an_empty_part_is_refused_by_name(tmp_path: Path) -> None:
     one, other = lines(tmp_path / "a.jsonl", [1, 1], "a"), lines(tmp_path / "b.jsonl", [], "b")
     with pytest.raises(UserError, match=r"no document with any text in .*b\.jsonl"):
