@@ -354,8 +354,11 @@ class EvaluateConfig(_Strict):
     )
     positions: str = Field(
         "all",
-        description="Which tokens are steered. `all`: every token; `last`: the last token of the "
-        "prompt alone; or `module:attribute`, `Positions` of your own.",
+        description="Which tokens are steered. `all`: every token, as in LRT (arXiv 2506.00653); "
+        "`all_but_special`: those behind `<bos>` and what else the tokenizer puts in front; "
+        "`from_prompt_end`: the prompt's last token and all behind it, as in CAA (arXiv "
+        "2312.06681); `last`: the prompt's last token alone; `answer`: what follows the prompt; or "
+        "`module:attribute`, `Positions` of your own.",
     )
     score: str = Field(
         "propensity",

@@ -69,7 +69,7 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
     sequences: list[SteeredSequence] = []
     positive: list[tuple[int, ...]] = []
     negative: list[tuple[int, ...]] = []
-    slots = 0
+    slots, special = 0, tokenizer.special_tokens
     for item in items:
         continuations = []
         for prompt, alternatives, slots_of_item in zip(
@@ -86,8 +86,11 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
             if len(ids) - begin == 1:
                 at_prompt.setdefault(ids[:begin], []).extend(reads)
             else:
-                sequences.append(SteeredSequence(ids[:-1], begin, tuple(reads)))
-        sequences += [SteeredSequence(i, len(i), tuple(reads)) for i, reads in at_prompt.items()]
+                sequences.append(SteeredSequence(ids[:-1], begin, tuple(reads), special))
+        sequences += [
+            SteeredSequence(ids, len(ids), tuple(reads), special)
+            for ids, reads in at_prompt.items()
+        ]
     return Propensities(tuple(sequences), slots, tuple(positive), tuple(negative))
 
 
@@ -115,7 +118,7 @@ def neutral_sequences(
         if count:
             chosen = [candidates[i * len(candidates) // count] for i in range(count)]
             reads = tuple(Read(p - 1, ids[p], len(sequences)) for p in chosen)
-            sequences.append(SteeredSequence(ids, 0, reads))
+            sequences.append(SteeredSequence(ids, 0, reads, special_tokens))
     return tuple(sequences)
 
 

@@ -19,7 +19,7 @@ from lrt_dist.files import place
 from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import check_vector_method
 from lrt_dist.models.gate import check_stages
-from lrt_dist.models.injection import POSITIONS, Positions
+from lrt_dist.models.injection import POSITIONS, Positions, chosen_positions
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.report.figures import FIGURES
@@ -27,7 +27,8 @@ from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Side, Sided
-from lrt_dist.tasks.scores import SCORES, GeneratedScore, Score
+from lrt_dist.tasks.chat import rendered
+from lrt_dist.tasks.scores import SCORES, ForcedScore, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
 
@@ -144,6 +145,8 @@ class Run:
             check_stages(self.model(side))
         if isinstance(self.score, GeneratedScore):
             self._check_prompts()
+        elif self.positions.needs_prompt:
+            self._check_positions(self.score)
 
     def _check_prompts(self) -> None:
         """A model can only go on from a prompt."""
@@ -154,6 +157,19 @@ class Run:
                     raise UserError(
                         f"concept {name}: an item has no prompt ({item.positive[0]!r}), so "
                         f"evaluate.score {self.config.evaluate.score} has nothing to continue"
+                    )
+
+    def _check_positions(self, score: ForcedScore) -> None:
+        """An item of which no token is steered cannot change."""
+        tokenizer = SiteTokenizer.load(self.model(Side.TARGET))
+        for name, data in self.concepts.items():
+            for item in rendered((*data.dev, *data.test), data.template, tokenizer):
+                sequences = score.read([item], tokenizer).sequences
+                if not any(chosen_positions(self.positions, s.parts) for s in sequences):
+                    raise UserError(
+                        f"concept {name}: evaluate.positions {self.config.evaluate.positions} "
+                        f"steers no token of an item ({item.texts()[0]!r}): what is read of it is "
+                        "predicted by tokens before; use all or from_prompt_end"
                     )
 
     @cached_property
