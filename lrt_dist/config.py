@@ -363,8 +363,12 @@ class EvaluateConfig(_Strict):
     score: str = Field(
         "propensity",
         description="What is measured of an item. `propensity`: log-odds of its positive "
-        "continuation against its negative one, in nats; or `module:attribute`, a `ForcedScore` "
-        "or `GeneratedScore` of your own.",
+        "continuation against its negative one, in nats; `letter_logits`: the same of the first "
+        "token alone in which they differ, as in LRT (arXiv 2506.00653); `probability`: that of "
+        "the positive one of these two tokens, as in CAA (arXiv 2312.06681) and L-Cross (arXiv "
+        "2501.02009); `refusal`: log-odds, log p − log(1 − p), of the first token of a "
+        "positive continuation, as in LRT and Arditi et al. (arXiv 2406.11717); or "
+        "`module:attribute`, a `ForcedScore` or `GeneratedScore` of your own.",
     )
     batch_tokens: Positive = Field(
         4096, description="Number of tokens of a batch, over all its conditions, padding included."
