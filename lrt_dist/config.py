@@ -67,26 +67,66 @@ class ModelConfig(_Strict):
         return tuple(sorted(set(layers)))
 
 
-class CorpusConfig(_Strict):
-    """The text on which both models are run."""
+class TextConfig(_Strict):
+    """Where text comes from, and how documents are made of it."""
 
     paths: tuple[str, ...] = Field(
-        (),
-        description="Files or globs: `.txt`, `.md`, `.rst`, `.jsonl` or `.parquet`. A corpus has "
-        "either `paths` or `dataset`.",
+        (), description="Files or globs: `.txt`, `.md`, `.rst`, `.jsonl` or `.parquet`."
     )
     dataset: str | None = Field(
         None,
-        description="Hugging Face dataset, as `NAME` or `NAME:SPLIT`; the split is `train` if none "
-        "is named. Needs the extra `datasets`.",
+        description="Hugging Face dataset, as `NAME`, `NAME:SPLIT` or `NAME:CONFIG:SPLIT`; the "
+        "split is `train` if none is named. Needs the extra `datasets`.",
     )
     text_field: str = Field(
-        "text", description="Field or column that holds the text in `.jsonl`, `.parquet`, datasets."
+        "text",
+        description="Field or column of `.jsonl`, `.parquet` and datasets that holds the text, or "
+        "a conversation: a list of `{role, content}`.",
+    )
+    turn: str = Field(
+        "{role}: {content}\n\n",
+        description="How one turn of a conversation is written, with `{role}` and `{content}`. "
+        "Both models read the same text, whatever their own chat formats.",
     )
     separator: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="Text at which a text file is cut into documents. `null` means that each file "
         "is one document.",
+    )
+
+    @field_validator("turn")
+    @classmethod
+    def _turn_has_its_content(cls, turn: str) -> str:
+        if "{content}" not in turn:
+            raise ValueError("a turn needs {content}, and may name its {role}")
+        return turn
+
+    def __str__(self) -> str:
+        """What an error calls it."""
+        return self.dataset or ", ".join(self.paths)
+
+
+class PartConfig(TextConfig):
+    """One of the texts of a mixture."""
+
+    weight: Annotated[float, Field(gt=0)] = Field(
+        description="Its share of the characters, in proportion to the weights of all parts."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> PartConfig:
+        if bool(self.paths) == bool(self.dataset):
+            raise ValueError("needs either `paths` or `dataset`")
+        return self
+
+
+class CorpusConfig(TextConfig):
+    """The text on which both models are run: `paths`, a `dataset`, or a `mixture` of several."""
+
+    mixture: tuple[PartConfig, ...] = Field(
+        (),
+        description="Several texts by weight. The next document is always of the part that is "
+        "furthest behind its share of the characters; the mixture ends where a part ends.",
     )
     max_documents: Positive | None = Field(
         None,
@@ -104,10 +144,39 @@ class CorpusConfig(_Strict):
     )
 
     @model_validator(mode="after")
-    def _has_a_source(self) -> CorpusConfig:
-        if bool(self.paths) == bool(self.dataset):
-            raise ValueError("needs either `paths` or `dataset`")
+    def _has_one_source(self) -> CorpusConfig:
+        if [bool(self.paths), bool(self.dataset), bool(self.mixture)].count(True) != 1:
+            raise ValueError("needs one of `paths`, `dataset` and `mixture`")
+        if len(self.mixture) == 1:
+            raise ValueError("a mixture has two parts or more; write a single one without it")
+        fields = TextConfig.model_fields
+        said = [key for key in fields if getattr(self, key) != fields[key].default]
+        if self.mixture and said:
+            raise ValueError(f"with a mixture, `{said[0]}` belongs to each of its parts")
         return self
+
+    @property
+    def parts(self) -> tuple[TextConfig, ...]:
+        """The texts of a mixture, or the only one."""
+        return self.mixture or (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the characters, for each part."""
+        weights = [part.weight for part in self.mixture] or [1.0]
+        return tuple(weight / sum(weights) for weight in weights)
+
+    def without_paths(self) -> dict[str, Any]:
+        """All but where its files lie, as plain JSON types."""
+        return self.model_dump(
+            mode="json", exclude={"paths": True, "mixture": {"__all__": {"paths"}}}
+        )
+
+    def __str__(self) -> str:
+        return " + ".join(
+            f"{share:.0%} {part}" if self.mixture else TextConfig.__str__(part)
+            for share, part in zip(self.shares, self.parts, strict=True)
+        )
 
 
 class SitesConfig(_Strict):
@@ -125,6 +194,13 @@ class SitesConfig(_Strict):
         "counted. Not used in mode `last`.",
     )
     seed: NonNegative = Field(0, description="Seed of the sampling of sites.")
+    rows_of: str | None = Field(
+        None,
+        description="Output directory of an earlier run on the same corpus, whose rows are taken: "
+        "a model that both runs have needs no second extraction (see `extract.store_url`). Rows at "
+        "which no token of a model ends are left out of its fits. `null` means rows of this run's "
+        "own.",
+    )
 
 
 class ExtractConfig(_Strict):
@@ -288,17 +364,66 @@ class TemplateConfig(_Strict):
     )
 
 
+class DataConfig(_Strict):
+    """Contrast data: a `file` or `dataset` of items, or files with the texts of two classes. A
+    path alone is a `file`."""
+
+    file: str | None = Field(
+        None, description="A `.jsonl`, `.json`, `.csv` or `.parquet` file of items."
+    )
+    dataset: str | None = Field(
+        None,
+        description="Hugging Face dataset of items, as `NAME`, `NAME:SPLIT` or "
+        "`NAME:CONFIG:SPLIT`. Needs the extra `datasets`.",
+    )
+    positive: tuple[str, ...] = Field(
+        (), description="Files of the texts that show the concept; `.txt` too, a text a line."
+    )
+    negative: tuple[str, ...] = Field((), description="Files of the texts that do not show it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_is_a_file(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
+    @field_validator("positive", "negative", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> DataConfig:
+        classes = [bool(self.positive), bool(self.negative)]
+        if [bool(self.file), bool(self.dataset), any(classes)].count(True) != 1:
+            raise ValueError("needs one of `file`, `dataset`, and `positive` with `negative`")
+        if any(classes) and not all(classes):
+            raise ValueError("`positive` and `negative` each need a file")
+        return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All of its files."""
+        return (*((self.file,) if self.file else ()), *self.positive, *self.negative)
+
+    def __str__(self) -> str:
+        """What an error calls it."""
+        classes = f"{', '.join(self.positive)} against {', '.join(self.negative)}"
+        return self.file or self.dataset or classes
+
+
 class ConceptConfig(_Strict):
     """A concept: contrast data for its vector, and items to measure steering on."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
         description="Name, made of letters, digits, `_`, `.` and `-`; it is part of file names."
     )
-    data: str = Field(description="Contrast data: a `.jsonl`, `.json`, `.csv` or `.parquet` file.")
-    items: str | None = Field(
+    data: DataConfig = Field(
+        description="Contrast data: the path of a file of items, or the section below."
+    )
+    items: DataConfig | None = Field(
         None,
-        description="Items for the evaluation: a file of the same forms. `null` means that `data` "
-        "is divided. Items that ask a question of `data` are left out.",
+        description="Items for the evaluation, given as `data` is. `null` means that `data` is "
+        "divided. Items that ask a question of `data` are left out.",
     )
     split: SplitConfig = Field(SplitConfig(), description="How many items there are of each kind.")
     swap_letters: bool = Field(

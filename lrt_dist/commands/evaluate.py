@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt_dist.commands._items import check_items, data_hashes, write_items
+from lrt_dist.commands._items import check_items, write_items
 from lrt_dist.commands._moments import fitted_units, median_norms
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
@@ -188,5 +188,6 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
         # By content: the same data under another path is the same data.
         known = concept.model_dump(mode="json", exclude={"data", "items"})
         method = VECTOR_METHODS.identity(concept.vector.method)
-        concepts.append({**known, "method": method, "content": list(data_hashes(concept).values())})
+        content = run.concepts[concept.name].digest
+        concepts.append({**known, "method": method, "content": content})
     return concepts

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lrt_dist.files import atomic_write
@@ -18,9 +17,10 @@ from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.agreement import agreements
 from lrt_dist.report.agreement_figure import agreement_figure
 from lrt_dist.report.answer import MEANINGS, answer
-from lrt_dist.report.concept_cards import UNITS, concept_card, tone
-from lrt_dist.report.controls import ARM_MEANINGS, LABELS
+from lrt_dist.report.concept_cards import UNITS, concept_card
+from lrt_dist.report.controls import ARM_MEANINGS
 from lrt_dist.report.drawing import STYLES
+from lrt_dist.report.environment import environment
 from lrt_dist.report.figures import run_figure
 from lrt_dist.report.forest import forest_figure
 from lrt_dist.report.grids import (
@@ -37,7 +37,7 @@ from lrt_dist.report.matrix import specificity
 from lrt_dist.report.results import Results
 from lrt_dist.report.summary import ConceptSummary, summarise
 from lrt_dist.report.tables_to_copy import write_tables
-from lrt_dist.report.text import interval, number, signed, signed_interval
+from lrt_dist.report.text import number
 from lrt_dist.report.warnings import data_warnings
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.tables import FitRow, MapRow
@@ -108,26 +108,12 @@ def _render(
     files: Sequence[str],
 ) -> str:
     """The page as text, a function of its arguments alone."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed, percent=percent)
-    environment.globals.update(
-        percent_range=percent_range,
-        interval=interval,
-        signed_interval=signed_interval,
-        tone=tone,
-        labels=LABELS,
-    )
     config = results.config
     kept = retention_grids(results.vectors)
     curves = learning_curves(results.fits)
     compared = list(results.agreement) if summaries else []
-    return environment.get_template("page.html.jinja").render(
+    template = environment().get_template("page.html.jinja")
+    return template.render(
         title=config.name,
         score=config.evaluate.score,
         scores=SCORE_MEANINGS,
@@ -238,7 +224,7 @@ def _what_was_run(results: Results) -> dict[str, str]:
     """The rows of the section that says what was run."""
     config, fits = results.config, list(results.fits)
     rows = {f"{side.capitalize()} model": _model_name(results, side) for side in Side}
-    rows["Corpus"] = config.corpus.dataset or ", ".join(config.corpus.paths)
+    rows["Corpus"] = str(config.corpus)
     if fits:
         sources = format_layers([fit.source_layer for fit in fits])
         targets = format_layers([fit.target_layer for fit in fits])
@@ -263,7 +249,7 @@ def _what_was_run(results: Results) -> dict[str, str]:
                 f"{_range(fit.ridge_relative for fit in fits)} × the median eigenvalue, by "
                 f"cross-validation in {fits[0].folds} folds of whole documents"
             )
-    sites = config.sites.model_dump(mode="json")
+    sites = config.sites.model_dump(mode="json", exclude_none=True)
     rows["Sites"] = ", ".join(f"{key} {value}" for key, value in sites.items())
     return rows
 

@@ -390,6 +390,27 @@ class VerdictRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AtlasRow(VerdictRow):
+    """A verdict between two of many models: `atlas.parquet`; p-values are adjusted over all rows.
+
+    Attributes:
+        source: name of the model of the vector.
+        target: name of the model that is steered.
+        source_depth: share of the source model's blocks up to and with the chosen layer.
+        target_depth: the same of the target model.
+        word: what the numbers say.
+        run: directory of the run, below that of the atlas.
+    """
+
+    source: str
+    target: str
+    source_depth: float
+    target_depth: float
+    word: str
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleRow:
     """A greedy continuation: `samples.parquet`.
 

@@ -150,11 +150,12 @@ def contrast_texts(items: Sequence[Item], tokenizer: SiteTokenizer, at: str) -> 
     positions: list[int] = []
     members: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
     for item in items:
-        reference = tokenizer.encode(item.prompts[1] + item.negative[0])
-        opposite = tokenizer.encode(item.prompts[0] + item.positive[0])
+        whole = item.texts()
+        reference = tokenizer.encode(whole[len(item.positive) or 1])
+        opposite = tokenizer.encode(whole[0])
         for texts, prompt, alternatives, other in zip(
-            members, item.prompts, (item.positive, item.negative), (reference, opposite),
-            strict=True,
+            members, item.prompts, (item.positive or ("",), item.negative or ("",)),
+            (reference, opposite), strict=True,
         ):  # fmt: skip
             texts.append(tuple(range(len(ids), len(ids) + len(alternatives))))
             for text in alternatives:

@@ -19,7 +19,7 @@ from lrt_dist.files import place
 from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import check_vector_method
 from lrt_dist.models.gate import check_stages
-from lrt_dist.models.injection import POSITIONS, Positions, chosen_positions
+from lrt_dist.models.injection import POSITIONS, Positions
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.report.figures import FIGURES
@@ -27,7 +27,7 @@ from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Side, Sided
-from lrt_dist.tasks.chat import rendered
+from lrt_dist.store.ledger import Ledger
 from lrt_dist.tasks.scores import SCORES, ForcedScore, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
@@ -60,6 +60,17 @@ class Run:
     def layers(self) -> Sided[tuple[int, ...]]:
         """Wanted layers of each model."""
         return Sided.of(lambda side: check_layers(side, self.folder.model(side), self.facts[side]))
+
+    def stored_layers(self, side: Side) -> tuple[int, ...]:
+        """Layers whose hidden states the store of a side's model has: the wanted ones, of both
+        sides where both are one model, and whatever another run that keeps its stores there wanted
+        beside."""
+        url = self.folder.store_url(side)
+        wanted = {
+            layer for one in Side if self.folder.store_url(one) == url for layer in self.layers[one]
+        }
+        held = set(Ledger(self.folder.ledger_url(side)).identity().get("layers", ()))
+        return tuple(sorted(held if wanted <= held else wanted))
 
     @cached_property
     def pairs(self) -> list[LayerPair]:
@@ -145,8 +156,8 @@ class Run:
             check_stages(self.model(side))
         if isinstance(self.score, GeneratedScore):
             self._check_prompts()
-        elif self.positions.needs_prompt:
-            self._check_positions(self.score)
+        if isinstance(self.score, ForcedScore):
+            self._check_answers()
 
     def _check_prompts(self) -> None:
         """A model can only go on from a prompt."""
@@ -159,17 +170,15 @@ class Run:
                         f"evaluate.score {self.config.evaluate.score} has nothing to continue"
                     )
 
-    def _check_positions(self, score: ForcedScore) -> None:
-        """An item of which no token is steered cannot change."""
-        tokenizer = SiteTokenizer.load(self.model(Side.TARGET))
+    def _check_answers(self) -> None:
+        """A forced score compares answers."""
         for name, data in self.concepts.items():
-            for item in rendered((*data.dev, *data.test), data.template, tokenizer):
-                sequences = score.read([item], tokenizer).sequences
-                if not any(chosen_positions(self.positions, s.parts) for s in sequences):
+            for item in (*data.dev, *data.test):
+                if not item.has_answers:
                     raise UserError(
-                        f"concept {name}: evaluate.positions {self.config.evaluate.positions} "
-                        f"steers no token of an item ({item.texts()[0]!r}): what is read of it is "
-                        "predicted by tokens before; use all or from_prompt_end"
+                        f"concept {name}: an item has no answers ({item.prompts[0][:80]!r}), so "
+                        f"evaluate.score {self.config.evaluate.score} has nothing to compare; give "
+                        "the concept `items` with answers, or choose a score of generated text"
                     )
 
     @cached_property

@@ -151,7 +151,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
 ) -> None:
     """Same shapes, machine and threads: equal bits, of tables and of everything kept."""
     out = copied(fitted, tmp_path)
-    kept = ("states", "gradients", "cells", "vectors")
+    kept = ("activations", "cells", "vectors")
     killed = 0
     while not (out / "scores.parquet").exists():
         before = len(files(out, *kept))
@@ -208,17 +208,17 @@ def test_what_is_there_needs_no_model(
 def test_what_is_added_costs_what_is_new(fitted: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    before = files(out, "cells", "gradients", "states")
+    before = files(out, "cells", "activations")
     run_file = yaml_with_concept(fitted, tmp_path)
     scores = evaluated(out, load_run(run_file))
-    after = files(out, "cells", "gradients", "states")
+    after = files(out, "cells", "activations")
     kept = [name for name in before if not name.endswith(".parquet") or name.startswith("cells")]
     assert all(after[name] == before[name] for name in kept)
     assert set(scores.column("concept")) == {"owner", "guest", "dog"}
     added = {name for name in after if name not in before}
     # New are the third concept's own files, and its vector on the items of the other two.
-    assert sum(name.startswith("states/") for name in added) == 2
-    assert sum(name.startswith("gradients/") for name in added) == 2 + 1  # dev, test and means
+    assert sum(".states/" in name for name in added) == 2
+    assert sum(".gradients/" in name for name in added) == 2 + 1  # dev, test and means
     old = Table.read(whole / "scores.parquet", ScoreRow)
     rows = {row for row in scores if row.vector != "dog" and row.concept != "dog"}
     assert set(old) <= rows

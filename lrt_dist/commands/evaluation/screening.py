@@ -134,7 +134,8 @@ def sample_rows(run: Run, records: Records) -> Path:
     for layer in run.layers.target:
         states = store.states(layer, unit, checksums[f"layers/{layer}"]).to(torch.float32)
         lengths = torch.linalg.vector_norm(states, dim=1)
-        usual = states[lengths <= factor * lengths.median()]
+        there = lengths > 0  # rows that the model does not have are zero
+        usual = states[there & (lengths <= factor * lengths[there].median())]
         step = max(1, len(usual) // MOST_SAMPLED_ROWS)
         rows[str(layer)] = usual[::step][:MOST_SAMPLED_ROWS].contiguous()
     save_tensors(path, rows, {"kind": SAMPLED_ROWS})
