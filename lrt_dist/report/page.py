@@ -47,6 +47,18 @@ from lrt_dist.verdicts import WEAK
 _MOST_FITS = 200
 
 
+SCORE_MEANINGS = {
+    "propensity": "Log-odds of the positive against the negative continuation of a prompt.",
+    "letter_logits": "Log-odds of the first token in which the positive and the negative "
+    "continuation of a prompt differ: the difference of its two logits.",
+    "probability": "Probability of the positive one of the first two tokens in which the "
+    "continuations of a prompt differ, as if there were no third.",
+    "refusal": "Log-odds that a prompt is continued with the first token of a positive "
+    "continuation.",
+}
+"""What each score of the package is, for the reader of the page."""
+
+
 @dataclass(frozen=True)
 class OtherMap:
     """A joint or reverse map; `best_single` is the best R² of the joint map's layers alone."""
@@ -104,6 +116,7 @@ def _render(
     return template.render(
         title=config.name,
         score=config.evaluate.score,
+        scores=SCORE_MEANINGS,
         scale=config.evaluate.scale,
         unit=UNITS[config.evaluate.scale],
         models=[_model_name(results, side) for side in Side],
