@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lrt_dist.config import ModelConfig, RunConfig
 from lrt_dist.corpus.confounds import check_letters
-from lrt_dist.corpus.splits import ConceptData, load_concept
+from lrt_dist.corpus.splits import ConceptData, check_files, load_concept
 from lrt_dist.errors import UserError
 from lrt_dist.files import place
 from lrt_dist.linear.methods import FIT_METHODS, Method
@@ -121,8 +121,9 @@ class Run:
         """Every concept's items, split.
 
         Raises:
-            UserError: see `load_concept` and `check_letters`.
+            UserError: see `check_files`, `load_concept` and `check_letters`.
         """
+        check_files(self.config.concepts)
         concepts = {concept.name: load_concept(concept) for concept in self.config.concepts}
         for name, data in concepts.items():
             check_letters(name, data)
