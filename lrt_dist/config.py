@@ -240,6 +240,15 @@ class FitConfig(_Strict):
         "without an intercept (L-Cross); `orthogonal`: Procrustes with one scale; or "
         "`module:attribute`, a `Method` of your own.",
     )
+    on: Literal["corpus", "own", "others"] = Field(
+        "corpus",
+        description="What the maps that carry vectors are fitted on. `corpus`: hidden states of "
+        "the corpus; `own`: those behind the concept's own vector, as in the first experiment of "
+        "L-Cross (arXiv 2501.02009), which proves nothing: with no more texts than dimensions the "
+        "native vector comes out by algebra; `others`: those of all other concepts, as in its "
+        "second. With `own` and `others` every vector is also steered under the map of each single "
+        "concept.",
+    )
     folds: Annotated[int, Field(ge=2)] = Field(
         5, description="Number of cross-validation folds, among which whole documents are divided."
     )
@@ -485,14 +494,21 @@ class EvaluateConfig(_Strict):
     )
     positions: str = Field(
         "all",
-        description="Which tokens are steered. `all`: every token; `last`: the last token of the "
-        "prompt alone; or `module:attribute`, `Positions` of your own.",
+        description="Which tokens are steered. `all`: every token, as in LRT (arXiv 2506.00653); "
+        "`all_but_special`: those behind `<bos>` and what else the tokenizer puts in front; "
+        "`from_prompt_end`: the prompt's last token and all behind it, as in CAA (arXiv "
+        "2312.06681); `last`: the prompt's last token alone; `answer`: what follows the prompt; or "
+        "`module:attribute`, `Positions` of your own.",
     )
     score: str = Field(
         "propensity",
         description="What is measured of an item. `propensity`: log-odds of its positive "
-        "continuation against its negative one, in nats; or `module:attribute`, a `ForcedScore` "
-        "or `GeneratedScore` of your own.",
+        "continuation against its negative one, in nats; `letter_logits`: the same of the first "
+        "token alone in which they differ, as in LRT (arXiv 2506.00653); `probability`: that of "
+        "the positive one of these two tokens, as in CAA (arXiv 2312.06681) and L-Cross (arXiv "
+        "2501.02009); `refusal`: log-odds, log p − log(1 − p), of the first token of a "
+        "positive continuation, as in LRT and Arditi et al. (arXiv 2406.11717); or "
+        "`module:attribute`, a `ForcedScore` or `GeneratedScore` of your own.",
     )
     batch_tokens: Positive = Field(
         4096, description="Number of tokens of a batch, over all its conditions, padding included."

@@ -8,11 +8,12 @@ from lrt_dist.config import ConceptConfig
 from lrt_dist.corpus.confounds import concept_warnings
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.errors import UserError
+from lrt_dist.models.injection import chosen_positions
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.sites import Side
 from lrt_dist.store.tables import ItemRow, Table, is_current
 from lrt_dist.tasks.chat import rendered
-from lrt_dist.tasks.scores import GeneratedScore
+from lrt_dist.tasks.scores import ForcedScore, GeneratedScore
 from lrt_dist.workspace.run import Run
 
 ADDED_TOKENS = 64
@@ -23,10 +24,13 @@ def check_items(run: Run) -> None:
     """Whether both models can read the items; asked before a model is loaded.
 
     Raises:
-        UserError: an item is longer than a model's context; a model has no chat format.
+        UserError: an item is longer than a model's context; a model has no chat format; the score
+            finds nothing to read in an item, or nothing of it would be steered.
     """
     for side in Side:
         _check_side(run, side)
+    if isinstance(run.score, ForcedScore):
+        _check_reads(run, run.score)
 
 
 def write_items(run: Run, fingerprint: str) -> None:
@@ -71,6 +75,20 @@ def _check_side(run: Run, side: Side) -> None:
             as_read = rendered(items, concept.template, tokenizer)
             if context is not None:
                 _check_lengths(run, concept, split, as_read, tokenizer, context)
+
+
+def _check_reads(run: Run, score: ForcedScore) -> None:
+    """Every item must have something to read; and what is not steered cannot change."""
+    tokenizer = SiteTokenizer.load(run.model(Side.TARGET))
+    for name, data in run.concepts.items():
+        for item in rendered((*data.dev, *data.test), data.template, tokenizer):
+            sequences = score.read([item], tokenizer).sequences
+            if not any(chosen_positions(run.positions, s.parts) for s in sequences):
+                raise UserError(
+                    f"concept {name}: evaluate.positions {run.config.evaluate.positions} steers "
+                    f"no token of an item ({item.texts()[0]!r}): what is read of it is predicted "
+                    "by tokens before; use all or from_prompt_end"
+                )
 
 
 def _surely_short(items: Sequence[Item], context: int) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from lrt_dist.commands._items import check_items, write_items
 from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
 from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
@@ -76,7 +77,12 @@ def evaluate(run: Run) -> Table[ScoreRow]:
 def evaluation_fingerprint(run: Run, fits: str) -> str:
     """Of everything that scores depend on; `fits` is that of the maps."""
     return fingerprint_of(
-        {"fits": fits, "concepts": _concept_identity(run), "evaluate": _settings(run)}
+        {
+            "fits": fits,
+            "on": run.config.fit.on,
+            "concepts": _concept_identity(run),
+            "evaluate": _settings(run),
+        }
     )
 
 
@@ -95,24 +101,30 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     states = Sided(source_states, target_states)
     for side in Side:
         save_native_vectors(run, side, states[side], norms[side])
+    carriers = Carriers(run, states, norms)
+    carriers.fit_claimed()
     rows = sample_rows(run, records)
     scales = layer_scales(run, norms.target)
-    screens = screen(run, states.source, gradients, scales, rows)
-    displacements = Displacements(run, screens, scales, rows)
+    screens = screen(run, carriers, states.source, gradients, scales, rows)
+    displacements = Displacements(run, carriers, screens, scales, rows)
     with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
         steered = SteeredTarget(run, chains, displacements, tokenizers.target)
         if gradients is None:
             screens = search(run, steered, screens)
         choices, dev_scores = choose(run, steered, displacements, screens, gradients)
         screened = gradients is not None and predictions_hold(run, choices)
+        carriers.fit_each(found.chosen for found in screens.values())
         measured, scores = measure(run, steered, screens, choices)
         if not screened:
             strengths = {name: choice.strength for name, choice in choices.items()}
             screens = steered_controls(run, steered, screens, strengths)
         chosen = {name: (m.pair, m.strength) for name, m in measured.items()}
         written = samples(run, chains, displacements, tokenizers.target, chosen)
-    spread = Spread(run, states, gradients, scales, without_folds(run, records, measured))
-    verdicts = conclude(run, screens, measured, spread, set(overlap), screened=screened)
+    left_out = without_folds(run, records, measured)
+    spread = Spread(run, carriers, states, gradients, scales, left_out)
+    # What was fitted on a concept's own texts is as if these were in the corpus.
+    shared = set(measured) if config.fit.on == "own" else set(overlap)
+    verdicts = conclude(run, screens, measured, spread, shared, screened=screened)
     compared = [row for choice in choices.values() for row in choice.compared]
     tables: list[tuple[Path, Table[Any]]] = [
         (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts))),

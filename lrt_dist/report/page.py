@@ -33,7 +33,7 @@ from lrt_dist.report.grids import (
 )
 from lrt_dist.report.heatmap import HeatMap, heat_map, matrix_map
 from lrt_dist.report.learning import advice, learning_curves
-from lrt_dist.report.matrix import specificity
+from lrt_dist.report.matrix import map_texts_matrix, specificity
 from lrt_dist.report.results import Results
 from lrt_dist.report.summary import ConceptSummary, summarise
 from lrt_dist.report.tables_to_copy import write_tables
@@ -45,6 +45,18 @@ from lrt_dist.verdicts import WEAK
 
 # All pairs of two deep models are thousands of rows; the Parquet file beside the page has them.
 _MOST_FITS = 200
+
+
+SCORE_MEANINGS = {
+    "propensity": "Log-odds of the positive against the negative continuation of a prompt.",
+    "letter_logits": "Log-odds of the first token in which the positive and the negative "
+    "continuation of a prompt differ: the difference of its two logits.",
+    "probability": "Probability of the positive one of the first two tokens in which the "
+    "continuations of a prompt differ, as if there were no third.",
+    "refusal": "Log-odds that a prompt is continued with the first token of a positive "
+    "continuation.",
+}
+"""What each score of the package is, for the reader of the page."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,7 @@ def _render(
     return template.render(
         title=config.name,
         score=config.evaluate.score,
+        scores=SCORE_MEANINGS,
         scale=config.evaluate.scale,
         unit=UNITS[config.evaluate.scale],
         models=[_model_name(results, side) for side in Side],
@@ -113,7 +126,7 @@ def _render(
         cards=[concept_card(results, s, kept.get(s.concept), change) for s in summaries],
         forest=Markup(forest_figure(summaries)) if summaries else None,
         forest_arms=_arms_of(summaries),
-        matrix=_matrix(summaries) if len(summaries) > 1 else None,
+        matrices=_matrices(summaries) if len(summaries) > 1 else [],
         heat_maps=_heat_maps(results, kept),
         agreements=agreements(results, summaries),
         agreement_figure=Markup(agreement_figure(compared)) if compared else None,
@@ -146,14 +159,26 @@ def _in_order(arms: Iterable[str]) -> list[Arm]:
     return [arm for arm in Arm if arm in wanted]
 
 
-def _matrix(summaries: Sequence[ConceptSummary]) -> HeatMap:
-    return matrix_map(
+def _matrices(summaries: Sequence[ConceptSummary]) -> list[HeatMap]:
+    vectors = matrix_map(
         specificity(summaries),
         title="Whose vector moves whose items? In per cent of the native effect",
         note="Test items of a row's concept under the transferred vector of a column's, at the "
         "pair and strength chosen for the row; rings: its own, which is retention. Beside them "
         "stand the other concepts' vectors, which should do little.",
     )
+    texts = map_texts_matrix(summaries)
+    if texts is None:
+        return [vectors]
+    maps = matrix_map(
+        texts,
+        title="Whose texts was the map fitted on? In per cent of the native effect",
+        note="Test items of a row's concept under its own vector, mapped by a map that was fitted "
+        "on the contrast texts of a column's. Rings: on its own texts, where the native vector "
+        "comes out by algebra if they are no more than the dimensions.",
+        column="map",
+    )
+    return [vectors, maps]
 
 
 def _run_figure(name: str, results: Results) -> tuple[Markup, str]:

@@ -155,7 +155,8 @@ class ScoreRow:
         source_layer: layer whose vector was mapped; -1 for arms that do not depend on it.
         draw: number of the draw, of the mismatched map, or of the concept whose vector it is; 0
             for the other arms.
-        vector: concept from whose texts the injected vector was made; empty where from none.
+        vector: concept from whose texts the injected vector was made, or for arm `concept_map`
+            on whose texts its map was fitted; empty where from none.
         strength: in the unit of `evaluate.scale`; 0 for `none`.
         metric: what was measured, e.g. propensity; cross_entropy on neutral text.
         value: of the metric. Propensity: log-odds of the positive continuation, in nats;

@@ -15,6 +15,7 @@ import torch
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.registry import Registry
+from lrt_dist.tasks.first_tokens import letter_logits, probability, refusal
 from lrt_dist.tasks.sequences import propensity_sequences
 from lrt_dist.tasks.token_trees import SteeredSequence
 
@@ -70,3 +71,6 @@ SCORES: Registry[Score] = Registry(
     "a ForcedScore or GeneratedScore",
 )
 SCORES.add("propensity")(ForcedScore(propensity_sequences, "change of log-odds"))
+SCORES.add("letter_logits")(ForcedScore(letter_logits, "change of the logit difference"))
+SCORES.add("probability")(ForcedScore(probability, "change of the probability"))
+SCORES.add("refusal")(ForcedScore(refusal, "change of the refusal's log-odds"))

@@ -109,6 +109,18 @@ class RunFolder:
             ),
         )
 
+    def concept_maps(self, address: str, pair: LayerPair) -> tuple[Path, ...]:
+        """A map of a pair that was fitted on contrast texts, and after it those of mismatched
+        rows."""
+        folder, name = self.out / "maps" / "on-concepts" / address, f"{pair.source}-{pair.target}"
+        return (
+            folder / f"{name}.safetensors",
+            *(
+                folder / "mismatched" / f"{name}-{draw}.safetensors"
+                for draw in range(self.config.fit.mismatched_draws)
+            ),
+        )
+
     def map_table(self, begin: Layers, *, direction: Direction) -> Path:
         """Metrics of all maps from one layer, or from several jointly."""
         return self._maps(direction) / f"{layers_text(begin)}.parquet"

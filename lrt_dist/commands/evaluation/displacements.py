@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector, displacement, length_at_one
@@ -27,16 +28,23 @@ class Displacements:
     """Directions of all arms, read or drawn as they are asked for."""
 
     def __init__(
-        self, run: Run, screens: dict[str, Screen], scales: Mapping[int, float | None], rows: Path
+        self,
+        run: Run,
+        carriers: Carriers,
+        screens: dict[str, Screen],
+        scales: Mapping[int, float | None],
+        rows: Path,
     ) -> None:
         """Nothing is read yet.
 
         Args:
+            carriers: the maps.
             screens: by concept; their order numbers the concepts.
             scales: see `maps.vectors.length_at_one`, by layer of the target model.
             rows: see `sample_rows`.
         """
-        self._run, self._screens, self._scales, self._rows = run, screens, scales, rows
+        self._run, self._carriers = run, carriers
+        self._screens, self._scales, self._rows = screens, scales, rows
         self._names = list(screens)
 
     def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> torch.Tensor:
@@ -57,8 +65,9 @@ class Displacements:
         return torch.stack(rows)
 
     def vector_of(self, concept: str, condition: Condition) -> str:
-        """The concept from whose texts an injected vector was made; empty where from none."""
-        if condition.arm is Arm.FOREIGN:
+        """The concept from whose texts an injected vector, or its map, was made; empty where from
+        none."""
+        if condition.arm in (Arm.FOREIGN, Arm.CONCEPT_MAP):
             return self._names[condition.draw]
         made = (Arm.NATIVE, Arm.TRANSFERRED, Arm.MISMATCHED, Arm.IDENTITY)
         return concept if condition.arm in made else ""
@@ -79,17 +88,24 @@ class Displacements:
             return _values(folder.native_vector(concept, Side.TARGET, target))
         if arm is Arm.TRANSFERRED:
             return _values(folder.transferred_vector(concept, pair))
-        if arm is Arm.FOREIGN:
-            return _values(folder.transferred_vector(self._names[draw], pair))
         if arm is Arm.MEAN:
             return sampled_rows(self._rows, target).double().mean(0)
-        if arm in (Arm.IDENTITY, Arm.MISMATCHED):
-            vector = SteeringVector.load(folder.native_vector(concept, Side.SOURCE, source))
-            if arm is Arm.IDENTITY:
-                return vector.values
-            mismatched = AffineMap.load(folder.maps_of(pair)[1 + draw])
-            return mismatched.transfer(vector, bias=self._run.config.evaluate.map_bias).values
+        if arm is Arm.IDENTITY:
+            return _values(folder.native_vector(concept, Side.SOURCE, source))
+        maps = self._carriers.of(concept, pair)
+        if arm is Arm.FOREIGN:
+            return self._mapped(self._names[draw], pair, maps[0])
+        if arm is Arm.MISMATCHED:
+            return self._mapped(concept, pair, maps[1 + draw])
+        if arm is Arm.CONCEPT_MAP:
+            return self._mapped(concept, pair, self._carriers.on(self._names[draw], pair))
         return self._drawn(concept, pair, arm, draw)
+
+    def _mapped(self, concept: str, pair: LayerPair, path: Path) -> torch.Tensor:
+        """A concept's vector of the source model under some map of the pair."""
+        native = self._run.folder.native_vector(concept, Side.SOURCE, pair.source)
+        vector, bias = SteeringVector.load(native), self._run.config.evaluate.map_bias
+        return AffineMap.load(path).transfer(vector, bias=bias).values
 
     def _drawn(self, concept: str, pair: LayerPair, arm: Arm, draw: int) -> torch.Tensor:
         """One draw of a control at a pair, float32 `[d_target]`."""
@@ -111,7 +127,7 @@ class Displacements:
             if arm is Arm.PERMUTED
             else random_source_vectors(pair.source, self._run.widths.source, draws, seed)
         )
-        affine = AffineMap.load(folder.maps_of(pair)[0])
+        affine = AffineMap.load(self._carriers.of(concept, pair)[0])
         claim = _values(folder.native_vector(concept, Side.SOURCE, pair.source))
         return mapped_directions(
             units_ND[draw : draw + 1], affine, claim, bias=config.map_bias

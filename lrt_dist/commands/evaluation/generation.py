@@ -23,14 +23,14 @@ class Prompts:
         layer: whose output is displaced.
         displacements: float32 `[N, D]`.
         conditions: for each prompt the row of its displacement.
-        ids: token ids of each prompt.
+        sequences: each prompt, as it is so far.
     """
 
     key: str
     layer: int
     displacements: torch.Tensor
     conditions: tuple[int, ...]
-    ids: tuple[tuple[int, ...], ...]
+    sequences: tuple[SteeredSequence, ...]
 
 
 def continuations(
@@ -52,7 +52,7 @@ def continuations(
     Raises:
         LrtError: a task failed.
     """
-    written = {p.key: [SteeredSequence(ids, len(ids)) for ids in p.ids] for p in prompts}
+    written = {p.key: list(p.sequences) for p in prompts}
     for _ in range(tokens):
         tasks = [
             NextTokenTask(

@@ -15,6 +15,7 @@ from lrt_dist.sites import LayerPair
 from lrt_dist.store.cells import address
 from lrt_dist.store.tables import SampleRow, Table, concat, is_current
 from lrt_dist.tasks.chat import rendered
+from lrt_dist.tasks.token_trees import SteeredSequence
 from lrt_dist.workspace.run import Run
 
 BEGINNING = 5
@@ -38,9 +39,10 @@ def samples(
     addresses: dict[str, str] = {}
     conditions = {n: sample_conditions(pair.source, s) for n, (pair, s) in chosen.items()}
     for name, (pair, _) in chosen.items():
-        begin = _beginning(run.concepts[name], tokenizer)
+        ids = _beginning(run.concepts[name], tokenizer)
+        begin = SteeredSequence(ids, len(ids), special=tokenizer.special_tokens)
         added = displacements.of(name, pair.target, conditions[name])
-        what = json.dumps([name, begin, pair.target, length])
+        what = json.dumps([name, ids, begin.special, pair.target, length])
         values = added.numpy().tobytes()
         addresses[name] = address(context, what.encode(), values).hex()
         count = len(conditions[name])
@@ -61,7 +63,7 @@ def samples(
         rows = [
             SampleRow(
                 concept=name,
-                prompt=tokenizer.decode(list(prompts[name].ids[0])),
+                prompt=tokenizer.decode(list(prompts[name].sequences[0].ids)),
                 arm=condition.arm,
                 strength=condition.strength,
                 text=tokenizer.decode(list(ids)),

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from lrt_dist.commands._rows import Records
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.maps.vectors import SteeringVector, length_at_one
 from lrt_dist.plan.conditions import Arm
@@ -73,6 +74,7 @@ class Screen:
 
 def screen(
     run: Run,
+    carriers: Carriers,
     states: dict[str, Path],
     gradients: GradientFiles | None,
     scales: Mapping[int, float | None],
@@ -81,6 +83,7 @@ def screen(
     """Predict every concept's vectors and controls at every pair of layers.
 
     Args:
+        carriers: the maps.
         states: the source model's contrast states, by concept.
         gradients: of all items; None where effects cannot be predicted, which are then NaN, and
             no control is drawn.
@@ -93,7 +96,7 @@ def screen(
         if not means.exists():
             gradients.save_means(means, run.layers.target)
     concepts = _concepts(run, states, means, scales)
-    mapped, drawn = _tasks(run, concepts, means, scales, rows)
+    mapped, drawn = _tasks(run, carriers, concepts, means, scales, rows)
     pairs: dict[str, dict[LayerPair, PairScreen]] = {c.name: {} for c in concepts}
     draws: dict[str, dict[Arm, Draws]] = {c.name: {} for c in concepts}
 
@@ -169,6 +172,7 @@ def _concepts(
 
 def _tasks(
     run: Run,
+    carriers: Carriers,
     concepts: tuple[ScreenedConcept, ...],
     means: Path | None,
     scales: Mapping[int, float | None],
@@ -179,17 +183,19 @@ def _tasks(
         source: [pair.target for pair in pairs]
         for source, pairs in itertools.groupby(run.pairs, key=lambda pair: pair.source)
     }
+    # Concepts that share their maps go together, so that every map is read once.
+    together = [concepts] if carriers.on_corpus else [(concept,) for concept in concepts]
     mapped = [
         MappedTask(
             source=source,
-            maps={target: run.folder.maps_of(LayerPair(source, target)) for target in targets},
-            concepts=concepts,
-            vectors={
-                c.name: run.folder.native_vector(c.name, Side.SOURCE, source) for c in concepts
+            maps={
+                target: carriers.of(some[0].name, LayerPair(source, target)) for target in targets
             },
+            concepts=some,
+            vectors={c.name: run.folder.native_vector(c.name, Side.SOURCE, source) for c in some},
             transferred={
                 (c.name, target): run.folder.transferred_vector(c.name, LayerPair(source, target))
-                for c in concepts
+                for c in some
                 for target in targets
             },
             gradients=means,
@@ -199,6 +205,7 @@ def _tasks(
             seed=config.seed,
         )
         for source, targets in by_source.items()
+        for some in together
     ]
     if means is None:
         return mapped, []

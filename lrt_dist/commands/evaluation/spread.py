@@ -10,6 +10,7 @@ import torch
 
 from lrt_dist.commands._moments import kept_moments
 from lrt_dist.commands._rows import Records
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.commands.evaluation.measurement import Measured
 from lrt_dist.linear.methods import Choice
@@ -40,6 +41,7 @@ class Spread:
     def __init__(
         self,
         run: Run,
+        carriers: Carriers,
         states: Sided[dict[str, Path]],
         gradients: GradientFiles | None,
         scales: Mapping[int, float | None],
@@ -48,12 +50,14 @@ class Spread:
         """Nothing is read yet.
 
         Args:
+            carriers: the maps.
             states: files of each model's contrast states, by concept.
             gradients: of all items; None where effects cannot be predicted.
             scales: see `maps.vectors.length_at_one`, by target layer.
             without_fold: see `without_folds`.
         """
-        self._run, self._states, self._scales = run, states, scales
+        self._run, self._carriers = run, carriers
+        self._states, self._scales = states, scales
         self._gradients, self._without_fold = gradients, without_fold
         self.pairs_vary = gradients is not None
         self.documents_vary = gradients is not None and bool(without_fold)
@@ -83,7 +87,7 @@ class Spread:
             return SteeringVector.load(path).values.unsqueeze(0)
 
         source, target = self._resampled(concept, pair)
-        affine = AffineMap.load(run.folder.maps_of(pair)[0])
+        affine = AffineMap.load(self._carriers.of(concept, pair)[0])
         through = affine.map_points if run.config.evaluate.map_bias else affine.map_directions
         mapped = saved(run.folder.transferred_vector(concept, pair))
         native = saved(run.folder.native_vector(concept, Side.TARGET, pair.target))
@@ -121,8 +125,9 @@ def without_folds(
     run: Run, records: Records, measured: Mapping[str, Measured]
 ) -> dict[str, torch.Tensor]:
     """Every concept's vector under the maps of its pair without each fold in turn, float64
-    `[folds, d_target]`; none where the run's moments were not kept."""
-    moments = kept_moments(run, records)
+    `[folds, d_target]`; none where the run's moments were not kept, or where maps were not fitted
+    on them."""
+    moments = kept_moments(run, records) if run.config.fit.on == "corpus" else None
     if moments is None:
         return {}
     fits = {

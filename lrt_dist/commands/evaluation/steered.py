@@ -26,6 +26,7 @@ from lrt_dist.tasks.score import ScoreTask
 from lrt_dist.tasks.scored_items import JoinedItems
 from lrt_dist.tasks.scores import ForcedScore, GeneratedScore, Readout
 from lrt_dist.tasks.sequences import CrossEntropies, neutral_sequences
+from lrt_dist.tasks.token_trees import SteeredSequence
 from lrt_dist.workspace.run import Run
 
 NEUTRAL_TOKENS = 64
@@ -227,10 +228,12 @@ class SteeredTarget:
 
     def _judged(self, name: str, request: Request, score: GeneratedScore) -> torch.Tensor:
         """Scores of what the model writes, float64 `[conditions, items]`."""
-        prompts = [self._tokenizer.encode(i.prompts[0]).ids for i in self._rendered(request)]
+        special = self._tokenizer.special_tokens
+        ids = [self._tokenizer.encode(i.prompts[0]).ids for i in self._rendered(request)]
+        prompts = [SteeredSequence(i, len(i), special=special) for i in ids]
         items = [
-            address(repr((ids, item, score.tokens)).encode())
-            for ids, item in zip(prompts, request.items, strict=True)
+            address(repr((prompt, item, score.tokens)).encode())
+            for prompt, item in zip(prompts, request.items, strict=True)
         ]
         addresses = self._addresses(request, items)
         for chunk in _chunks(request.conditions):
