@@ -119,7 +119,9 @@ def test_another_seed_draws_other_partners() -> None:
 def test_lists_of_one_length_are_pairs(tmp_path: Path) -> None:
     lists = {"positive": HAPPY, "negative": OTHER[:7]}
     items = read(file=as_json(tmp_path / "c.json", lists))
-    assert [(i.positive[0], i.negative[0]) for i in items.items] == list(zip(HAPPY, OTHER))  # noqa: B905
+    assert [(i.positive[0], i.negative[0]) for i in items.items] == list(
+        zip(HAPPY, OTHER[:7], strict=True)
+    )
     assert items.unpaired == 0
 
 
