@@ -321,6 +321,24 @@ def test_equalised_vectors_have_the_mean_length_of_all_concepts(
         assert row.length == row.native_length == pytest.approx(0.05 * sum(norms) / 2, rel=1e-5)
 
 
+def test_under_ablation_everything_is_steered(fitted: Path, whole: Path, tmp_path: Path) -> None:
+    """Nothing is predicted, and a strength is no length; unsteered scores are what they were."""
+    out = copied(fitted, tmp_path)
+    config = load_run(fitted, ["evaluate.operator=ablate", "evaluate.strengths=[-1, 1]"])
+    scores = evaluated(out, config)
+    assert not list(out.glob("gradients/*"))
+    assert all(row.steered for row in Table.read(out / "controls.parquet", ControlRow))
+    assert not any(row.screened for row in Table.read(out / "verdicts.parquet", VerdictRow))
+    vectors = Table.read(out / "vectors.parquet", VectorRow)
+    assert all(row.length != row.length for row in vectors)
+
+    def unsteered(table: Table[ScoreRow]) -> dict[tuple[str, str, int], float]:
+        rows = (row for row in table if row.arm == "none" and row.split == "test")
+        return {(row.concept, row.metric, row.item): row.value for row in rows}
+
+    assert unsteered(scores) == unsteered(Table.read(whole / "scores.parquet", ScoreRow))
+
+
 def test_many_layers_make_no_long_names(fitted: Path, whole: Path) -> None:
     names = [path.name for path in whole.rglob("*")]
     assert max(len(name.encode()) for name in names) < 100
