@@ -130,6 +130,7 @@ def _render(
         matrix=_matrix(summaries) if len(summaries) > 1 else None,
         heat_maps=_heat_maps(results, kept),
         agreements=agreements(results, summaries),
+        levels=[(s.concept, each) for s in summaries for each in s.levels],
         agreement_figure=Markup(agreement_figure(compared)) if compared else None,
         agreement_arms=_in_order({row.arm for row in compared}),
         figures=[_run_figure(name, results) for name in config.report.figures],

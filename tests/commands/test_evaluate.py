@@ -22,6 +22,8 @@ from lrt_dist.errors import UserError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import DRAWN, Arm
+from lrt_dist.report.results import Results
+from lrt_dist.report.summary import summarise
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.store.tables import (
@@ -102,6 +104,9 @@ def test_every_arm_is_there(whole: Path) -> None:
     foreign = test.filter((pc.field("arm") == "foreign") & (pc.field("concept") == "owner"))
     assert set(foreign.column("vector")) == {"guest"}
     assert {row.draw for row in test if row.arm == "mismatched"} == {0, 1, 2}
+    results = Results.read(whole)
+    for summary in summarise(results):
+        assert [each.arm for each in summary.levels] == ["transferred", "mismatched", "none"]
     controls = Table.read(whole / "controls.parquet", ControlRow)
     for name in CONCEPTS:
         drawn = controls.filter(pc.field("concept") == name).column("arm")
