@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lrt_dist.models.blocks import BlockStack
+from lrt_dist.models.injection import Steering
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.tasks.steering import run_steered
 from lrt_dist.tasks.token_trees import TokenTree, TreeBatch
@@ -19,16 +20,16 @@ class NextTokenTask:
 
     Attributes:
         key: names the task.
-        layer: whose output is displaced.
-        displacements: float32 `[N, D]`; a zero row is no steering.
-        conditions: for each sequence the row of its displacement.
+        layer: whose output is steered.
+        steering: of all conditions.
+        conditions: for each sequence the number of its condition.
         sequences: what is run; trees that do not branch.
         token_budget: tokens of a batch.
     """
 
     key: str
     layer: int
-    displacements: torch.Tensor
+    steering: Steering
     conditions: tuple[int, ...]
     sequences: tuple[TokenTree, ...]
     token_budget: int
@@ -73,13 +74,13 @@ class NextTokenWork:
     def step(self, batch: int, carry: Any) -> Any:
         chosen = self._batches[batch]
         sequences = [self._task.sequences[i] for i in chosen]
-        displacement_BD = self._task.displacements[[self._task.conditions[i] for i in chosen]]
+        steering_B = self._task.steering[[self._task.conditions[i] for i in chosen]]
         hidden = run_steered(
             self._stack,
             TreeBatch.of(sequences),
             carry,
             layer=self._task.layer,
-            displacement=displacement_BD.unsqueeze(1),
+            steering=steering_B[:, None],
         )
         if not self._last:
             return hidden

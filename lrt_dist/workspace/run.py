@@ -19,7 +19,7 @@ from lrt_dist.files import place
 from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import check_vector_method
 from lrt_dist.models.gate import check_stages
-from lrt_dist.models.injection import POSITIONS, Positions
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Operator, Positions
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.report.figures import FIGURES
@@ -140,9 +140,20 @@ class Run:
         return POSITIONS.find(self.config.evaluate.positions)
 
     @property
+    def operator(self) -> Operator:
+        """What is done to hidden states."""
+        return OPERATORS.find(self.config.evaluate.operator)
+
+    @property
     def score(self) -> Score:
         """What evaluation measures."""
         return SCORES.find(self.config.evaluate.score)
+
+    @property
+    def predictable(self) -> bool:
+        """Whether gradients predict effects: on texts that are given, of an operator that
+        displaces."""
+        return isinstance(self.score, ForcedScore) and self.operator.displaces
 
     def check(self) -> None:
         """Find what is wrong with the input before anything is started.
@@ -218,6 +229,7 @@ def check_names(config: RunConfig) -> None:
     """
     FIT_METHODS.find(config.fit.method)
     POSITIONS.find(config.evaluate.positions)
+    OPERATORS.find(config.evaluate.operator)
     SCORES.find(config.evaluate.score)
     for concept in config.concepts:
         check_vector_method(concept.vector.method, concept.vector.parameters)

@@ -57,7 +57,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
     behind = [sum(facts.target.block_parameters[layer + 1 :]) for layer in run.layers.target]
     share = sum(behind) / len(behind) / sum(facts.target.block_parameters)
     concepts, pair = len(run.concepts), run.pairs[0]
-    on_dev = dev_conditions(config.strengths, pair.source, predicted=not written)
+    on_dev = dev_conditions(config.strengths, pair.source, predicted=run.predictable)
     on_test = test_conditions(
         config.strengths,
         config.strengths[-1],
@@ -67,6 +67,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         concept_maps=() if run.config.fit.on == "corpus" else range(concepts),
         identity=run.widths.source == run.widths.target,
     )
+    searched, judged = (0, 0) if run.predictable else _steered_search(run)
     items = passes = gradients = model_flops = 0
     for concept in run.config.concepts:
         data = run.concepts[concept.name]
@@ -76,18 +77,18 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
             parameters = facts[side].block_parameters
             model_flops += forward_flops(read, parameters, max(run.layers[side]))
         for split, conditions in (
-            (data.dev[:ITEMS], len(on_dev)),
-            (data.dev[ITEMS:], 0),
-            (data.test, len(on_test)),
+            (data.dev[:ITEMS], len(on_dev) + searched),
+            (data.dev[ITEMS:], searched),
+            (data.test, len(on_test) + judged),
         ):
             tokens = _tokens(run, concept.name, split, tokenizer)
             one = forward_flops(tokens, facts.target.block_parameters, whole)
-            back = 0 if written else 3
+            back = 3 if run.predictable else 0
             model_flops += int((back + conditions * (written or share)) * one)
             items += len(split)
             passes += conditions * len(split)
-            gradients += 0 if written else len(split)
-    draws = config.exact_draws if written else config.control_draws
+            gradients += len(split) if run.predictable else 0
+    draws = config.control_draws if run.predictable else config.exact_draws
     d, e = run.widths
     mapped = 2 * draws * (1 + concepts) * d * e
     at_target = 2 * draws * concepts * e * MOST_SAMPLED_ROWS
@@ -100,6 +101,15 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         model_flops=model_flops,
         search_flops=len(run.pairs) * (mapped + at_target),
     )
+
+
+def _steered_search(run: Run) -> tuple[int, int]:
+    """Conditions of each development item and of each test item where effects are not predicted;
+    see `search`."""
+    config = run.config.evaluate
+    drawn = 2 * len(DRAWN) * config.exact_draws
+    natives = len({pair.target for pair in run.pairs}) * len(config.strengths)
+    return natives + len(run.pairs) * (2 + drawn), drawn
 
 
 def _tokens(run: Run, concept: str, items: Sequence[Item], tokenizer: SiteTokenizer) -> int:

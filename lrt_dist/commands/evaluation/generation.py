@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from lrt_dist.errors import LrtError
-from lrt_dist.models.injection import Positions
+from lrt_dist.models.injection import Positions, Steering
 from lrt_dist.runtime.contract import Chains, Failed, receipts_of
 from lrt_dist.tasks.next_token import NextTokenTask
 from lrt_dist.tasks.token_trees import SteeredSequence, tree_of
@@ -20,15 +18,15 @@ class Prompts:
 
     Attributes:
         key: names them.
-        layer: whose output is displaced.
-        displacements: float32 `[N, D]`.
-        conditions: for each prompt the row of its displacement.
+        layer: whose output is steered.
+        steering: of all conditions.
+        conditions: for each prompt the number of its condition.
         sequences: each prompt, as it is so far.
     """
 
     key: str
     layer: int
-    displacements: torch.Tensor
+    steering: Steering
     conditions: tuple[int, ...]
     sequences: tuple[SteeredSequence, ...]
 
@@ -58,7 +56,7 @@ def continuations(
             NextTokenTask(
                 p.key,
                 p.layer,
-                p.displacements,
+                p.steering,
                 p.conditions,
                 tuple(tree_of(sequence, positions) for sequence in written[p.key]),
                 token_budget,

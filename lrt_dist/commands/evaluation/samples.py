@@ -41,12 +41,11 @@ def samples(
     for name, (pair, _) in chosen.items():
         ids = _beginning(run.concepts[name], tokenizer)
         begin = SteeredSequence(ids, len(ids), special=tokenizer.special_tokens)
-        added = displacements.of(name, pair.target, conditions[name])
+        steering = displacements.of(name, pair.target, conditions[name])
         what = json.dumps([name, ids, begin.special, pair.target, length])
-        values = added.numpy().tobytes()
-        addresses[name] = address(context, what.encode(), values).hex()
+        addresses[name] = address(context, what.encode(), *steering.contents).hex()
         count = len(conditions[name])
-        prompts[name] = Prompts(name, pair.target, added, tuple(range(count)), (begin,) * count)
+        prompts[name] = Prompts(name, pair.target, steering, tuple(range(count)), (begin,) * count)
     paths = {name: run.folder.continuations(key) for name, key in addresses.items()}
     missing = [p for name, p in prompts.items() if not is_current(paths[name], addresses[name])]
     with run.progress.phase("samples", length * len(chosen), "tokens") as phase:
