@@ -66,7 +66,8 @@ def steer(
     block, chosen = _block_of(model, vector), OPERATORS.find(operator)
     amount = strength * vector.known_norm if chosen.displaces else strength
     steering = Steering(chosen, displacement(vector.values, 1.0), torch.tensor([amount]))
-    texts = _Texts(POSITIONS.find(positions), prompt, model.config.get_text_config().bos_token_id)
+    config = model.config.get_text_config()
+    texts = _Texts(POSITIONS.find(positions), prompt, getattr(config, "bos_token_id", None))
 
     def steered(output: Any) -> torch.Tensor:
         return inject(block_output(output), steering, texts.mask_BT)
