@@ -22,6 +22,7 @@ from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
 from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
 from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.given import given_content
 from lrt_dist.commands.evaluation.gradients import item_gradients
 from lrt_dist.commands.evaluation.measurement import Measured, measure
 from lrt_dist.commands.evaluation.samples import samples
@@ -202,8 +203,10 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
     concepts = []
     for concept in run.config.concepts:
         # By content: the same data under another path is the same data.
-        known = concept.model_dump(mode="json", exclude={"data", "items"})
+        known = concept.model_dump(
+            mode="json", exclude={"data": True, "items": True, "vector": {"source", "target"}}
+        )
         method = VECTOR_METHODS.identity(concept.vector.method)
-        content = run.concepts[concept.name].digest
+        content = [run.concepts[concept.name].digest, given_content(concept)]
         concepts.append({**known, "method": method, "content": content})
     return concepts
