@@ -98,8 +98,11 @@ def _check_lengths(
     tokenizer: SiteTokenizer,
     context: int,
 ) -> None:
-    written = run.score.tokens if isinstance(run.score, GeneratedScore) and split != "vector" else 0
-    for item in items:
+    config = run.config.evaluate.generate
+    for number, item in enumerate(items):
+        among_first = split == "test" and (config.items == "all" or number < config.items)
+        judged = split != "vector" and isinstance(run.score, GeneratedScore)
+        written = config.tokens if among_first or judged else 0
         longest = max(len(tokenizer.encode(text).ids) for text in item.texts())
         longest = max(longest, len(tokenizer.encode(item.prompts[0]).ids) + written)
         if longest > context:

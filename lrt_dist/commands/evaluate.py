@@ -21,9 +21,10 @@ from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
 from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
 from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.generated import generated
+from lrt_dist.commands.evaluation.generation import Writer
 from lrt_dist.commands.evaluation.gradients import item_gradients
 from lrt_dist.commands.evaluation.measurement import Measured, measure
-from lrt_dist.commands.evaluation.samples import samples
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
 from lrt_dist.commands.evaluation.search import search, steered_controls
 from lrt_dist.commands.evaluation.spread import Spread, without_folds
@@ -41,13 +42,14 @@ from lrt_dist.sites import Side, Sided
 from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
+    GeneratedRow,
     ScoreRow,
     Table,
     VectorRow,
     VerdictRow,
     is_current,
 )
-from lrt_dist.tasks.scores import SCORES
+from lrt_dist.tasks.score_choice import score_identity
 from lrt_dist.workspace.run import Run
 
 
@@ -99,7 +101,8 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     screens = screen(run, states.source, gradients, scales, rows)
     displacements = Displacements(run, screens, scales, rows)
     with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
-        steered = SteeredTarget(run, chains, displacements, tokenizers.target)
+        writer = Writer(run, chains, displacements, tokenizers.target)
+        steered = SteeredTarget(run, chains, displacements, tokenizers.target, writer)
         if gradients is None:
             screens = search(run, steered, screens)
         choices, dev_scores = choose(run, steered, displacements, screens, gradients)
@@ -109,13 +112,13 @@ def _evaluate(run: Run, fingerprint: str) -> None:
             strengths = {name: choice.strength for name, choice in choices.items()}
             screens = steered_controls(run, steered, screens, strengths)
         chosen = {name: (m.pair, m.strength) for name, m in measured.items()}
-        written = samples(run, chains, displacements, tokenizers.target, chosen)
+        written = generated(run, writer, tokenizers.target, chosen)
     spread = Spread(run, states, gradients, scales, without_folds(run, records, measured))
     verdicts = conclude(run, screens, measured, spread, set(overlap), screened=screened)
     compared = [row for choice in choices.values() for row in choice.compared]
     tables: list[tuple[Path, Table[Any]]] = [
         (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts, scales))),
-        (run.folder.samples, written),
+        (run.folder.generated, Table.of(GeneratedRow, written)),
         (
             run.folder.controls,
             Table.of(ControlRow, _control_rows(screens, measured, screened=screened)),
@@ -183,7 +186,11 @@ def _scales(run: Run, norms: dict[int, float]) -> dict[int, float]:
 def _settings(run: Run) -> dict[str, Any]:
     settings = run.config.evaluate.model_dump(mode="json", exclude={"batch_tokens"})
     settings["positions"] = POSITIONS.identity(run.config.evaluate.positions)
-    settings["score"] = SCORES.identity(run.config.evaluate.score)
+    settings["score"] = {**settings["score"], **score_identity(run.config.evaluate.score)}
+    for known, score in zip(
+        settings["generate"]["scores"], run.config.evaluate.generate.scores, strict=True
+    ):
+        known |= score_identity(score)
     return settings
 
 

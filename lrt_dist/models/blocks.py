@@ -100,11 +100,7 @@ class BlockStack:
             sight |= memory.arguments(token_ids_BT.shape[1], self.device)
         with torch.inference_mode(), ExitStack() as stack:
             for layer, new in (change or {}).items():
-                stack.enter_context(
-                    hooks.change_output(
-                        self._blocks[layer], lambda out, new=new: new(hooks.block_output(out))
-                    )
-                )
+                stack.enter_context(hooks.change_hidden(self._blocks[layer], new))
             done = self._run(token_ids_BT, hidden_BTD, start, stop, sight, capture, select)
             if memory is not None:
                 memory.count(token_ids_BT.shape[1], range(start, stop))

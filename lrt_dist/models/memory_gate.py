@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from torch.nn.functional import pad
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.models.blocks import BlockStack
@@ -42,7 +43,7 @@ def _why_not(family: Family) -> str | None:
                 for row, n in zip(ids_BT, LENGTHS, strict=True)
             ]
             width = max(len(row) for row in new)
-            padded = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in new])
+            padded = torch.stack([pad(row, (width - len(row), 0)) for row in new])
             hidden = None
             for layer, memory in enumerate(memories):
                 hidden, _ = stack.run(padded, hidden, start=layer, stop=layer + 1, memory=memory)

@@ -64,7 +64,7 @@ def concept_card(results: Results, summary: ConceptSummary, kept: Grid | None, c
         scatter=Markup(scatter_figure(effects, label=summary.concept)) if effects else None,
         worst=tuple(worst(effects)),
         heat_map=_pairs_map(summary, kept),
-        samples=samples_of(results.samples, summary.concept),
+        samples=samples_of(results.generated, summary.concept),
     )
 
 

@@ -117,7 +117,7 @@ def _render(
     compared = list(results.agreement) if summaries else []
     return environment.get_template("page.html.jinja").render(
         title=config.name,
-        score=config.evaluate.score,
+        score=config.evaluate.score.title,
         scale=config.evaluate.scale,
         models=[_model_name(results, side) for side in Side],
         answer=answer(results, summaries),

@@ -95,8 +95,9 @@ class Stage(Protocol):
 
     For each task: `open`, then `step` for every batch in order (twice for a `RoundTrip`, except in
     the last stage), then `finish`, which returns the stage's receipt; or `forget` at any time after
-    `open`. The first stage's carry is None, unless the task `GoesOn`. `step` is called from one thread, the others from other threads: so the next task is
-    opened, and the last one written, while one computes.
+    `open`. The first stage's carry is None, unless the task `GoesOn`. `step` is called from one
+    thread, the others from other threads: so the next task is opened, and the last one written,
+    while one computes.
     """
 
     def open(self, task: Any) -> None: ...

@@ -72,7 +72,7 @@ def vowels(item: Item, continuation: str) -> float:
     return float(sum(continuation.count(vowel) for vowel in "aeiou"))
 
 
-VOWELS = GeneratedScore(vowels, "change of vowels", tokens=2)
+VOWELS = GeneratedScore(vowels, "change of vowels")
 
 
 def nothing(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:

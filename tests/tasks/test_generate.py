@@ -3,6 +3,7 @@ would be: by a plain forward of the whole text with a plain hook, for every toke
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,9 @@ TEXTS = ((5, 9, 20, 7, 31), (5, 11), (8, 9, 10, 11, 12, 13, 14), (5, 9, 20, 7, 3
 Written = tuple[tuple[int, ...], ...]
 
 
-def generation(width: int, layer: int = 1, positions: str = "all", tokens: int = TOKENS) -> GenerateTask:
+def generation(
+    width: int, layer: int = 1, positions: str = "all", tokens: int = TOKENS
+) -> GenerateTask:
     """Every text under three conditions, the first of which is no steering."""
     rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0)) * 5
     rows[0] = 0
@@ -49,7 +52,7 @@ def spec(folder: Path, cuts: tuple[int, ...]) -> ChainSpec:
             StageSpec(
                 BuildModelStage(config, range(start, stop), stop == layers, "cpu"), cpus=0.5, gpus=0
             )
-            for start, stop in zip(edges[:-1], edges[1:], strict=True)
+            for start, stop in itertools.pairwise(edges)
         )
     )
 
@@ -167,9 +170,7 @@ def test_a_text_ends_where_the_model_ends_it(tiny_source: Path) -> None:
     assert write(tiny_source, replace(task, stops=every), (2,)) == ((),) * len(task.prompts)
 
 
-def test_on_ray_it_is_the_same(
-    ray_runtime: Runtime, tiny_source: Path, one_thread: None
-) -> None:
+def test_on_ray_it_is_the_same(ray_runtime: Runtime, tiny_source: Path, one_thread: None) -> None:
     task = replace(generation(32), sampling=Sampling(1.0))
     assert write(tiny_source, task, (2,), ray_runtime) == write(tiny_source, task, (2,))
 
