@@ -52,10 +52,11 @@ class TextClassifier:
         return int(labels[label])
 
     def probability(self, text: str) -> float:
-        """Of the label; texts longer than the classifier's context are cut."""
+        """Of the label; a text longer than the classifier's context is cut, an empty one is a
+        blank, since it may be no token at all."""
         longest = getattr(self._model.config, "max_position_embeddings", None)
         encoded = self._tokenizer(
-            text, return_tensors="pt", truncation=longest is not None, max_length=longest
+            text or " ", return_tensors="pt", truncation=longest is not None, max_length=longest
         )
         with torch.inference_mode():
             logits = self._model(**encoded).logits[0]

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,18 +188,14 @@ def test_a_budget_holds_and_what_was_paid_is_remembered(tmp_path: Path) -> None:
     price = {"input": 1.0, "output": 10.0}
     with judge_server() as server:
         first = judge_at(server, tmp_path, price=price, budget=20 * COST, at_once=8)
-        judged = 0
-        with pytest.raises(IncompleteError, match="of the budget of .* raise budget"):
-            for number in range(99):
-                first.judge(ITEM, f"text {number}")
-                judged += 1
+        with pytest.raises(IncompleteError, match=r"of the budget of .* raise budget"):
+            list(map(partial(first.judge, ITEM), map(str, range(99))))
+        judged = server.asked
         assert 5 < judged < 20
-        assert server.asked == judged
-        assert (
-            f"{judged} new replies, {judged * COST:.6g} of {20 * COST:g} spent" in first.account()
-        )
+        paid = f"{judged * COST:.6g} of {20 * COST:g} spent"
+        assert first.account() == f"m: {judged} new replies, {paid}"
         again = judge_at(server, tmp_path, price=price, budget=20 * COST)
-        assert again.judge(ITEM, "text 0") == 7.0  # kept
+        assert again.judge(ITEM, "0") == 7.0  # kept
         with pytest.raises(IncompleteError, match="of the budget"):
             again.judge(ITEM, "another")
         more = judge_at(server, tmp_path, price=price, budget=1.0)

@@ -71,11 +71,16 @@ def test_a_classifier_is_the_librarys_own(classifier: Path) -> None:
     pipeline = transformers.pipeline(
         "text-classification", str(classifier), top_k=None, truncation=True, max_length=32
     )
-    for text in ("a joy from its first minute", "", "cold " * 50):
+    for text in ("a joy from its first minute", " ", "cold " * 50):
         expected = {found["label"]: found["score"] for found in pipeline([text])[0]}
         for label, p in expected.items():
             got = value("classifier", text, model=str(classifier), label=label)
             assert got == pytest.approx(p, abs=1e-6)
+
+
+def test_an_empty_text_is_judged_too(classifier: Path) -> None:
+    known = {"model": str(classifier), "label": "WARM"}
+    assert value("classifier", "", **known) == value("classifier", " ", **known)
 
 
 def test_a_label_that_is_not_there_is_missed_before_anything_starts(classifier: Path) -> None:
