@@ -13,6 +13,7 @@ from lrt_dist.report.curves import strength_curves
 from lrt_dist.report.grids import Grid
 from lrt_dist.report.heatmap import HeatMap, heat_map
 from lrt_dist.report.item_effects import ItemEffects, item_effects, worst
+from lrt_dist.report.judged import Judged, judged_of
 from lrt_dist.report.results import Results
 from lrt_dist.report.samples import Samples, samples_of
 from lrt_dist.report.summary import ConceptSummary
@@ -34,6 +35,7 @@ class Card:
     worst: tuple[ItemEffects, ...]
     heat_map: HeatMap | None
     samples: Samples | None
+    judged: Judged | None
 
 
 UNITS = {"median_norm": "share of the layer's median norm", "unit": "length"}
@@ -65,6 +67,7 @@ def concept_card(results: Results, summary: ConceptSummary, kept: Grid | None, c
         worst=tuple(worst(effects)),
         heat_map=_pairs_map(summary, kept),
         samples=samples_of(results.generated, summary.concept),
+        judged=judged_of(results, summary.concept),
     )
 
 

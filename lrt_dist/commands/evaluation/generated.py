@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,14 +107,26 @@ def judge(
 
 
 def _values(score: GeneratedScore, texts: Sequence[tuple[Item, str]]) -> Iterator[float]:
-    """In order; as many at once as the score allows."""
-    with ThreadPoolExecutor(score.at_once) as pool:
-        waiting = [pool.submit(score.judge, item, text) for item, text in texts]
+    """In order; as many at once as the score allows. After a failure no further text is begun;
+    those on their way are waited for, and kept."""
+    failed = threading.Event()
+
+    def value(item: Item, text: str) -> float:
+        if failed.is_set():
+            return math.nan  # which nobody will read
         try:
-            for value in waiting:
-                yield value.result()
-        finally:  # what is asked already is waited for, and kept
-            pool.shutdown(wait=False, cancel_futures=True)
+            return score.judge(item, text)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(score.at_once) as pool:
+        waiting = [pool.submit(value, item, text) for item, text in texts]
+        try:
+            for begun in waiting:
+                yield begun.result()
+        finally:
+            failed.set()
 
 
 def _beginning(item: Item, tokenizer: SiteTokenizer) -> tuple[int, ...]:
