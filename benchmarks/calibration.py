@@ -21,6 +21,7 @@ from rich.console import Console
 
 from benchmarks.harness import Result, versions
 from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands.evaluation.carriers import corpus_maps
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.gradients import GradientFiles, item_gradients
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
@@ -91,7 +92,7 @@ class NullRuns:
         self._gradients = gradients
         self._means = run.folder.gradients(f"means-{gradients.address}")
         rows = sample_rows(run, records)
-        self._screens = screen(run, self._states, gradients, self._norms, rows)
+        self._screens = screen(run, corpus_maps(run), self._states, gradients, self._norms, rows)
 
     def words(self, kind: str, count: int) -> list[list[Word]]:
         """What each of some runs says of each concept."""

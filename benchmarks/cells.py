@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Result, result, threads, versions
 from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands.evaluation.carriers import corpus_maps
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.generation import Writer
@@ -82,7 +83,9 @@ def steer(folder: Path, cells: int) -> dict[str, float]:
             name, "test", config.evaluate.score.title, pair.target, tuple(conditions), data.test
         )
         screened = ScreenedConcept(name, "", {}, Path(), {}, {})
-        displacements = Displacements(run, {name: Screen(screened, {}, {})}, norms, rows)
+        displacements = Displacements(
+            run, corpus_maps(run), {name: Screen(screened, {}, {})}, norms, rows
+        )
         tokens = config.evaluate.batch_tokens
         with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
             tokenizer = SiteTokenizer.load(config.target)

@@ -201,7 +201,8 @@ def _default(field: FieldInfo) -> str:
         return "its own defaults"
     if isinstance(value, ByteSize):
         return f"`{value.human_readable().replace('.0', '')}`"
-    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    plain = isinstance(value, str) and value.isprintable()
+    return f"`{value if plain else json.dumps(value)}`"
 
 
 # The store format

@@ -23,12 +23,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lrt_dist.atlasfile import Atlas, load_atlas
+from lrt_dist.commands.atlas import atlas
 from lrt_dist.commands.evaluate import evaluate
 from lrt_dist.commands.extract import extract, quarantined_units
 from lrt_dist.commands.fit import fit
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
 from lrt_dist.commands.report import report
+from lrt_dist.commands.run import run_steps
 from lrt_dist.commands.status import status
 from lrt_dist.commands.verify import verify
 from lrt_dist.config import RunConfig
@@ -38,13 +41,16 @@ from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run, open_run
 
 __all__ = [
+    "Atlas",
     "Results",
     "Run",
     "RunFolder",
+    "atlas",
     "evaluate",
     "extract",
     "fit",
     "index",
+    "load_atlas",
     "load_run",
     "open_run",
     "plan",
@@ -77,12 +83,3 @@ def run(config: RunConfig | str | Path, out: str | Path) -> Results:
     with open_run(out, chosen) as live:
         run_steps(live)
     return Results.read(live.folder.out)
-
-
-def run_steps(live: Run) -> None:
-    """All steps of an open run, in order."""
-    index(live)
-    extract(live)
-    fit(live)
-    evaluate(live)
-    report(live)

@@ -104,6 +104,28 @@ def run(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) 
 
 
 @app.command()
+def atlas(
+    atlas_file: Annotated[Path, typer.Argument(help="the atlas, a YAML file", show_default=False)],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="output directory, or URL")
+    ] = "runs/atlas",
+    overrides: Overrides = None,
+) -> None:
+    """Many models and concepts: a run for each pair of models, and one page about them all.
+
+    The file is a RUN.yaml with `models: {NAME: {model: …, layers: …}, …}` and `pairs: all`, or a
+    list of [NAME, NAME], in place of `source` and `target`. Every model is extracted once, and a
+    model that is added later needs nothing but its own extraction.
+    """
+    from lrt_dist import api
+    from lrt_dist.report.atlas import atlas_table
+
+    found = api.atlas(api.load_atlas(atlas_file, overrides or ()), out)
+    console.print(atlas_table(found))
+    console.print(f"atlas: {place(out).resolve() / 'atlas.html'}", soft_wrap=True)
+
+
+@app.command()
 def submit(
     run_file: RunFile,
     out: Annotated[

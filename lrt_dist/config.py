@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -67,26 +67,70 @@ class ModelConfig(_Strict):
         return tuple(sorted(set(layers)))
 
 
-class CorpusConfig(_Strict):
-    """The text on which both models are run."""
+class TextConfig(_Strict):
+    """Where text comes from, and how documents are made of it."""
+
+    place: ClassVar[str] = "corpus"
 
     paths: tuple[str, ...] = Field(
-        (),
-        description="Files or globs: `.txt`, `.md`, `.rst`, `.jsonl` or `.parquet`. A corpus has "
-        "either `paths` or `dataset`.",
+        (), description="Files or globs: `.txt`, `.md`, `.rst`, `.jsonl` or `.parquet`."
     )
     dataset: str | None = Field(
         None,
-        description="Hugging Face dataset, as `NAME` or `NAME:SPLIT`; the split is `train` if none "
-        "is named. Needs the extra `datasets`.",
+        description="Hugging Face dataset, as `NAME`, `NAME:SPLIT` or `NAME:CONFIG:SPLIT`; the "
+        "split is `train` if none is named. Needs the extra `datasets`.",
     )
     text_field: str = Field(
-        "text", description="Field or column that holds the text in `.jsonl`, `.parquet`, datasets."
+        "text",
+        description="Field or column of `.jsonl`, `.parquet` and datasets that holds the text, or "
+        "a conversation: a list of `{role, content}`.",
+    )
+    turn: str = Field(
+        "{role}: {content}\n\n",
+        description="How one turn of a conversation is written, with `{role}` and `{content}`. "
+        "Both models read the same text, whatever their own chat formats.",
     )
     separator: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="Text at which a text file is cut into documents. `null` means that each file "
         "is one document.",
+    )
+
+    @field_validator("turn")
+    @classmethod
+    def _turn_has_its_content(cls, turn: str) -> str:
+        if "{content}" not in turn:
+            raise ValueError("a turn needs {content}, and may name its {role}")
+        return turn
+
+    def __str__(self) -> str:
+        """What an error calls it."""
+        return self.dataset or ", ".join(self.paths)
+
+
+class PartConfig(TextConfig):
+    """One of the texts of a mixture."""
+
+    place: ClassVar[str] = "corpus.mixture[]"
+
+    weight: Annotated[float, Field(gt=0)] = Field(
+        description="Its share of the characters, in proportion to the weights of all parts."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> PartConfig:
+        if bool(self.paths) == bool(self.dataset):
+            raise ValueError("needs either `paths` or `dataset`")
+        return self
+
+
+class CorpusConfig(TextConfig):
+    """The text on which both models are run: `paths`, a `dataset`, or a `mixture` of several."""
+
+    mixture: tuple[PartConfig, ...] = Field(
+        (),
+        description="Several texts by weight. The next document is always of the part that is "
+        "furthest behind its share of the characters; the mixture ends where a part ends.",
     )
     max_documents: Positive | None = Field(
         None,
@@ -104,10 +148,39 @@ class CorpusConfig(_Strict):
     )
 
     @model_validator(mode="after")
-    def _has_a_source(self) -> CorpusConfig:
-        if bool(self.paths) == bool(self.dataset):
-            raise ValueError("needs either `paths` or `dataset`")
+    def _has_one_source(self) -> CorpusConfig:
+        if [bool(self.paths), bool(self.dataset), bool(self.mixture)].count(True) != 1:
+            raise ValueError("needs one of `paths`, `dataset` and `mixture`")
+        if len(self.mixture) == 1:
+            raise ValueError("a mixture has two parts or more; write a single one without it")
+        fields = TextConfig.model_fields
+        said = [key for key in fields if getattr(self, key) != fields[key].default]
+        if self.mixture and said:
+            raise ValueError(f"with a mixture, `{said[0]}` belongs to each of its parts")
         return self
+
+    @property
+    def parts(self) -> tuple[TextConfig, ...]:
+        """The texts of a mixture, or the only one."""
+        return self.mixture or (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the characters, for each part."""
+        weights = [part.weight for part in self.mixture] or [1.0]
+        return tuple(weight / sum(weights) for weight in weights)
+
+    def without_paths(self) -> dict[str, Any]:
+        """All but where its files lie, as plain JSON types."""
+        return self.model_dump(
+            mode="json", exclude={"paths": True, "mixture": {"__all__": {"paths"}}}
+        )
+
+    def __str__(self) -> str:
+        return " + ".join(
+            f"{share:.0%} {part}" if self.mixture else TextConfig.__str__(part)
+            for share, part in zip(self.shares, self.parts, strict=True)
+        )
 
 
 class SitesConfig(_Strict):
@@ -125,6 +198,13 @@ class SitesConfig(_Strict):
         "counted. Not used in mode `last`.",
     )
     seed: NonNegative = Field(0, description="Seed of the sampling of sites.")
+    rows_of: str | None = Field(
+        None,
+        description="Output directory of an earlier run on the same corpus, whose rows are taken: "
+        "a model that both runs have needs no second extraction (see `extract.store_url`). Rows at "
+        "which no token of a model ends are left out of its fits. `null` means rows of this run's "
+        "own.",
+    )
 
 
 class ExtractConfig(_Strict):
@@ -159,6 +239,15 @@ class FitConfig(_Strict):
         "`low_rank`: the same, cut to a cross-validated rank; `linear`: minimum-norm regression "
         "without an intercept (L-Cross); `orthogonal`: Procrustes with one scale; or "
         "`module:attribute`, a `Method` of your own.",
+    )
+    on: Literal["corpus", "own", "others"] = Field(
+        "corpus",
+        description="What the maps that carry vectors are fitted on. `corpus`: hidden states of "
+        "the corpus; `own`: those behind the concept's own vector, as in the first experiment of "
+        "L-Cross (arXiv 2501.02009), which proves nothing: with no more texts than dimensions the "
+        "native vector comes out by algebra; `others`: those of all other concepts, as in its "
+        "second. With `own` and `others` every vector is also steered under the map of each single "
+        "concept.",
     )
     folds: Annotated[int, Field(ge=2)] = Field(
         5, description="Number of cross-validation folds, among which whole documents are divided."
@@ -288,17 +377,68 @@ class TemplateConfig(_Strict):
     )
 
 
+class DataConfig(_Strict):
+    """Contrast data: a `file` or `dataset` of items, or files with the texts of two classes. A
+    path alone is a `file`."""
+
+    file: str | None = Field(
+        None, description="A `.jsonl`, `.json`, `.csv` or `.parquet` file of items."
+    )
+    dataset: str | None = Field(
+        None,
+        description="Hugging Face dataset of items, as `NAME`, `NAME:SPLIT` or "
+        "`NAME:CONFIG:SPLIT`. Needs the extra `datasets`.",
+    )
+    positive: tuple[str, ...] = Field(
+        (), description="Files of the texts that show the concept; `.txt` too, a text a line."
+    )
+    negative: tuple[str, ...] = Field((), description="Files of the texts that do not show it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_path_is_a_file(cls, value: Any) -> Any:
+        if not isinstance(value, str | dict | DataConfig):
+            raise ValueError("must be the path of a file, or a section")
+        return {"file": value} if isinstance(value, str) else value
+
+    @field_validator("positive", "negative", mode="before")
+    @classmethod
+    def _one_file_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> DataConfig:
+        classes = [bool(self.positive), bool(self.negative)]
+        if [bool(self.file), bool(self.dataset), any(classes)].count(True) != 1:
+            raise ValueError("needs one of `file`, `dataset`, and `positive` with `negative`")
+        if any(classes) and not all(classes):
+            raise ValueError("`positive` and `negative` each need a file")
+        return self
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All of its files."""
+        return (*((self.file,) if self.file else ()), *self.positive, *self.negative)
+
+    def __str__(self) -> str:
+        """What an error calls it."""
+        classes = f"{', '.join(self.positive)} against {', '.join(self.negative)}"
+        return self.file or self.dataset or classes
+
+
 class ConceptConfig(_Strict):
     """A concept: contrast data for its vector, and items to measure steering on."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
         description="Name, made of letters, digits, `_`, `.` and `-`; it is part of file names."
     )
-    data: str = Field(description="Contrast data: a `.jsonl`, `.json`, `.csv` or `.parquet` file.")
-    items: str | None = Field(
+    data: DataConfig = Field(
+        description="Contrast data: the path of a file of items, or the section below."
+    )
+    items: DataConfig | None = Field(
         None,
-        description="Items for the evaluation: a file of the same forms. `null` means that `data` "
-        "is divided. Items that ask a question of `data` are left out.",
+        description="Items for the evaluation, given as `data` is. `null` means that `data` is "
+        "divided. Items that ask a question of `data` are left out.",
     )
     split: SplitConfig = Field(SplitConfig(), description="How many items there are of each kind.")
     swap_letters: bool = Field(
@@ -329,10 +469,15 @@ class ScoreConfig(_Strict):
     method: str = Field(
         "propensity",
         description="`propensity`: log-odds of an item's positive continuation against its "
-        "negative one, in nats. Of a text that the model writes: `words`: share of its words that "
-        "are in a list; `refusal`: whether it refuses; `classifier`: probability that a text "
-        "classifier gives to a label; `judge`: number from 0 to 10 that a chat model gives by a "
-        "rubric ([generation](generation.md) has their parameters). Or `module:attribute`, a "
+        "negative one, in nats; `letter_logits`: the same of the first token alone in which they "
+        "differ, as in LRT (arXiv 2506.00653); `probability`: that of the positive one of these "
+        "two tokens, as in CAA (arXiv 2312.06681) and L-Cross (arXiv 2501.02009); `refusal`: "
+        "log-odds, log p − log(1 − p), of the first token of a positive continuation, as in LRT "
+        "and Arditi et al. (arXiv 2406.11717). Of a text that the model writes: `words`: share of "
+        "its words that are in a list; `refusal_phrases`: whether it holds a phrase by which "
+        "refusals are known; `classifier`: probability that a text classifier gives to a label; "
+        "`judge`: number from 0 to 10 that a chat model gives by a rubric "
+        "([generation](generation.md) has their parameters). Or `module:attribute`, a "
         "`ForcedScore` or `GeneratedScore` of your own, or a function that returns one.",
     )
     name: str | None = Field(
@@ -403,11 +548,20 @@ class EvaluateConfig(_Strict):
         (-0.1, -0.05, 0.05, 0.1),
         description="Strengths α, in the unit of `scale`. Each is given with both signs; 0 is not.",
     )
-    scale: Literal["median_norm", "unit"] = Field(
+    scale: Literal["median_norm", "unit", "raw", "equalised"] = Field(
         "median_norm",
         description="What a strength of 1 adds. `median_norm`: a displacement as long as the "
         "layer's median hidden state, so that a strength means the same in every model; `unit`: "
-        "one of length 1, so that α is a length, as in LRT (arXiv 2506.00653).",
+        "one of length 1, so that α is a length, as in LRT (arXiv 2506.00653); `raw`: the vector "
+        "itself, native or mapped, as in L-Cross (arXiv 2501.02009), and controls as long as the "
+        "mapped one; `equalised`: one as long as the native vectors of all concepts at that layer "
+        "are on average, as in CAA (arXiv 2312.06681).",
+    )
+    map_bias: bool = Field(
+        False,
+        description="Whether a map's bias is added to what goes through it, controls too: "
+        "`A v + p`, as LRT prints it (arXiv 2506.00653), in place of `A v`. In a difference of "
+        "hidden states a bias cancels, so all that is mapped has its direction in common.",
     )
     control_draws: Annotated[int, Field(ge=20)] = Field(
         1000,
@@ -421,8 +575,11 @@ class EvaluateConfig(_Strict):
     )
     positions: str = Field(
         "all",
-        description="Which tokens are steered. `all`: every token; `last`: the last token of the "
-        "prompt alone; or `module:attribute`, `Positions` of your own.",
+        description="Which tokens are steered. `all`: every token, as in LRT (arXiv 2506.00653); "
+        "`all_but_special`: those behind `<bos>` and what else the tokenizer puts in front; "
+        "`from_prompt_end`: the prompt's last token and all behind it, as in CAA (arXiv "
+        "2312.06681); `last`: the prompt's last token alone; `answer`: what follows the prompt; or "
+        "`module:attribute`, `Positions` of your own.",
     )
     score: ScoreConfig = Field(
         ScoreConfig(),

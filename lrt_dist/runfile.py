@@ -152,19 +152,37 @@ def path_values(values: dict[str, Any]) -> Iterator[PathValue]:
             model = values[side]["model"]
             local = model.endswith(".gguf") or model[:1] in "./~"
             yield PathValue(f"{side}.model", local, values[side], "model")
-    concepts = values.get("concepts")
-    for concept in concepts if isinstance(concepts, list) else ():
-        for key in ("data", "items") if isinstance(concept, dict) else ():
-            if _is_path(concept.get(key)):
-                yield PathValue(f"concepts.{key}", True, concept, key)
-    for name, key in (("corpus", "paths"), ("fit", "moments_of")):
-        listed = values[name].get(key) if isinstance(values.get(name), dict) else None
-        for number, text in enumerate(listed if isinstance(listed, list) else ()):
-            if _is_path(text):
-                yield PathValue(f"{name}.{key}", True, listed, number)
-    extract = values.get("extract")
-    if isinstance(extract, dict) and _is_path(extract.get("store_url")):
-        yield PathValue("extract.store_url", True, extract, "store_url")
+    for concept in _sections(values, "concepts"):
+        for key in ("data", "items"):
+            yield from _paths(f"concepts.{key}", concept, key)
+            for inner in ("file", "positive", "negative"):
+                yield from _paths(f"concepts.{key}", concept.get(key), inner)
+    yield from _paths("corpus.paths", values.get("corpus"), "paths")
+    for part in _sections(values.get("corpus"), "mixture"):
+        yield from _paths("corpus.mixture.paths", part, "paths")
+    yield from _paths("fit.moments_of", values.get("fit"), "moments_of")
+    yield from _paths("sites.rows_of", values.get("sites"), "rows_of")
+    yield from _paths("extract.store_url", values.get("extract"), "store_url")
+
+
+def _sections(parent: Any, key: str) -> list[dict[str, Any]]:
+    """The sections that a key lists."""
+    listed = parent.get(key) if isinstance(parent, dict) else None
+    return [
+        section
+        for section in (listed if isinstance(listed, list) else ())
+        if isinstance(section, dict)
+    ]
+
+
+def _paths(name: str, section: Any, key: str) -> Iterator[PathValue]:
+    """A path, or a list of them."""
+    value = section.get(key) if isinstance(section, dict) else None
+    if _is_path(value):
+        yield PathValue(name, True, section, key)
+    for number, text in enumerate(value if isinstance(value, list) else ()):
+        if _is_path(text):
+            yield PathValue(name, True, value, number)
 
 
 def _is_path(text: Any) -> bool:

@@ -11,6 +11,9 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+ABSENT = -1
+"""Stands for the position of a token that is not there."""
+
 Layers = int | tuple[int, ...]
 """One layer (a block index), or several whose states are put side by side."""
 
@@ -99,7 +102,8 @@ class Segment:
         char_ends: sites, as ascending offsets into `text`; at each a token of both models ends.
         first_row: row number of the first site; the others follow densely.
         ids: each model's token ids, special tokens included.
-        positions: for each site the index of the token that ends there, in each model's ids.
+        positions: for each site the index of the token that ends there, in each model's ids;
+            `ABSENT` where none does, which happens in rows of another run alone.
     """
 
     document: str

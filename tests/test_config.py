@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from lrt_dist.config import (
     ConceptConfig,
-    CorpusConfig,
+    DataConfig,
     EvaluateConfig,
     ModelConfig,
     RunConfig,
@@ -136,6 +136,10 @@ def test_a_set_that_makes_no_sense_is_refused(tmp_path: Path, override: str, mes
         ("corpus", {"paths": [4]}),
         ("extract", {"store_url": 9}),
         ("concepts", [{"name": "a", "data": 1}]),
+        ("concepts", [{"name": "a", "data": ["a.json"]}]),
+        ("concepts", [{"name": "a", "data": {"positive": "a.json"}}]),
+        ("concepts", [{"name": "a", "data": {"file": "a", "positive": "b", "negative": "c"}}]),
+        ("concepts", [{"name": "a", "data": {"file": "a"}, "items": {}}]),
     ],
 )
 def test_a_value_of_the_wrong_shape_is_an_error_that_names_its_place(
@@ -182,8 +186,8 @@ def test_relative_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) ->
     assert run.source.model == str(tmp_path / "models" / "mine")
     assert run.target.model == "org/name"
     assert run.corpus.paths == (str(tmp_path / "text/*.txt"), "/data/**/*.md")
-    assert run.concepts[0].data == str(tmp_path / "c/mood.csv")
-    assert run.concepts[0].items == str(tmp_path / "c/items.csv")
+    assert run.concepts[0].data.file == str(tmp_path / "c/mood.csv")
+    assert run.concepts[0].items == DataConfig(file=str(tmp_path / "c/items.csv"))
     assert run.extract.store_url == "s3://bucket/run"
 
 
@@ -223,18 +227,12 @@ def test_layers_are_a_sorted_set() -> None:
             ModelConfig(model="m", layers=bad)
 
 
-@pytest.mark.parametrize("sources", [{}, {"paths": ["a.txt"], "dataset": "d"}])
-def test_a_corpus_has_exactly_one_source(sources: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="either `paths` or `dataset`"):
-        CorpusConfig(**sources)
-
-
 def test_concepts_have_unique_names_that_can_be_file_names() -> None:
     with pytest.raises(UserError, match="two concepts are called 'mood'"):
         resolve_run(minimal(concepts=[CONCEPT, CONCEPT]), base=Path())
     for bad in ("", "../up", "a b", ".hidden"):
         with pytest.raises(ValidationError):
-            ConceptConfig(name=bad, data="d.csv")
+            ConceptConfig(name=bad, data=DataConfig(file="d.csv"))
 
 
 def test_a_vector_is_a_methods_name_or_a_section_with_its_parameters() -> None:

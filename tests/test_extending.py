@@ -153,6 +153,19 @@ def test_a_position_outside_a_sequence_is_named(write_run: WriteRun, tmp_path: P
         run_with(write_run(), tmp_path / "out", "evaluate.positions=my_lab:BEYOND")
 
 
+def test_items_of_which_nothing_would_be_steered_are_refused(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    """An answer of one token is never run: it is what the prompt predicts."""
+    items = [{"prompt": f"{n} (", "positive": "a", "negative": "b"} for n in range(12)]
+    data = tmp_path / "letters.jsonl"
+    data.write_text("\n".join(map(json.dumps, items)))
+    concept = f"concepts=[{{name: letters, data: {data}, template: {{separator: ''}}}}]"
+    with pytest.raises(UserError, match=r"letters: evaluate\.positions answer steers no token of"):
+        run_with(write_run(), tmp_path / "out", "evaluate.positions=answer", concept)
+    assert not (tmp_path / "out" / "activations").exists()
+
+
 def test_a_generated_score_needs_prompts(write_run: WriteRun, tmp_path: Path) -> None:
     run_file = write_run()
     source = lrt_dist.load_run(run_file).source.model  # its tokenizer adds nothing by itself

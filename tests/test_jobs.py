@@ -11,6 +11,7 @@ import pytest
 import transformers
 import yaml
 
+from lrt_dist.atlasfile import load_atlas
 from lrt_dist.config import ModelConfig
 from lrt_dist.models.sources import describe
 from lrt_dist.plan.cost import solve_bytes
@@ -22,7 +23,8 @@ from lrt_dist.runtime.replica import credits
 from lrt_dist.sites import LayerPair, Sided
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "jobs").glob("*.yaml"))
+ATLASES = sorted((ROOT / "jobs").glob("*atlas.yaml"))
+RECIPES = sorted(set((ROOT / "jobs").glob("*.yaml")) - set(ATLASES))
 WORKDIR = "/opt/lrt-dist"
 """Where the image keeps what of the checkout it has."""
 
@@ -64,10 +66,21 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
     assert run.cluster.address == "auto", "a recipe runs on the cluster that it is submitted to"
     assert run.concepts
     for concept in run.concepts:
-        assert Path(concept.data).is_file()
-        assert concept.items is None or Path(concept.items).is_file()
+        assert all(Path(file).is_file() for file in concept.data.files)
+        assert concept.items is None or all(Path(file).is_file() for file in concept.items.files)
     # Only the text is for the user to bring; where from, the recipe leaves open.
     assert all(pattern.startswith("/shared/") for pattern in run.corpus.paths)
+
+
+@pytest.mark.parametrize("path", ATLASES, ids=lambda path: path.stem)
+def test_atlas_is_a_valid_atlas(path: Path) -> None:
+    atlas = load_atlas(path)
+    assert len(atlas.runs) > 2
+    for run in atlas.runs.values():
+        assert run.cluster.address == "auto"
+        files = [file for concept in run.concepts for file in concept.data.files]
+        assert all(Path(file).is_file() for file in files)
+        assert all(pattern.startswith("/shared/") for pattern in run.corpus.paths)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -235,7 +248,7 @@ def test_rays_launcher_accepts_the_aws_file() -> None:
 
 def test_every_recipe_is_in_the_readme() -> None:
     text = (ROOT / "jobs" / "README.md").read_text()
-    assert all(f"({path.name})" in text for path in RECIPES)
+    assert all(f"({path.name})" in text for path in (*RECIPES, *ATLASES))
 
 
 def test_the_slurm_script_parses() -> None:

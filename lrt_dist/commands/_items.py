@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from lrt_dist.config import ConceptConfig
 from lrt_dist.corpus.confounds import concept_warnings
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.errors import UserError
+from lrt_dist.models.injection import chosen_positions
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.sites import Side
 from lrt_dist.store.tables import ItemRow, Table, is_current
 from lrt_dist.tasks.chat import rendered
-from lrt_dist.tasks.scores import GeneratedScore
+from lrt_dist.tasks.scores import ForcedScore, GeneratedScore
 from lrt_dist.workspace.run import Run
 
 ADDED_TOKENS = 64
@@ -25,25 +24,19 @@ def check_items(run: Run) -> None:
     """Whether both models can read the items; asked before a model is loaded.
 
     Raises:
-        UserError: an item is longer than a model's context; a model has no chat format.
+        UserError: an item is longer than a model's context; a model has no chat format; the score
+            finds nothing to read in an item, or nothing of it would be steered.
     """
     for side in Side:
         _check_side(run, side)
+    if isinstance(run.score, ForcedScore):
+        _check_reads(run, run.score)
 
 
 def write_items(run: Run, fingerprint: str) -> None:
     """Write `items.parquet`, unless it is current."""
     if not is_current(run.folder.items, fingerprint):
         Table.of(ItemRow, _item_rows(run)).save(run.folder.items, fingerprint)
-
-
-def data_hashes(concept: ConceptConfig) -> dict[str, str | None]:
-    """`{path: SHA-256}` of a concept's files; None for one that is not there."""
-    paths = [Path(path) for path in (concept.data, concept.items) if path]
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        for path in paths
-    }
 
 
 def item_warnings(run: Run) -> list[str]:
@@ -76,7 +69,8 @@ def _check_side(run: Run, side: Side) -> None:
         data = run.concepts[concept.name]
         read = {"vector": data.vector} if side is Side.SOURCE else data.splits()
         for split, items in read.items():
-            if not concept.template.chat and (context is None or _surely_short(items, context)):
+            room = None if context is None else context - run.config.evaluate.generate.tokens
+            if not concept.template.chat and (room is None or _surely_short(items, room)):
                 continue  # a tokenizer takes seconds to load
             tokenizer = tokenizer or SiteTokenizer.load(run.model(side))
             as_read = rendered(items, concept.template, tokenizer)
@@ -84,10 +78,24 @@ def _check_side(run: Run, side: Side) -> None:
                 _check_lengths(run, concept, split, as_read, tokenizer, context)
 
 
-def _surely_short(items: Sequence[Item], context: int) -> bool:
+def _check_reads(run: Run, score: ForcedScore) -> None:
+    """Every item must have something to read; and what is not steered cannot change."""
+    tokenizer = SiteTokenizer.load(run.model(Side.TARGET))
+    for name, data in run.concepts.items():
+        for item in rendered((*data.dev, *data.test), data.template, tokenizer):
+            sequences = score.read([item], tokenizer).sequences
+            if not any(chosen_positions(run.positions, s.parts) for s in sequences):
+                raise UserError(
+                    f"concept {name}: evaluate.positions {run.config.evaluate.positions} steers "
+                    f"no token of an item ({item.texts()[0]!r}): what is read of it is predicted "
+                    "by tokens before; use all or from_prompt_end"
+                )
+
+
+def _surely_short(items: Sequence[Item], room: int) -> bool:
     """Whether no text can be too long: no token is shorter than a byte."""
     longest = max(len(text.encode()) for item in items for text in item.texts())
-    return longest + ADDED_TOKENS <= context
+    return longest + ADDED_TOKENS <= room
 
 
 def _check_lengths(

@@ -36,7 +36,7 @@ from lrt_dist.tasks.accumulate import (
     node_path,
     tile_moments,
 )
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK, Block, Leaf, load_row_facts
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, SHRUNK, Block, Leaf, load_row_facts
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
 
@@ -189,9 +189,9 @@ def fitted_units(folder: RunFolder) -> Records:
         UserError: the row index is another one than that of the hidden states.
         LrtError: there is none.
     """
-    digest = RowIndex.open(folder.rows).digest
+    digests = RowIndex.open(folder.rows).digests
     ledgers = Sided.of(lambda side: Ledger(folder.ledger_url(side)))
-    for ledger in ledgers:
+    for ledger, digest in zip(ledgers, digests, strict=True):
         made_of = ledger.identity().get("row_index", digest)
         if made_of != digest:
             raise UserError(
@@ -237,7 +237,9 @@ def _accumulate(
     units = shuffled(records, index.digest)
     unit_leaves = plan_leaves(units, index.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
     group_R = load_row_facts(facts / GROUPS)
-    groups = {unit: np.unique(group_R[index.unit_rows(unit)]).tolist() for unit in units}
+    groups = {
+        unit: sorted(set(group_R[index.unit_rows(unit)].tolist()) - {LEFT_OUT}) for unit in units
+    }
     blocks = [block for leaf in unit_leaves for block in leaf]
     partners = dict(zip(blocks, partner_units(blocks, groups), strict=True))
     leaves = [tuple(Block(block, partners[block]) for block in leaf) for leaf in unit_leaves]

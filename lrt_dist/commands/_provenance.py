@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 import sys
@@ -9,7 +10,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from lrt_dist.commands._items import data_hashes
 from lrt_dist.config import ConceptConfig
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.sites import Side
@@ -87,9 +87,13 @@ def _model(run: Run, side: Side) -> dict[str, str]:
 
 
 def _hashes(concept: ConceptConfig) -> str:
-    """Names and hashes of a concept's files."""
-    return ", ".join(
-        f"{Path(path).name} sha256 {digest}"
-        for path, digest in data_hashes(concept).items()
-        if digest
-    )
+    """Names and hashes of a concept's files, and names of its datasets."""
+    found: dict[str, str] = {}
+    for data in (concept.data, *([concept.items] if concept.items else [])):
+        if data.dataset:
+            found[data.dataset] = f"dataset {data.dataset}"
+        for path in map(Path, data.files):
+            if path.is_file():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[str(path)] = f"{path.name} sha256 {digest}"
+    return ", ".join(found.values())

@@ -19,7 +19,7 @@ from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.store.tables import LayerRow, ShrunkRow, Table
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, SHRUNK
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, SHRUNK, Rows
 from lrt_dist.workspace.run import Run
 
 LAYERS = "layers.parquet"
@@ -27,9 +27,6 @@ Records = dict[int, Sided[UnitRecord]]
 """What the ledgers of both models say of units, ascending."""
 LayerFacts = dict[tuple[Side, int], LayerRow]
 """Facts of every layer, by side and block index."""
-
-NOT_EXTRACTED = -1
-"""Stands for the fold and the group of a row whose unit was quarantined; no task reads it."""
 
 
 def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -> None:
@@ -47,7 +44,8 @@ def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -
     _write_groups(run, index, records, folder)
     layers, shrunk = [], []
     factor = run.config.fit.shrink_norm_above
-    rows = np.concatenate([np.asarray(index.unit_rows(unit)) for unit in records])
+    rows = _rows_of(index, records)
+    rows = rows[index.present_rows()[rows]]
     for side in Side:
         for layer, norms in layer_norms(run, side, records):
             median = float(np.median(norms))
@@ -74,20 +72,26 @@ def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -
 def layer_norms(
     run: Run, side: Side, records: Records
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Norms of the rows of some units, one after the other, layer by layer.
+    """Norms of the rows of some units, one after the other, layer by layer; without rows that one
+    of the models does not have.
 
     Raises:
         CorruptionError: they are not what was committed.
     """
     store = ActivationStore.open(run.folder.store_url(side))
+    index = RowIndex.open(run.folder.rows)
+    present = index.present_rows()[_rows_of(index, records)]
     for layer in run.layers[side]:
         name = f"norms/{layer}"
-        yield (
-            layer,
-            np.concatenate(
-                [store.norms(layer, u, both[side].checksums[name]) for u, both in records.items()]
-            ),
+        norms = np.concatenate(
+            [store.norms(layer, u, both[side].checksums[name]) for u, both in records.items()]
         )
+        yield layer, norms[present]
+
+
+def _rows_of(index: RowIndex, units: Collection[int]) -> Rows:
+    """The rows of some units, one after the other."""
+    return np.concatenate([np.asarray(index.unit_rows(unit)) for unit in units])
 
 
 def layer_facts(folder: Path) -> LayerFacts:
@@ -100,22 +104,24 @@ def _write_groups(run: Run, index: RowIndex, units: Collection[int], folder: Pat
     folds = run.config.fit.folds
     group_of = index.groups()
     numbers = {group: number for number, group in enumerate(dict.fromkeys(group_of.values()))}
-    fold_R = np.full(index.rows, NOT_EXTRACTED, dtype=np.int16)
-    group_R = np.full(index.rows, NOT_EXTRACTED, dtype=np.int64)
+    present = index.present_rows()
+    fold_R = np.full(index.rows, LEFT_OUT, dtype=np.int16)
+    group_R = np.full(index.rows, LEFT_OUT, dtype=np.int64)
     for unit in units:
         segments = index.unit(unit)
         counts = [len(segment.char_ends) for segment in segments]
         groups = [group_of[segment.document] for segment in segments]
-        rows = index.unit_rows(unit)
-        fold_R[rows] = np.repeat([fold_of(group, folds) for group in groups], counts)
-        group_R[rows] = np.repeat([numbers[group] for group in groups], counts)
+        rows = np.asarray(index.unit_rows(unit))
+        kept = present[rows]
+        fold_R[rows[kept]] = np.repeat([fold_of(group, folds) for group in groups], counts)[kept]
+        group_R[rows[kept]] = np.repeat([numbers[group] for group in groups], counts)[kept]
     empty = sorted(set(range(folds)) - set(fold_R.tolist()))
     if empty and not run.config.fit.moments_of:
         raise UserError(
             f"fold {empty[0]} of {folds} got no document ({index.documents} documents are spread "
             "by a hash of their names); lower fit.folds or use more documents"
         )
-    if len(set(group_R.tolist()) - {NOT_EXTRACTED}) < 2:
+    if len(set(group_R.tolist()) - {LEFT_OUT}) < 2:
         raise UserError(one_group_message(index))
     for name, values in ((FOLDS, fold_R), (GROUPS, group_R)):
         with atomic_write(folder / name) as partial, partial.open("wb") as stream:

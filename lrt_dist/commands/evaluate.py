@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrt_dist.commands._items import check_items, data_hashes, write_items
+from lrt_dist.commands._items import check_items, write_items
 from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
 from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
@@ -25,6 +26,7 @@ from lrt_dist.commands.evaluation.generated import generated
 from lrt_dist.commands.evaluation.generation import Writer
 from lrt_dist.commands.evaluation.gradients import item_gradients
 from lrt_dist.commands.evaluation.measurement import Measured, measure
+from lrt_dist.commands.evaluation.scales import layer_scales
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
 from lrt_dist.commands.evaluation.search import search, steered_controls
 from lrt_dist.commands.evaluation.spread import Spread, without_folds
@@ -77,7 +79,12 @@ def evaluate(run: Run) -> Table[ScoreRow]:
 def evaluation_fingerprint(run: Run, fits: str) -> str:
     """Of everything that scores depend on; `fits` is that of the maps."""
     return fingerprint_of(
-        {"fits": fits, "concepts": _concept_identity(run), "evaluate": _settings(run)}
+        {
+            "fits": fits,
+            "on": run.config.fit.on,
+            "concepts": _concept_identity(run),
+            "evaluate": _settings(run),
+        }
     )
 
 
@@ -96,10 +103,12 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     states = Sided(source_states, target_states)
     for side in Side:
         save_native_vectors(run, side, states[side], norms[side])
+    carriers = Carriers(run, states, norms)
+    carriers.fit_claimed()
     rows = sample_rows(run, records)
-    scales = _scales(run, norms.target)
-    screens = screen(run, states.source, gradients, scales, rows)
-    displacements = Displacements(run, screens, scales, rows)
+    scales = layer_scales(run, norms.target)
+    screens = screen(run, carriers, states.source, gradients, scales, rows)
+    displacements = Displacements(run, carriers, screens, scales, rows)
     with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
         writer = Writer(run, chains, displacements, tokenizers.target)
         steered = SteeredTarget(run, chains, displacements, tokenizers.target, writer)
@@ -107,17 +116,21 @@ def _evaluate(run: Run, fingerprint: str) -> None:
             screens = search(run, steered, screens)
         choices, dev_scores = choose(run, steered, displacements, screens, gradients)
         screened = gradients is not None and predictions_hold(run, choices)
+        carriers.fit_each(found.chosen for found in screens.values())
         measured, scores = measure(run, steered, screens, choices)
         if not screened:
             strengths = {name: choice.strength for name, choice in choices.items()}
             screens = steered_controls(run, steered, screens, strengths)
         chosen = {name: (m.pair, m.strength) for name, m in measured.items()}
         written = generated(run, writer, tokenizers.target, chosen)
-    spread = Spread(run, states, gradients, scales, without_folds(run, records, measured))
-    verdicts = conclude(run, screens, measured, spread, set(overlap), screened=screened)
+    left_out = without_folds(run, records, measured)
+    spread = Spread(run, carriers, states, gradients, scales, left_out)
+    # What was fitted on a concept's own texts is as if these were in the corpus.
+    shared = set(measured) if config.fit.on == "own" else set(overlap)
+    verdicts = conclude(run, screens, measured, spread, shared, screened=screened)
     compared = [row for choice in choices.values() for row in choice.compared]
     tables: list[tuple[Path, Table[Any]]] = [
-        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts, scales))),
+        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts))),
         (run.folder.generated, Table.of(GeneratedRow, written)),
         (
             run.folder.controls,
@@ -132,9 +145,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
         table.save(path, fingerprint)
 
 
-def _vector_rows(
-    screens: dict[str, Screen], verdicts: Sequence[VerdictRow], scales: dict[int, float]
-) -> Iterator[VectorRow]:
+def _vector_rows(screens: dict[str, Screen], verdicts: Sequence[VerdictRow]) -> Iterator[VectorRow]:
     for verdict in verdicts:
         found = screens[verdict.concept]
         for pair, known in found.pairs.items():
@@ -151,7 +162,8 @@ def _vector_rows(
                 heavy_share=known.heavy_share,
                 chosen=pair == found.chosen,
                 strength=verdict.strength,
-                length=verdict.strength * scales[pair.target],
+                length=verdict.strength * known.length,
+                native_length=verdict.strength * known.native_length,
                 pairs=verdict.pairs,
                 overlap=verdict.overlap,
             )
@@ -178,11 +190,6 @@ def _control_rows(
                 )
 
 
-def _scales(run: Run, norms: dict[int, float]) -> dict[int, float]:
-    """Length of what a strength of 1 adds, by target layer; `norms` are median norms."""
-    return norms if run.config.evaluate.scale == "median_norm" else dict.fromkeys(norms, 1.0)
-
-
 def _settings(run: Run) -> dict[str, Any]:
     settings = run.config.evaluate.model_dump(mode="json", exclude={"batch_tokens"})
     settings["positions"] = POSITIONS.identity(run.config.evaluate.positions)
@@ -200,5 +207,6 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
         # By content: the same data under another path is the same data.
         known = concept.model_dump(mode="json", exclude={"data", "items"})
         method = VECTOR_METHODS.identity(concept.vector.method)
-        concepts.append({**known, "method": method, "content": list(data_hashes(concept).values())})
+        content = run.concepts[concept.name].digest
+        concepts.append({**known, "method": method, "content": content})
     return concepts

@@ -54,7 +54,7 @@ def _extract_missing(
     quarantined = ledger.quarantined()
     missing = [unit for unit in range(index.units) if unit not in committed]
     missing.sort(key=quarantined.__contains__)  # what failed before comes last
-    url, layers = run.folder.store_url(side), run.layers[side]
+    url, layers = run.folder.store_url(side), run.stored_layers(side)
     delete_partial_writes(url)
     delete_partial_writes(ledger.url)
     store = ActivationStore.create(
@@ -176,13 +176,13 @@ def identity(run: Run, side: Side, index: RowIndex) -> dict[str, Any]:
         "model": model.model,
         "revision": model.revision,
         "weights": run.facts[side].digest,
-        "layers": list(run.layers[side]),
+        "layers": list(run.stored_layers(side)),
         "compute_dtype": compute_dtype(run, side),
         "store_dtype": extract_config.store_dtype,
         "compress": extract_config.compress,
         "rows": index.rows,
         "rows_per_unit": index.rows_per_unit,
-        "row_index": index.digest,
+        "row_index": index.digests[side],
     }
 
 

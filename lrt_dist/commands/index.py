@@ -6,14 +6,16 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lrt_dist.commands._items import check_items, item_warnings
-from lrt_dist.config import fingerprint_of
+from lrt_dist.commands.evaluation.carriers import check_map_texts
+from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
-from lrt_dist.corpus.readers import Document, corpus_digest, read_documents
+from lrt_dist.corpus.readers import Document, corpus_digest, furthest_behind, read_documents
 from lrt_dist.corpus.rows import RowIndex, write_index
-from lrt_dist.corpus.segments import cut_segments
+from lrt_dist.corpus.segments import cut_segments, seen_anew
 from lrt_dist.errors import UserError
 from lrt_dist.files import is_file, place
 from lrt_dist.models.tokens import SiteTokenizer
@@ -34,15 +36,16 @@ def index(run: Run) -> RowIndex:
     """
     run.check()
     check_items(run)
+    check_map_texts(run)
     for warning in item_warnings(run):
         run.progress.note("items", warning)
     config, path = run.config, run.folder.rows
     corpus = corpus_digest(config.corpus)
+    earlier = _earlier_rows(run, corpus)
     fingerprint = fingerprint_of(
         {
-            "corpus": config.corpus.model_dump(mode="json", exclude={"paths"}),
-            "sites": config.sites.model_dump(mode="json"),
-            "rows_per_unit": config.extract.rows_per_unit,
+            **_cut_by(config),
+            "rows_of": earlier.digest if earlier else None,
             "models": [facts.digest for facts in run.facts],
             "tokenizers": [facts.tokenizer for facts in run.facts],
             "sources": corpus,
@@ -59,9 +62,26 @@ def index(run: Run) -> RowIndex:
                 f"{path} was made from another corpus or other models (their files have changed), "
                 "and there are activations for it; use another --out"
             )
-    encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
+    made = _seen_anew(run, earlier, fingerprint) if earlier else _cut(run, fingerprint, corpus)
+    run.progress.note(
+        "index",
+        f"row index: {made.rows:,} rows in {made.units} units, {made.segments:,} segments of "
+        f"{made.documents:,} documents" + _near_note(made) + _absent_note(made),
+        rows=made.rows,
+        units=made.units,
+    )
+    _check_folds(run, made)
+    check_overlap(run, made)
+    return made
+
+
+def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
+    """An index of this run's own: documents cut into segments, and sites that both models share."""
+    config, encoders = run.config, _encoders(run)
     documents = list(read_documents(config.corpus))
     size = sum(len(document.text) for document in documents)
+    if config.corpus.mixture:
+        run.progress.note("corpus", _mixture_note(config.corpus, documents))
     groups = _near_duplicates(run, documents, size)
     with run.progress.phase("index", size, "characters") as bar:
 
@@ -73,19 +93,64 @@ def index(run: Run) -> RowIndex:
                     bar.advance(len(segment.text))
                     yield segment
 
-        made = write_index(
-            path, segments(), config.extract.rows_per_unit, fingerprint, groups, corpus
+        rows_per_unit = config.extract.rows_per_unit
+        return write_index(run.folder.rows, segments(), rows_per_unit, fingerprint, groups, corpus)
+
+
+def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
+    """The segments and sites of another run, as the models of this one see them."""
+    config, encoders = run.config, _encoders(run)
+    with run.progress.phase("index", earlier.segments, "segments") as bar:
+
+        def segments() -> Iterator[Segment]:
+            for segment in earlier.all_segments():
+                bar.advance()
+                yield seen_anew(segment, encoders, config.corpus.max_tokens, config.sites)
+
+        return write_index(
+            run.folder.rows,
+            segments(),
+            earlier.rows_per_unit,
+            fingerprint,
+            earlier.groups(),
+            earlier.corpus,
         )
-    run.progress.note(
-        "index",
-        f"row index: {made.rows:,} rows in {made.units} units, {made.segments:,} segments of "
-        f"{made.documents:,} documents" + _near_note(made),
-        rows=made.rows,
-        units=made.units,
-    )
-    _check_folds(run, made)
-    check_overlap(run, made)
-    return made
+
+
+def _encoders(run: Run) -> Sided[SiteTokenizer]:
+    return Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
+
+
+def _earlier_rows(run: Run, corpus: str) -> RowIndex | None:
+    """The row index of the run that `sites.rows_of` names; None where it names none.
+
+    Raises:
+        UserError: there is none, or its rows are not rows of this run's corpus.
+    """
+    named = run.config.sites.rows_of
+    if named is None:
+        return None
+    folder = RunFolder.open(place(named))
+    index = RowIndex.open(folder.rows)
+    differing = differing_keys(_cut_by(folder.config), _cut_by(run.config))
+    if index.corpus != corpus:
+        differing.insert(0, f"corpus: {index.corpus} -> {corpus} (digests of the files)")
+    if differing:
+        raise UserError(
+            f"sites.rows_of: the rows of {named} were made otherwise than this run says:\n  "
+            + "\n  ".join(differing)
+            + "\nundo these changes, or leave out sites.rows_of"
+        )
+    return index
+
+
+def _cut_by(config: RunConfig) -> dict[str, Any]:
+    """What decides the rows of a corpus, beside its files and the models."""
+    return {
+        "corpus": config.corpus.without_paths(),
+        "sites": config.sites.model_dump(mode="json", exclude={"rows_of"}),
+        "extract": {"rows_per_unit": config.extract.rows_per_unit},
+    }
 
 
 def _check_folds(run: Run, rows: RowIndex) -> None:
@@ -135,6 +200,24 @@ def _near_duplicates(run: Run, documents: Sequence[Document], size: int) -> dict
         return near.groups()
 
 
+def _mixture_note(corpus: CorpusConfig, documents: Sequence[Document]) -> str:
+    """How much was read of each part."""
+    counts, characters = [0] * len(corpus.parts), [0] * len(corpus.parts)
+    for document in documents:
+        counts[document.part] += 1
+        characters[document.part] += len(document.text)
+    read = (
+        f"{part}: {count:,} documents with {size / sum(characters):.1%} of the characters"
+        for part, count, size in zip(corpus.parts, counts, characters, strict=True)
+    )
+    ended = (
+        "as many documents as corpus.max_documents allows"
+        if len(documents) == corpus.max_documents
+        else f"it ended with {corpus.parts[furthest_behind(characters, corpus.shares)]}"
+    )
+    return f"mixture of {'; '.join(read)}; {ended}"
+
+
 def _near_note(rows: RowIndex) -> str:
     """How many documents have a near duplicate, as the end of a sentence."""
     sizes = Counter(rows.groups().values())
@@ -142,6 +225,14 @@ def _near_note(rows: RowIndex) -> str:
     if not near:
         return ""
     return f"; {sum(near):,} of them are near duplicates, in {len(near):,} groups that share a fold"
+
+
+def _absent_note(rows: RowIndex) -> str:
+    """How many rows of another run one of the models lacks, as the end of a sentence."""
+    absent = int((~rows.present_rows()).sum())
+    if not absent:
+        return ""
+    return f"; at {absent:,} rows no token of one of the models ends: they are in no fit"
 
 
 def check_overlap(run: Run, rows: RowIndex) -> dict[str, list[str]]:

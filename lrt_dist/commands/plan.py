@@ -179,7 +179,7 @@ def _counts(run: Run) -> tuple[int, int, Sided[int]]:
 def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
     """Scale a sample of documents up to the size of the corpus."""
     config = run.config.corpus
-    if config.dataset:
+    if any(part.dataset for part in config.parts):
         raise UserError(
             "the size of a dataset is only known once it was read: run `lrt-dist index` first"
         )

@@ -20,7 +20,8 @@ from lrt_dist.runtime.jobs import Job, submit_job
 
 MOST_BYTES = 100 << 20
 """That a job takes along: Ray keeps them in the memory of the head node."""
-GO_ALONG = ("corpus.paths", "concepts.data", "concepts.items")
+GLOBS = ("corpus.paths", "corpus.mixture.paths")
+GO_ALONG = (*GLOBS, "concepts.data", "concepts.items")
 RUN_FILE = "RUN.yaml"
 
 
@@ -61,7 +62,7 @@ def _pack(values: dict[str, Any], base: Path, folder: Path) -> None:
     for value in path_values(values):
         text = os.path.expanduser(value.text)
         named = Path(os.path.normpath(base / text))
-        if value.name == "corpus.paths":
+        if value.name in GLOBS:
             pattern = os.path.join(glob.escape(str(base)), text)
             found_there = glob.glob(pattern, recursive=True)
             matches = [Path(os.path.normpath(match)) for match in found_there]

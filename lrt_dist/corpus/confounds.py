@@ -37,6 +37,11 @@ def concept_warnings(concept: str, data: ConceptData) -> list[str]:
             f"Concept {concept}: {data.left_out} items ask a question that also makes the vector, "
             "and are left out."
         )
+    if data.unpaired:
+        warnings.append(
+            f"Concept {concept}: one of its two classes has {data.unpaired} texts more than the "
+            "other. Texts were paired at random, and these are in no pair and left out."
+        )
     for split, items in data.splits().items():
         for value, name, way_out in (
             (lambda item: item.letter, "({})", "set swap_letters: true"),

@@ -1,4 +1,8 @@
-"""Documents from text files, JSON lines, Parquet, or a Hugging Face dataset."""
+"""Documents from text files, JSON lines, Parquet and Hugging Face datasets, or a mixture of them.
+
+A conversation becomes one plain text: sites are characters of a text that both models read, so it
+cannot be in the chat format of either.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,16 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lrt_dist.config import CorpusConfig
+from lrt_dist.config import CorpusConfig, TextConfig
+from lrt_dist.corpus.hub import dataset_rows
 from lrt_dist.errors import UserError
 
 SIGNATURE_BYTES = 1 << 20
@@ -24,31 +30,65 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst")
 
 @dataclass(frozen=True)
 class Document:
-    """A text with an id that is unique in its corpus."""
+    """A text with an id that is unique in its corpus.
+
+    Attributes:
+        id: its place in the corpus, which decides its fold.
+        text: what it says.
+        part: number of the part of the mixture that it belongs to.
+    """
 
     id: str
     text: str
+    part: int = 0
 
 
 def read_documents(config: CorpusConfig) -> Iterator[Document]:
-    """All non-blank documents of a corpus, in a fixed order.
+    """All non-blank documents of a corpus, in a fixed order, read as they are asked for.
 
     Raises:
         UserError: no file, no document, an unknown suffix, or text that cannot be read (with its
             file and line).
     """
-    documents = _from_dataset(config) if config.dataset else _from_files(config)
-    limited = itertools.islice((d for d in documents if d.text.strip()), config.max_documents)
-    first = next(limited, None)
+    parts = [_documents_of(config, number) for number in range(len(config.parts))]
+    return itertools.islice(_mixed(parts, config.shares), config.max_documents)
+
+
+def _mixed(parts: Sequence[Iterator[Document]], shares: Sequence[float]) -> Iterator[Document]:
+    """Documents of several parts, each of the one that is furthest behind its share of the
+    characters; until one of them ends."""
+    characters = [0] * len(parts)
+    while True:
+        part = furthest_behind(characters, shares)
+        document = next(parts[part], None)
+        if document is None:
+            return
+        characters[part] += len(document.text)
+        yield document
+
+
+def furthest_behind(characters: Sequence[int], shares: Sequence[float]) -> int:
+    """The part of a mixture that has the least of its share so far; the next document is its."""
+    return min(range(len(shares)), key=lambda number: characters[number] / shares[number])
+
+
+def _documents_of(config: CorpusConfig, number: int) -> Iterator[Document]:
+    """The non-blank documents of one part; within a mixture their ids begin with its number."""
+    part = config.parts[number]
+    rows = _from_dataset(part) if part.dataset else _from_files(part)
+    documents = (document for document in rows if document.text.strip())
+    first = next(documents, None)
     if first is None:
-        where = config.dataset or ", ".join(config.paths)
-        raise UserError(f"the corpus is empty: no document with any text in {where}")
-    yield first
-    yield from limited
+        raise UserError(f"the corpus is empty: no document with any text in {part}")
+    for document in itertools.chain([first], documents):
+        if config.mixture:
+            yield Document(f"{number}/{document.id}", document.text, number)
+        else:
+            yield document
 
 
-def corpus_files(config: CorpusConfig) -> list[Path]:
-    """The files that the corpus's globs name, sorted.
+def corpus_files(config: TextConfig) -> list[Path]:
+    """The files that a text's globs name, sorted.
 
     Raises:
         UserError: a pattern matches nothing, or a file has a suffix that no reader takes.
@@ -59,19 +99,19 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
             path for p in glob.glob(pattern, recursive=True) if (path := Path(p)).is_file()
         )
         if not matches:
-            raise UserError(f"corpus.paths: no file matches {pattern}")
+            raise UserError(f"{config.place}.paths: no file matches {pattern}")
         files += matches
     for path in files:
         if path.suffix not in (*TEXT_SUFFIXES, ".jsonl", ".parquet"):
             raise UserError(
-                f"corpus.paths: {path} is neither text ({', '.join(TEXT_SUFFIXES)}) nor .jsonl "
-                "nor .parquet"
+                f"{config.place}.paths: {path} is neither text ({', '.join(TEXT_SUFFIXES)}) nor "
+                ".jsonl nor .parquet"
             )
     return list(dict.fromkeys(files))
 
 
-def named_files(config: CorpusConfig) -> list[tuple[Path, str]]:
-    """The files of a corpus with their names in it, which do not depend on where it lies.
+def named_files(config: TextConfig) -> list[tuple[Path, str]]:
+    """The files of a text with their names in it, which do not depend on where it lies.
 
     Raises:
         UserError: see `corpus_files`.
@@ -84,49 +124,51 @@ def named_files(config: CorpusConfig) -> list[tuple[Path, str]]:
 
 
 def corpus_digest(config: CorpusConfig) -> str:
-    """Hash of what the files of a corpus are: their names in it, sizes, beginnings and ends. It
-    does not depend on where they lie.
+    """Hash of what the files of a corpus are: their parts, their names in them, sizes, beginnings
+    and ends. It does not depend on where they lie.
 
     Raises:
         UserError: see `corpus_files`.
     """
     digest = hashlib.sha256()
-    for path, name in named_files(config):
-        size = path.stat().st_size
-        digest.update(f"{name}\n{size}\n".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(SIGNATURE_BYTES))
-            stream.seek(max(0, size - SIGNATURE_BYTES))
-            digest.update(stream.read(SIGNATURE_BYTES))
+    for number, part in enumerate(config.parts):
+        for path, name in named_files(part):
+            size = path.stat().st_size
+            digest.update(f"{f'{number}/' if number else ''}{name}\n{size}\n".encode())
+            with path.open("rb") as stream:
+                digest.update(stream.read(SIGNATURE_BYTES))
+                stream.seek(max(0, size - SIGNATURE_BYTES))
+                digest.update(stream.read(SIGNATURE_BYTES))
     return digest.hexdigest()[:16]
 
 
 def text_bytes(config: CorpusConfig) -> int:
-    """About how many bytes of text the files of a corpus hold; what is compressed counts as it is
-    read."""
-    return sum(
-        _column_bytes(path, config.text_field) if path.suffix == ".parquet" else path.stat().st_size
-        for path in corpus_files(config)
-    )
+    """About how many bytes of text the files of a corpus hold, of a mixture those that are read;
+    what is compressed counts as it is read."""
+    sizes = [sum(_size(path, part.text_field) for path in corpus_files(part))
+             for part in config.parts]  # fmt: skip
+    return int(min(size / share for size, share in zip(sizes, config.shares, strict=True)))
 
 
-def _column_bytes(path: Path, field: str) -> int:
+def _size(path: Path, field: str) -> int:
+    if path.suffix != ".parquet":
+        return path.stat().st_size
     with pq.ParquetFile(path) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         return sum(
             column.total_uncompressed_size
             for group in groups
             for column in (group.column(i) for i in range(group.num_columns))
-            if column.path_in_schema == field
+            if f"{column.path_in_schema}.".startswith(f"{field}.")  # of a list, all that it holds
         )
 
 
-def _from_files(config: CorpusConfig) -> Iterator[Document]:
+def _from_files(config: TextConfig) -> Iterator[Document]:
     for path, name in named_files(config):  # ids begin with the name, and decide the folds
         if path.suffix == ".jsonl":
-            yield from _json_lines(path, name, config.text_field)
+            yield from _json_lines(path, name, config)
         elif path.suffix == ".parquet":
-            yield from _parquet(path, name, config.text_field)
+            yield from _parquet(path, name, config)
         else:
             yield from _text(path, name, config.separator)
 
@@ -141,7 +183,7 @@ def _text(path: Path, name: str, separator: str | None) -> Iterator[Document]:
         yield Document(f"{name}#{number}", piece)
 
 
-def _json_lines(path: Path, name: str, field: str) -> Iterator[Document]:
+def _json_lines(path: Path, name: str, config: TextConfig) -> Iterator[Document]:
     with path.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             line = _decode(raw, path, first_line=number)
@@ -151,19 +193,11 @@ def _json_lines(path: Path, name: str, field: str) -> Iterator[Document]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not JSON: {error.msg}") from error
-            text = record.get(field) if isinstance(record, dict) else None
-            if not isinstance(text, str):
-                have = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                raise UserError(
-                    f"{path}, line {number}: no text in field {field!r} (it has: {have}); set "
-                    "corpus.text_field"
-                )
-            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-                raise UserError(f"{path}, line {number}: half a character (a lone surrogate)")
-            yield Document(f"{name}#{number}", text)
+            yield Document(f"{name}#{number}", _text_of(record, config, f"{path}, line {number}"))
 
 
-def _parquet(path: Path, name: str, field: str) -> Iterator[Document]:
+def _parquet(path: Path, name: str, config: TextConfig) -> Iterator[Document]:
+    field = config.text_field
     try:
         opened = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
@@ -172,33 +206,56 @@ def _parquet(path: Path, name: str, field: str) -> Iterator[Document]:
         names = file.schema_arrow.names
         if field not in names:
             raise UserError(
-                f"{path}: no column {field!r} (it has: {', '.join(names)}); set corpus.text_field"
+                f"{path}: no column {field!r} (it has: {', '.join(names)}); set "
+                f"{config.place}.text_field"
             )
         number = 0
         for batch in file.iter_batches(columns=[field]):
-            for text in batch.column(0).to_pylist():
-                if isinstance(text, str):
+            for value in batch.column(0).to_pylist():
+                if value is not None:
+                    text = _text_of({field: value}, config, f"{path}, row {number}")
                     yield Document(f"{name}#{number}", text)
                 number += 1
 
 
-def _from_dataset(config: CorpusConfig) -> Iterator[Document]:
+def _from_dataset(config: TextConfig) -> Iterator[Document]:
     assert config.dataset is not None
-    try:
-        import datasets
-    except ImportError as error:
+    for number, (origin, row) in enumerate(dataset_rows(config.dataset)):
+        yield Document(f"{config.dataset}#{number}", _text_of(row, config, origin))
+
+
+def _text_of(record: Any, config: TextConfig, origin: str) -> str:
+    """The text of a record, or its conversation written turn by turn.
+
+    Raises:
+        UserError: it has none.
+    """
+    value = record.get(config.text_field) if isinstance(record, dict) else None
+    text = _conversation(value, config.turn, origin) if isinstance(value, list) else value
+    if not isinstance(text, str):
+        have = ", ".join(record) if isinstance(record, dict) else type(record).__name__
         raise UserError(
-            "corpus.dataset needs the package `datasets`: pip install 'lrt-dist[datasets]'"
-        ) from error
-    name, _, split = config.dataset.partition(":")
-    rows = datasets.load_dataset(name, split=split or "train", streaming=True)
-    for number, row in enumerate(rows):
-        if not isinstance(row.get(config.text_field), str):
+            f"{origin}: no text in field {config.text_field!r} (it has: {have}); set "
+            f"{config.place}.text_field"
+        )
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UserError(f"{origin}: half a character (a lone surrogate)")
+    return text
+
+
+def _conversation(turns: list[Any], form: str, origin: str) -> str:
+    """Turns `{role, content}` as one text, without blanks at its end."""
+    text = ""
+    for number, turn in enumerate(turns, start=1):
+        said = [turn.get(key) if isinstance(turn, dict) else None for key in ("role", "content")]
+        if not all(isinstance(value, str) for value in said):
             raise UserError(
-                f"dataset {config.dataset}, row {number}: no text in field {config.text_field!r} "
-                f"(it has: {', '.join(row)}); set corpus.text_field"
+                f"{origin}: turn {number} is no {{role, content}} of two texts: {str(turn)[:80]}"
             )
-        yield Document(f"{config.dataset}#{number}", row[config.text_field])
+        # In one pass: what a user wrote may hold `{role}` itself.
+        role, content = map(str, said)
+        text += content.join(piece.replace("{role}", role) for piece in form.split("{content}"))
+    return text.rstrip()
 
 
 def _decode(raw: bytes, path: Path, *, first_line: int) -> str:

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from lrt_dist.errors import UserError
 from lrt_dist.files import atomic_write, is_file
 from lrt_dist.plan.units import fill_units
-from lrt_dist.sites import Segment, Side, Sided
+from lrt_dist.sites import ABSENT, Segment, Side, Sided
 
 SCHEMA = pa.schema(
     [
@@ -52,7 +54,8 @@ class RowIndex:
         documents: number of documents that have a site.
         rows_per_unit: rows of every unit but perhaps the last.
         fingerprint: hash of what the index was made from.
-        digest: hash of the segments and sites themselves.
+        digests: of each model a hash of the segments and sites as it sees them: hidden states
+            depend on nothing else, so they may serve every run with this digest.
         corpus: the `corpus_digest` of the files it was made from.
     """
 
@@ -63,8 +66,13 @@ class RowIndex:
     documents: int
     rows_per_unit: int
     fingerprint: str
-    digest: str
+    digests: Sided[str]
     corpus: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Hash of the segments and sites themselves, for both models."""
+        return hashlib.sha256("".join(self.digests).encode()).hexdigest()[:16]
 
     @classmethod
     def open(cls, path: Path) -> RowIndex:
@@ -82,12 +90,12 @@ class RowIndex:
                 columns = file.schema_arrow.names
         except (pa.ArrowInvalid, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
-        if "group" not in columns:
+        if "group" not in columns or "digests" not in meta:
             raise UserError(
-                f"{path} has no column group: it was written by an earlier version, which cannot "
-                "be continued; use another --out"
+                f"{path} was written by an earlier version, which cannot be continued; use another "
+                "--out"
             )
-        return cls(path=path, **meta)
+        return cls(path=path, **(meta | {"digests": Sided(*meta["digests"])}))
 
     def unit(self, number: int) -> list[Segment]:
         """The segments of one unit."""
@@ -128,6 +136,13 @@ class RowIndex:
             digests.setdefault(document, hashlib.sha256()).update(text.encode())
         return {digest.hexdigest(): document for document, digest in digests.items()}
 
+    def present_rows(self) -> NDArray[np.bool_]:
+        """Whether a token of both models ends at a site, `[rows]`."""
+        table = self._columns("source_positions", "target_positions")
+        ends = (pc.list_flatten(column).to_numpy() != ABSENT for column in table.columns)
+        present: NDArray[np.bool_] = np.logical_and(*ends)
+        return present
+
     def unit_rows(self, number: int) -> range:
         """The rows of one unit."""
         first = number * self.rows_per_unit
@@ -161,17 +176,22 @@ def write_index(
     Raises:
         UserError: there is not one site.
     """
+    groups = groups or {}
     rows = units = segments_count = 0
     documents: set[str] = set()
-    content = hashlib.sha256()
+    contents = Sided.of(lambda side: hashlib.sha256())
     with (
         atomic_write(path) as partial,
         pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
     ):
         for unit in fill_units(segments, rows_per_unit):
-            lines = [_line(segment, groups or {}) for segment in unit]
+            lines = [_line(segment, groups) for segment in unit]
             writer.write_table(pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit))
-            content.update(json.dumps(lines).encode())
+            for segment in unit:
+                shared = json.dumps(_shared(segment, groups))
+                for side in Side:
+                    own = json.dumps(_seen_by(segment, side))
+                    contents[side].update((shared + own).encode())
             documents.update(segment.document for segment in unit)
             rows += sum(len(segment.char_ends) for segment in unit)
             units += 1
@@ -188,7 +208,7 @@ def write_index(
             "documents": len(documents),
             "rows_per_unit": rows_per_unit,
             "fingerprint": fingerprint,
-            "digest": content.hexdigest()[:16],
+            "digests": [content.hexdigest()[:16] for content in contents],
             "corpus": corpus,
         }
         writer.add_key_value_metadata({_META: json.dumps(summary).encode()})
@@ -196,6 +216,13 @@ def write_index(
 
 
 def _line(segment: Segment, groups: Mapping[str, str]) -> dict[str, Any]:
+    sided = {
+        f"{side}_{name}": value for side in Side for name, value in _seen_by(segment, side).items()
+    }
+    return _shared(segment, groups) | sided
+
+
+def _shared(segment: Segment, groups: Mapping[str, str]) -> dict[str, Any]:
     return {
         "document": segment.document,
         "group": groups.get(segment.document, segment.document),
@@ -203,8 +230,8 @@ def _line(segment: Segment, groups: Mapping[str, str]) -> dict[str, Any]:
         "text": segment.text,
         "char_ends": list(segment.char_ends),
         "first_row": segment.first_row,
-        "source_ids": list(segment.ids.source),
-        "target_ids": list(segment.ids.target),
-        "source_positions": list(segment.positions.source),
-        "target_positions": list(segment.positions.target),
     }
+
+
+def _seen_by(segment: Segment, side: Side) -> dict[str, Any]:
+    return {"ids": list(segment.ids[side]), "positions": list(segment.positions[side])}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
-from lrt_dist.sites import Segment, Sided, seed_of
+from lrt_dist.sites import ABSENT, Segment, Side, Sided, seed_of
 
 CHARS_PER_TOKEN = 6
 """Characters looked at per token of room; text with longer tokens is cut a bit early."""
@@ -31,6 +32,11 @@ class Encoder(Protocol):
     def encode(self, text: str) -> Encoded: ...
 
 
+def min_context(sites: SitesConfig) -> int:
+    """Tokens that stand before a site."""
+    return 0 if sites.mode == "last" else sites.min_context
+
+
 def cut_segments(
     document: Document, encoders: Sided[Encoder], max_tokens: int, sites: SitesConfig
 ) -> Iterator[Segment]:
@@ -45,7 +51,7 @@ def cut_segments(
         torn = start + len(window) < len(document.text)
         text = _longest_prefix(window, encoders, max_tokens, torn=torn)
         encoded = Sided(encoders.source.encode(text), encoders.target.encode(text))
-        ends = _shared_ends(encoded, encoders, 0 if sites.mode == "last" else sites.min_context)
+        ends = _shared_ends(encoded, encoders, min_context(sites))
         if ends:
             chosen = ends[-1:] if sites.mode == "last" else _sample(ends, text, sites)
             position = Sided(encoded.source.position_of(), encoded.target.position_of())
@@ -64,6 +70,30 @@ def cut_segments(
         if sites.mode == "last":
             return
         start += len(text)
+
+
+def seen_anew(
+    segment: Segment, encoders: Sided[Encoder], max_tokens: int, sites: SitesConfig
+) -> Segment:
+    """A segment of another run as these models see it: the same text, the same sites.
+
+    Where no token of a model ends at a site, or one with too little before it, or one beyond
+    `max_tokens`, its position is `ABSENT`.
+    """
+    ids, positions = {}, {}
+    for side in Side:
+        encoded = encoders[side].encode(segment.text)
+        first = encoders[side].special_tokens + min_context(sites)
+        found = {
+            end: position
+            for end, position in encoded.position_of().items()
+            if first <= position < max_tokens
+        }
+        ids[side] = encoded.ids[:max_tokens]
+        positions[side] = tuple(found.get(end, ABSENT) for end in segment.char_ends)
+    return replace(
+        segment, ids=Sided.of(ids.__getitem__), positions=Sided.of(positions.__getitem__)
+    )
 
 
 def _longest_prefix(window: str, encoders: Sided[Encoder], max_tokens: int, *, torn: bool) -> str:
@@ -95,13 +125,13 @@ def _before_blank(text: str) -> int:
     return blank if blank > len(text) // 2 else len(text)
 
 
-def _shared_ends(encoded: Sided[Encoded], encoders: Sided[Encoder], min_context: int) -> list[int]:
-    """Characters at which a token of both models ends, `min_context` tokens in."""
+def _shared_ends(encoded: Sided[Encoded], encoders: Sided[Encoder], context: int) -> list[int]:
+    """Characters at which a token of both models ends, `context` tokens in."""
     allowed = [
         {
             end
             for end, position in encoding.position_of().items()
-            if position >= encoder.special_tokens + min_context
+            if position >= encoder.special_tokens + context
         }
         for encoding, encoder in zip(encoded, encoders, strict=True)
     ]

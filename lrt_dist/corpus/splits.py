@@ -7,12 +7,13 @@ split its share of each kind of answer, and never divides the items that ask one
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from lrt_dist.config import ConceptConfig, SplitConfig, TemplateConfig
-from lrt_dist.corpus.contrast import NO_TEMPLATE, Item, read_items
+from lrt_dist.config import ConceptConfig, DataConfig, SplitConfig, TemplateConfig
+from lrt_dist.corpus.contrast import Item
+from lrt_dist.corpus.items import NO_TEMPLATE, Items, read_items
 from lrt_dist.errors import UserError
 
 SPLITS = ("vector", "dev", "test")
@@ -28,6 +29,7 @@ class ConceptData:
         test: items that are reported.
         template: what is still to be put around the prompts, see `tasks.chat`.
         left_out: items of the second file that ask a question of the first one.
+        unpaired: texts of the larger of two classes that are in no item.
     """
 
     vector: tuple[Item, ...]
@@ -35,20 +37,31 @@ class ConceptData:
     test: tuple[Item, ...]
     template: TemplateConfig = NO_TEMPLATE
     left_out: int = 0
+    unpaired: int = 0
 
     def splits(self) -> dict[str, tuple[Item, ...]]:
         """The items of each split, by its name."""
         return {"vector": self.vector, "dev": self.dev, "test": self.test}
+
+    @property
+    def digest(self) -> str:
+        """Of all that the items say, in their splits: the same data in another file is the same."""
+        said = {
+            name: [(*_content(item), item.question) for item in items]
+            for name, items in self.splits().items()
+        }
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def load_concept(config: ConceptConfig) -> ConceptData:
     """Read and split a concept's data; see `config.SplitConfig` for what goes where.
 
     Raises:
-        UserError: unreadable data (file and line), more items asked for than there are, or a split
-            with fewer than two items.
+        UserError: unreadable data (file and line), more items asked for than there are, a split
+            with fewer than two items, or an item for the vector that is an open question.
     """
-    data = _read(config, config.data)
+    read = _read(config, config.data)
+    data, unpaired = list(dict.fromkeys(read.items)), read.unpaired
     asked = {name: getattr(config.split, name) for name in SPLITS}
     left_out = 0
     if config.items is None:
@@ -57,7 +70,8 @@ def load_concept(config: ConceptConfig) -> ConceptData:
         vector = asked["vector"] if isinstance(asked["vector"], int) else len(data)
         evaluated = {name: asked[name] for name in ("dev", "test")}
         questions = {item.question for item in data}
-        everything = _read(config, config.items)
+        read = _read(config, config.items)
+        everything, unpaired = list(dict.fromkeys(read.items)), unpaired + read.unpaired
         items = [item for item in everything if item.question not in questions]
         left_out = len(everything) - len(items)
         split = {
@@ -68,7 +82,14 @@ def load_concept(config: ConceptConfig) -> ConceptData:
         if len(chosen) < 2:
             source = data if name == "vector" or config.items is None else items
             raise UserError(_too_few(config, name, len(chosen), source, left_out))
-    return ConceptData(**split, template=config.template, left_out=left_out)
+    for item in split["vector"]:
+        if not item.has_contrast:
+            raise UserError(
+                f"concept {config.name}: {config.data} has an open question, "
+                f"{item.prompts[0][:80]!r}, which has no answers to make a vector of; open "
+                "questions can be `items` of a score of generated text"
+            )
+    return ConceptData(**split, template=config.template, left_out=left_out, unpaired=unpaired)
 
 
 def divide(
@@ -108,9 +129,10 @@ def divide(
     }  # fmt: skip
 
 
-def _read(config: ConceptConfig, path: str) -> list[Item]:
-    items = read_items(Path(path), config.template, swap_letters=config.swap_letters)
-    return list(dict.fromkeys(items))
+def _read(config: ConceptConfig, data: DataConfig) -> Items:
+    return read_items(
+        data, config.template, swap_letters=config.swap_letters, seed=config.split.seed
+    )
 
 
 def _numbers(
@@ -123,7 +145,7 @@ def _numbers(
         raise UserError(
             f"concept {config.name}: split asks for {fixed} items ({wanted}), and "
             f"{config.data if 'vector' in asked else config.items} has {available}"
-            f"{'' if 'vector' in asked else ' that ask no question of ' + config.data}; "
+            f"{'' if 'vector' in asked else f' that ask no question of {config.data}'}; "
             "ask for fewer, or add items"
         )
     shares = sum(amount for amount in asked.values() if isinstance(amount, float))

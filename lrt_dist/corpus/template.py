@@ -20,7 +20,8 @@ SHOWN = 24
 def joined(item: Item, template: TemplateConfig, separator: str | None, origin: str) -> Item:
     """The item with the template around its prompts, and the separator before its answers.
 
-    The model's chat format is put around later, since it is another in every model.
+    The model's chat format is put around later, since it is another in every model. With it, two
+    texts without a prompt are the user's turns themselves, and no answers are left.
 
     Args:
         separator: of the item's form, where the template names none; None means a blank where one
@@ -30,6 +31,8 @@ def joined(item: Item, template: TemplateConfig, separator: str | None, origin: 
     Raises:
         UserError: a template that makes one word of two; the same text on both sides.
     """
+    if template.chat and not template.prefix and not any(item.prompts):
+        item = _as_turns(item)
     prompts = (
         _around(template, item.prompts[0], origin),
         _around(template, item.prompts[1], origin),
@@ -52,6 +55,13 @@ def joined(item: Item, template: TemplateConfig, separator: str | None, origin: 
             "nothing to tell apart: correct or remove it"
         )
     return made
+
+
+def _as_turns(item: Item) -> Item:
+    """The item whose prompts are its texts; one with alternatives stays as it is."""
+    if len(item.positive) != 1 or len(item.negative) != 1:
+        return item
+    return replace(item, prompts=(*item.positive, *item.negative), positive=(), negative=())
 
 
 def check_joint(before: str, after: str, origin: str, key: str) -> None:

@@ -306,22 +306,13 @@ class SourceFit:
         return int(torch.linalg.matrix_rank(weight))
 
     def _map(self, total: Moments, pair: Pair, target: str, choice: Choice) -> Coefficients:
-        spectrum = self._spectrum
-        Z = solution(self._method, spectrum.w, spectrum.project(total, pair), choice)
-        weight = spectrum.V @ Z
-        mean_y = total.mean[target]
-        bias = mean_y - total.mean[self.source] @ weight
-        return Coefficients(
-            weight,
-            bias if self._method.centred else torch.zeros_like(mean_y),
-            choice.ridge(spectrum.w) if self._method.penalised else 0.0,
-        )
+        return _coefficients(self._method, self._spectrum, total, pair, target, choice)
 
 
-def weights_without_folds(
+def maps_without_folds(
     folds: Sequence[Moments], pair: Pair, method: Method, choice: Choice
-) -> Iterator[torch.Tensor]:
-    """Weights `[d_x, d_y]` fitted without each fold in turn: the map's delete-one-fold jackknife.
+) -> Iterator[Coefficients]:
+    """Maps fitted without each fold in turn: the map's delete-one-fold jackknife.
 
     Args:
         folds: moments of each fold, with (x, x) and (x, y).
@@ -331,7 +322,21 @@ def weights_without_folds(
     """
     for train in _leave_one_out(folds):
         spectrum = Spectrum.of(train, pair[0], centred=method.centred)
-        yield spectrum.V @ solution(method, spectrum.w, spectrum.project(train, pair), choice)
+        yield _coefficients(method, spectrum, train, pair, pair[1], choice)
+
+
+def _coefficients(
+    method: Method, spectrum: Spectrum, rows: Moments, pair: Pair, target: str, choice: Choice
+) -> Coefficients:
+    """The map of a pair from the moments of some rows; `target` has the mean of y."""
+    weight = spectrum.V @ solution(method, spectrum.w, spectrum.project(rows, pair), choice)
+    mean_y = rows.mean[target]
+    bias = mean_y - rows.mean[pair[0]] @ weight
+    return Coefficients(
+        weight,
+        bias if method.centred else torch.zeros_like(mean_y),
+        choice.ridge(spectrum.w) if method.penalised else 0.0,
+    )
 
 
 def _leave_one_out(folds: Sequence[Moments]) -> Iterator[Moments]:

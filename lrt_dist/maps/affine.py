@@ -92,10 +92,15 @@ class AffineMap:
         """
         return like(self._checked(as_tensor(directions)) @ self.weight, directions)
 
-    def transfer(self, vector: SteeringVector) -> SteeringVector:
+    def transfer(self, vector: SteeringVector, *, bias: bool = False) -> SteeringVector:
         """The same concept's vector in the other model: mapped by the weight alone.
 
         Its values are in the weight's dtype; its norm is that of the layer where the map ends.
+
+        Args:
+            vector: of the layer where the map begins.
+            bias: whether the map's bias is added, as LRT prints it: `A v + p` (arXiv 2506.00653).
+                In a difference of hidden states it cancels, so it does not belong there.
 
         Raises:
             ValueError: the vector does not live where this map begins.
@@ -112,8 +117,8 @@ class AffineMap:
             vector,
             model=model,
             layer=layer,
-            values=self.map_directions(vector.values),
-            method=f"{vector.method}, transferred from {_end(self.source)}",
+            values=(self.map_points if bias else self.map_directions)(vector.values),
+            method=f"{vector.method}, transferred from {_end(self.source)}{' with bias' * bias}",
             norm=self.norms.target,
         )
 

@@ -127,6 +127,12 @@ class SteeringVector:
             raise CorruptionError(f"{path} is not a whole vector: {error!r}") from error
 
 
+def length_at_one(vector: torch.Tensor, scale: float | None) -> float:
+    """Length of what a strength of 1 adds along a vector: the layer's scale, or where it has none
+    (`evaluate.scale: raw`) the vector's own."""
+    return float(vector_norm(vector.to(torch.float64))) if scale is None else scale
+
+
 def displacement(direction: torch.Tensor, length: float) -> torch.Tensor:
     """`length · v/‖v‖`, float32 `[d]`; a zero direction stays zero."""
     exact = direction.to(torch.float64)

@@ -19,17 +19,32 @@ from lrt_dist.registry import Registry
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What the tokens of a sequence are: the prompt, special tokens first, then what follows.
+
+    Attributes:
+        tokens: of the sequence.
+        prompt: how many of them, from the first on, are the prompt; 0 where the text has none.
+        special: how many of them, from the first on, are special ones that the tokenizer puts in
+            front of every text, such as `<bos>`.
+    """
+
+    tokens: int
+    prompt: int
+    special: int
+
+
+@dataclass(frozen=True)
 class Positions:
     """Which positions of a sequence are steered.
 
     Attributes:
-        choose: `(tokens, prompt) -> indices`: of a sequence of so many tokens, the first `prompt`
-            of which are the prompt; a module's own function, since workers import it.
+        choose: `parts -> indices`.
         needs_prompt: whether the choice means nothing for text that has no prompt, such as the
             neutral text on which the price of steering is measured.
     """
 
-    choose: Callable[[int, int], Sequence[int]]
+    choose: Callable[[Parts], Sequence[int]]
     needs_prompt: bool = False
 
 
@@ -38,35 +53,50 @@ POSITIONS: Registry[Positions] = Registry(
 )
 
 
-def all_positions(tokens: int, prompt: int) -> range:
-    """Every token, of the prompt and of what follows."""
-    return range(tokens)
+def all_positions(parts: Parts) -> range:
+    """Every token, of the prompt and of what follows, as in LRT (arXiv 2506.00653)."""
+    return range(parts.tokens)
 
 
-def last_of_prompt(tokens: int, prompt: int) -> range:
+def all_but_special(parts: Parts) -> range:
+    """Every token behind the special ones, whose states are often unlike all others."""
+    return range(parts.special, parts.tokens)
+
+
+def from_prompt_end(parts: Parts) -> range:
+    """The last token of the prompt, where what follows is predicted, and all behind it, as in CAA
+    (arXiv 2312.06681, §3)."""
+    return range(parts.prompt - 1, parts.tokens)
+
+
+def last_of_prompt(parts: Parts) -> range:
     """The last token of the prompt alone."""
-    return range(prompt - 1, prompt)
+    return range(parts.prompt - 1, parts.prompt)
+
+
+def answer(parts: Parts) -> range:
+    """What follows the prompt."""
+    return range(parts.prompt, parts.tokens)
 
 
 POSITIONS.add("all")(Positions(all_positions))
+POSITIONS.add("all_but_special")(Positions(all_but_special))
+POSITIONS.add("from_prompt_end")(Positions(from_prompt_end, needs_prompt=True))
 POSITIONS.add("last")(Positions(last_of_prompt, needs_prompt=True))
+POSITIONS.add("answer")(Positions(answer, needs_prompt=True))
 
 
-def chosen_positions(positions: Positions, tokens: int, prompt: int) -> Sequence[int]:
+def chosen_positions(positions: Positions, parts: Parts) -> Sequence[int]:
     """Which tokens of a sequence are steered, as indices.
-
-    Args:
-        tokens: of the sequence.
-        prompt: how many of them, from the first on, are the prompt.
 
     Raises:
         UserError: a position outside the sequence.
     """
-    chosen = list(positions.choose(tokens, prompt))
-    if any(not 0 <= position < tokens for position in chosen):
+    chosen = list(positions.choose(parts))
+    if any(not 0 <= position < parts.tokens for position in chosen):
         raise UserError(
             f"evaluate.positions: {positions.choose.__name__} chose {chosen} in a sequence of "
-            f"{tokens} tokens, {prompt} of them the prompt"
+            f"{parts.tokens} tokens, {parts.prompt} of them the prompt, {parts.special} special"
         )
     return chosen
 

@@ -34,6 +34,8 @@ class Arm(StrEnum):
     """A random direction: a control."""
     MISMATCHED = "mismatched"
     """The source model's vector under a map fitted to mismatched rows: a control."""
+    CONCEPT_MAP = "concept_map"
+    """The source model's vector under a map fitted on the contrast texts of one concept."""
     MEAN = "mean"
     """The mean of the layer's hidden states: a control."""
     IDENTITY = "identity"
@@ -56,10 +58,11 @@ class Condition:
 
     Attributes:
         arm: what is injected.
-        source_layer: whose vector was mapped; `NO_LAYER` for the other arms.
-        draw: number of the draw, of the mismatched map, or of the concept whose vector it is; 0
-            for the other arms.
-        strength: in units of the layer's norm; 0 for `none`.
+        source_layer: whose vector was mapped, or whose mapped vector a control is as long as;
+            `NO_LAYER` for the other arms.
+        draw: number of the draw, of the mismatched map, or of the concept whose vector it is or
+            on whose texts the map was fitted; 0 for the other arms.
+        strength: in the unit of `evaluate.scale`; 0 for `none`.
     """
 
     arm: Arm
@@ -107,7 +110,7 @@ def dev_conditions(strengths: Sequence[float], source: int, *, predicted: bool) 
     if predicted:
         for arm in (*DRAWN, Arm.MISMATCHED):
             conditions += conditions_of(arm, strengths, source=source)
-        conditions += conditions_of(Arm.MEAN, strengths)
+        conditions += conditions_of(Arm.MEAN, strengths, source=source)
     return conditions
 
 
@@ -118,6 +121,7 @@ def test_conditions(
     *,
     mismatched: int,
     foreign: Sequence[int],
+    concept_maps: Sequence[int],
     identity: bool,
 ) -> list[Condition]:
     """What all test items are steered with: the claim at every strength, and the controls of which
@@ -127,6 +131,7 @@ def test_conditions(
         chosen: the positive strength.
         mismatched: number of mismatched maps.
         foreign: numbers of the other concepts.
+        concept_maps: numbers of the concepts on whose texts a map was fitted.
         identity: whether the source model's vector fits the target model as it is.
     """
     both = (-chosen, chosen)
@@ -136,7 +141,8 @@ def test_conditions(
         *conditions_of(Arm.TRANSFERRED, strengths, source=source),
         *conditions_of(Arm.MISMATCHED, both, source=source, draws=range(mismatched)),
         *conditions_of(Arm.FOREIGN, both, source=source, draws=foreign),
-        *conditions_of(Arm.MEAN, both),
+        *conditions_of(Arm.CONCEPT_MAP, both, source=source, draws=concept_maps),
+        *conditions_of(Arm.MEAN, both, source=source),
     ]
     if identity:
         conditions += conditions_of(Arm.IDENTITY, both, source=source)

@@ -38,7 +38,12 @@ class Card:
     judged: Judged | None
 
 
-UNITS = {"median_norm": "share of the layer's median norm", "unit": "length"}
+UNITS = {
+    "median_norm": "share of the layer's median norm",
+    "unit": "length",
+    "raw": "multiple of the vector itself",
+    "equalised": "multiple of the native vectors' mean length",
+}
 """Of strengths, by `evaluate.scale`."""
 
 

@@ -12,8 +12,8 @@ from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.report.items import ItemScores
 from lrt_dist.store.tables import ControlRow, Table, VerdictRow
 
-STEERED = (Arm.FOREIGN, Arm.MISMATCHED, Arm.MEAN, Arm.IDENTITY)
-"""Controls of which there are few: each is steered at the pair that was chosen for the claim."""
+STEERED = (Arm.FOREIGN, Arm.MISMATCHED, Arm.CONCEPT_MAP, Arm.MEAN, Arm.IDENTITY)
+"""Arms of which there are few: each is steered at the pair that was chosen for the claim."""
 
 LABELS = {
     Arm.NONE: "none",
@@ -25,6 +25,7 @@ LABELS = {
     Arm.COVARIANCE: "covariance-matched directions",
     Arm.RANDOM: "random directions",
     Arm.MISMATCHED: "mismatched map",
+    Arm.CONCEPT_MAP: "map fitted on",
     Arm.MEAN: "mean state",
     Arm.IDENTITY: "no map",
 }
@@ -44,6 +45,8 @@ ARM_MEANINGS = {
     "gives.",
     Arm.MISMATCHED: "Control: the concept's vector under a map fitted to states of different "
     "documents, paired at random: what a map gives that learnt nothing about the two models.",
+    Arm.CONCEPT_MAP: "The concept's vector under a map that was fitted on one concept's contrast "
+    "texts, as L-Cross did. Fitted on its own texts it proves nothing.",
     Arm.MEAN: "Control: the mean of the target layer's hidden states.",
     Arm.IDENTITY: "Control: the source model's vector without a map, where both models are "
     "equally wide.",
@@ -82,12 +85,12 @@ class DrawnControl:
 
 @dataclass(frozen=True)
 class SteeredControl:
-    """One vector that should do nothing.
+    """One vector beside the claim's.
 
     Attributes:
-        arm: which control.
+        arm: which one.
         draw: its number.
-        vector: the concept from whose texts it was made; empty where from none.
+        vector: the concept from whose texts it, or its map, was made; empty where from none.
         retention: its effect on the test items over the native one there.
         share: the same over the best native effect.
     """
@@ -101,7 +104,7 @@ class SteeredControl:
     @property
     def label(self) -> str:
         """Its name."""
-        if self.arm is Arm.FOREIGN:
+        if self.arm in (Arm.FOREIGN, Arm.CONCEPT_MAP):
             return f"{LABELS[self.arm]}: {self.vector}"
         if self.arm is Arm.MISMATCHED:
             return f"{LABELS[self.arm]} {self.draw + 1}"

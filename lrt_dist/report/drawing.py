@@ -35,6 +35,7 @@ STYLES = {
     Arm.COVARIANCE: ArmStyle("#8a7a00", "#cdbb3c", "|"),
     Arm.RANDOM: ArmStyle("#71767e", "#a3a9b2", "|"),
     Arm.MISMATCHED: ArmStyle("#7b4fa3", "#b692d8", "D"),
+    Arm.CONCEPT_MAP: ArmStyle("#3f6b3a", "#8fbf88", "v"),
     Arm.MEAN: ArmStyle("#7a4a2b", "#c8977a", "P"),
     Arm.IDENTITY: ArmStyle("#a87400", "#e6b23c", "X"),
 }

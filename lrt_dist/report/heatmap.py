@@ -84,11 +84,15 @@ def heat_map(
     )
 
 
-def matrix_map(matrix: Matrix, *, title: str, note: str) -> HeatMap:
-    """The specificity matrix, in per cent; the diagonal is ringed."""
+def matrix_map(matrix: Matrix, *, title: str, note: str, column: str = "vector") -> HeatMap:
+    """A matrix of concepts, in per cent; the diagonal is ringed.
+
+    Args:
+        column: what the concepts of the columns made.
+    """
 
     def cell(items: str, vector: str) -> Cell:
-        where = f"vector of {vector} on items of {items}"
+        where = f"{column} of {vector} on items of {items}"
         value = matrix.values.get((items, vector))
         if value is None:
             return Cell("", f"{where}: not run", defined=False)
@@ -97,7 +101,7 @@ def matrix_map(matrix: Matrix, *, title: str, note: str) -> HeatMap:
     return HeatMap(
         title,
         note,
-        ("items ↓", "vector →"),
+        ("items ↓", f"{column} →"),
         matrix.concepts,
         tuple((i, tuple(cell(i, vector) for vector in matrix.concepts)) for i in matrix.concepts),
         named=True,

@@ -36,6 +36,8 @@ class ItemEffects:
         """The item in a line."""
         if self.text is None:
             return f"item {self.item}"
+        if not self.text.positive:
+            return f"item {self.item}: {self.text.prompt}"
         answers = f"{' | '.join(self.text.positive)} ↔ {' | '.join(self.text.negative)}"
         return f"item {self.item}: {self.text.prompt} … {answers}"
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lrt_dist.config import EvaluateConfig
 from lrt_dist.files import atomic_write
 from lrt_dist.formatting import format_layers, percent, percent_range
 from lrt_dist.linear.methods import FIT_METHODS
@@ -18,9 +18,10 @@ from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.agreement import agreements
 from lrt_dist.report.agreement_figure import agreement_figure
 from lrt_dist.report.answer import MEANINGS, answer
-from lrt_dist.report.concept_cards import concept_card, tone
-from lrt_dist.report.controls import ARM_MEANINGS, LABELS
+from lrt_dist.report.concept_cards import UNITS, concept_card
+from lrt_dist.report.controls import ARM_MEANINGS
 from lrt_dist.report.drawing import STYLES
+from lrt_dist.report.environment import environment
 from lrt_dist.report.figures import run_figure
 from lrt_dist.report.forest import forest_figure
 from lrt_dist.report.grids import (
@@ -33,11 +34,11 @@ from lrt_dist.report.grids import (
 )
 from lrt_dist.report.heatmap import HeatMap, heat_map, matrix_map
 from lrt_dist.report.learning import advice, learning_curves
-from lrt_dist.report.matrix import specificity
+from lrt_dist.report.matrix import map_texts_matrix, specificity
 from lrt_dist.report.results import Results
 from lrt_dist.report.summary import ConceptSummary, summarise
 from lrt_dist.report.tables_to_copy import write_tables
-from lrt_dist.report.text import interval, number, signed, signed_interval
+from lrt_dist.report.text import number
 from lrt_dist.report.warnings import data_warnings
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.tables import FitRow, MapRow
@@ -45,6 +46,22 @@ from lrt_dist.verdicts import WEAK
 
 # All pairs of two deep models are thousands of rows; the Parquet file beside the page has them.
 _MOST_FITS = 200
+
+
+SCORE_MEANINGS = {
+    "propensity": "Log-odds of the positive against the negative continuation of a prompt.",
+    "letter_logits": "Log-odds of the first token in which the positive and the negative "
+    "continuation of a prompt differ: the difference of its two logits.",
+    "probability": "Probability of the positive one of the first two tokens in which the "
+    "continuations of a prompt differ, as if there were no third.",
+    "refusal": "Log-odds that a prompt is continued with the first token of a positive "
+    "continuation.",
+    "words": "Share of a text's words that are in a list.",
+    "refusal_phrases": "1 for a text that holds a phrase by which refusals are known, else 0.",
+    "classifier": "Probability that a text classifier gives to a label.",
+    "judge": "Number from 0 to 10 that a chat model gives to a text by a rubric.",
+}
+"""What each score of the package is, for the reader of the page."""
 
 
 @dataclass(frozen=True)
@@ -96,29 +113,17 @@ def _render(
     files: Sequence[str],
 ) -> str:
     """The page as text, a function of its arguments alone."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed, percent=percent)
-    environment.globals.update(
-        percent_range=percent_range,
-        interval=interval,
-        signed_interval=signed_interval,
-        tone=tone,
-        labels=LABELS,
-    )
     config = results.config
     kept = retention_grids(results.vectors)
     curves = learning_curves(results.fits)
     compared = list(results.agreement) if summaries else []
-    return environment.get_template("page.html.jinja").render(
+    template = environment().get_template("page.html.jinja")
+    return template.render(
         title=config.name,
         score=config.evaluate.score.title,
+        scores=_meanings(config.evaluate),
         scale=config.evaluate.scale,
+        unit=UNITS[config.evaluate.scale],
         models=[_model_name(results, side) for side in Side],
         answer=answer(results, summaries),
         warnings=[*warnings, *data_warnings(results, summaries)],
@@ -126,7 +131,7 @@ def _render(
         cards=[concept_card(results, s, kept.get(s.concept), change) for s in summaries],
         forest=Markup(forest_figure(summaries)) if summaries else None,
         forest_arms=_arms_of(summaries),
-        matrix=_matrix(summaries) if len(summaries) > 1 else None,
+        matrices=_matrices(summaries) if len(summaries) > 1 else [],
         heat_maps=_heat_maps(results, kept),
         agreements=agreements(results, summaries),
         agreement_figure=Markup(agreement_figure(compared)) if compared else None,
@@ -147,6 +152,12 @@ def _render(
     )
 
 
+def _meanings(config: EvaluateConfig) -> dict[str, str]:
+    """What the run's scores are, those of the package, by what the run calls them."""
+    used = (config.score, *config.generate.scores)
+    return {s.title: SCORE_MEANINGS[s.method] for s in used if s.method in SCORE_MEANINGS}
+
+
 def _arms_of(summaries: Sequence[ConceptSummary]) -> list[Arm]:
     """The arms of the forest plot."""
     arms = {control.arm for s in summaries for control in s.drawn}
@@ -159,14 +170,26 @@ def _in_order(arms: Iterable[str]) -> list[Arm]:
     return [arm for arm in Arm if arm in wanted]
 
 
-def _matrix(summaries: Sequence[ConceptSummary]) -> HeatMap:
-    return matrix_map(
+def _matrices(summaries: Sequence[ConceptSummary]) -> list[HeatMap]:
+    vectors = matrix_map(
         specificity(summaries),
         title="Whose vector moves whose items? In per cent of the native effect",
         note="Test items of a row's concept under the transferred vector of a column's, at the "
         "pair and strength chosen for the row; rings: its own, which is retention. Beside them "
         "stand the other concepts' vectors, which should do little.",
     )
+    texts = map_texts_matrix(summaries)
+    if texts is None:
+        return [vectors]
+    maps = matrix_map(
+        texts,
+        title="Whose texts was the map fitted on? In per cent of the native effect",
+        note="Test items of a row's concept under its own vector, mapped by a map that was fitted "
+        "on the contrast texts of a column's. Rings: on its own texts, where the native vector "
+        "comes out by algebra if they are no more than the dimensions.",
+        column="map",
+    )
+    return [vectors, maps]
 
 
 def _run_figure(name: str, results: Results) -> tuple[Markup, str]:
@@ -224,7 +247,7 @@ def _what_was_run(results: Results) -> dict[str, str]:
     """The rows of the section that says what was run."""
     config, fits = results.config, list(results.fits)
     rows = {f"{side.capitalize()} model": _model_name(results, side) for side in Side}
-    rows["Corpus"] = config.corpus.dataset or ", ".join(config.corpus.paths)
+    rows["Corpus"] = str(config.corpus)
     if fits:
         sources = format_layers([fit.source_layer for fit in fits])
         targets = format_layers([fit.target_layer for fit in fits])
@@ -249,7 +272,7 @@ def _what_was_run(results: Results) -> dict[str, str]:
                 f"{_range(fit.ridge_relative for fit in fits)} × the median eigenvalue, by "
                 f"cross-validation in {fits[0].folds} folds of whole documents"
             )
-    sites = config.sites.model_dump(mode="json")
+    sites = config.sites.model_dump(mode="json", exclude_none=True)
     rows["Sites"] = ", ".join(f"{key} {value}" for key, value in sites.items())
     return rows
 

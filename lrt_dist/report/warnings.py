@@ -93,10 +93,10 @@ def _concept_warnings(s: ConceptSummary) -> Iterator[str]:
         )
     if row.overlap:
         yield (
-            f"{s.concept}: its texts are in the corpus that the map was fitted on. With no "
-            "more rows than dimensions a minimum-norm map returns the native vector by "
-            "algebra, whatever the two models are; with several times more the bias remains. "
-            "Its scores are no evidence of transfer."
+            f"{s.concept}: the map was fitted on its own texts ({row.pairs} contrast pairs for "
+            "its vector). With no more rows than dimensions a minimum-norm map returns the "
+            "native vector by algebra, whatever the two models are; with several times more the "
+            "bias remains. Its scores are no evidence of transfer."
         )
 
 

@@ -155,8 +155,9 @@ class ScoreRow:
         source_layer: layer whose vector was mapped; -1 for arms that do not depend on it.
         draw: number of the draw, of the mismatched map, or of the concept whose vector it is; 0
             for the other arms.
-        vector: concept from whose texts the injected vector was made; empty where from none.
-        strength: in units of the layer's median norm; 0 for `none`.
+        vector: concept from whose texts the injected vector was made, or for arm `concept_map`
+            on whose texts its map was fitted; empty where from none.
+        strength: in the unit of `evaluate.scale`; 0 for `none`.
         metric: what was measured, e.g. propensity; cross_entropy on neutral text.
         value: of the metric. Propensity: log-odds of the positive continuation, in nats;
             cross_entropy: nats per token.
@@ -237,7 +238,8 @@ class VectorRow:
         heavy_share: share of the transferred vector's squared norm in its largest 1 % of channels.
         chosen: whether this pair was chosen on the development items.
         strength: the positive strength that was chosen for the concept.
-        length: of what is added to the target layer's hidden states at that strength.
+        length: of what the transferred vector adds to hidden states at that strength.
+        native_length: of what the native vector adds; the same unless `evaluate.scale` is raw.
         pairs: contrast pairs behind the vectors.
         overlap: whether texts of the concept occur in the corpus of the map.
     """
@@ -255,6 +257,7 @@ class VectorRow:
     chosen: bool
     strength: float
     length: float
+    native_length: float
     pairs: int
     overlap: bool
 
@@ -388,6 +391,27 @@ class VerdictRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AtlasRow(VerdictRow):
+    """A verdict between two of many models: `atlas.parquet`; p-values are adjusted over all rows.
+
+    Attributes:
+        source: name of the model of the vector.
+        target: name of the model that is steered.
+        source_depth: share of the source model's blocks up to and with the chosen layer.
+        target_depth: the same of the target model.
+        word: what the numbers say.
+        run: directory of the run, below that of the atlas.
+    """
+
+    source: str
+    target: str
+    source_depth: float
+    target_depth: float
+    word: str
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratedRow:
     """A text that the target model wrote, and how it was judged: `generated.parquet`.
 
@@ -399,7 +423,7 @@ class GeneratedRow:
         target_layer: layer of the target model that was steered.
         arm: what was injected; see `scores.parquet`.
         draw: see `scores.parquet`.
-        strength: in units of the layer's median norm; 0 for `none`.
+        strength: in the unit of `evaluate.scale`; 0 for `none`.
         prompt: text that the model continued.
         text: the continuation, without the prompt.
         scores: names of the scores.

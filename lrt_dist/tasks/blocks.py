@@ -23,6 +23,10 @@ from lrt_dist.store.tables import ShrunkRow, Table
 FOLDS, GROUPS, SHRUNK = "folds.npy", "groups.npy", "shrunk.parquet"
 """What lies beside the moments: fold and group of every row, and rows that are scaled down."""
 
+LEFT_OUT = -1
+"""Stands for the fold and the group of a row that is in no fit: its unit was quarantined, or one of
+the models has no token that ends there."""
+
 Rows = NDArray[np.int64]
 
 
@@ -187,7 +191,9 @@ class _Reader:
     def _rows(self, units: Sequence[int]) -> Rows:
         slices = [self._stores.source.unit_rows(unit) for unit in units]
         ranges = [np.arange(rows.start, rows.stop) for rows in slices]
-        return np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+        rows: Rows = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
+        used: Rows = rows[self._folds[rows] != LEFT_OUT]
+        return used
 
     def _states(self, side: Side, units: Sequence[int]) -> dict[int, torch.Tensor]:
         """States of some units one after the other, layer by layer."""
@@ -209,7 +215,8 @@ class _Reader:
             shrunk = states[places].double() * torch.from_numpy(factors[massive]).unsqueeze(1)
             states[places] = shrunk.to(states.dtype)
             start += span.stop - span.start
-        return states
+        used = np.concatenate([self._folds[store.unit_rows(unit)] for unit in units]) != LEFT_OUT
+        return states if used.all() else states[torch.from_numpy(used)]
 
 
 def load_row_facts(path: Path) -> NDArray[Any]:

@@ -104,7 +104,8 @@ class RowCollector:
         return hidden if self._goes_on else None
 
     def finish(self) -> dict[int, Rows]:
-        """All rows of each layer that the stack holds, once every batch has been run."""
+        """All rows of each layer that the stack holds, once every batch has been run; zeros where
+        no batch had a row."""
         self._put(self._coming)
         self._coming = []
         return {layer: Rows(self._states[layer], self._norms[layer]) for layer in self._states}
@@ -113,8 +114,8 @@ class RowCollector:
         for coming in batch:
             states, layer = coming.states(), coming.layer
             if layer not in self._states:
-                self._states[layer] = torch.empty(self._rows, states.shape[1], dtype=self._dtype)
-                self._norms[layer] = torch.empty(self._rows)
+                self._states[layer] = torch.zeros(self._rows, states.shape[1], dtype=self._dtype)
+                self._norms[layer] = torch.zeros(self._rows)
             self._states[layer][coming.places] = states
             self._norms[layer][coming.places] = coming.norms()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.controls import (
     covariance_directions,
     generator,
@@ -37,8 +38,8 @@ def sampled_rows(path: Path, layer: int) -> torch.Tensor:
 
 
 def random_source_vectors(source: int, width: int, draws: int, seed: int) -> torch.Tensor:
-    """Random vectors of a source layer, not yet mapped, float32 `[draws, d]`."""
-    return random_directions(width, draws, generator(seed, Arm.RANDOM_SOURCE, source))
+    """Random vectors of a source layer, not yet mapped, float32 `[draws, d]`, of length 1."""
+    return _units(random_directions(width, draws, generator(seed, Arm.RANDOM_SOURCE, source)))
 
 
 def permuted_source_vectors(
@@ -51,14 +52,37 @@ def permuted_source_vectors(
     seed: int,
 ) -> torch.Tensor:
     """Vectors of a concept's contrast pairs with permuted labels, not yet mapped, float32
-    `[draws, d]`; at all source layers the same labels.
+    `[draws, d]`, of length 1; at all source layers the same labels.
 
     Args:
         states: file of the source model's contrast states.
     """
     random = generator(seed, Arm.PERMUTED, concept)
     of_layer = ContrastStates.load(states, [source]).of(source)
-    return permuted_vectors(method, parameters, *of_layer, draws, random)
+    return _units(permuted_vectors(method, parameters, *of_layer, draws, random))
+
+
+def mapped_directions(
+    units_ND: torch.Tensor, affine: AffineMap, vector: torch.Tensor, *, bias: bool
+) -> torch.Tensor:
+    """Vectors of the source model through a map, float32 `[N, d]`, of any length.
+
+    Args:
+        units_ND: of length 1. They are mapped as if they were as long as the claim's vector, which
+            matters where a bias is added.
+        vector: the claim's, of the source model, `[d]`.
+        bias: whether the map's bias is added to a mapped vector.
+    """
+    mapped_ND = units_ND @ affine.weight.to(torch.float32)
+    if not bias:
+        return mapped_ND
+    return mapped_ND + affine.bias.to(torch.float32) / float(torch.linalg.vector_norm(vector))
+
+
+def _units(vectors_ND: torch.Tensor) -> torch.Tensor:
+    norms_N1 = torch.linalg.vector_norm(vectors_ND, dim=1, keepdim=True)
+    units_ND: torch.Tensor = vectors_ND / norms_N1.clamp_min(1e-30)
+    return units_ND
 
 
 def transferred_vectors(paths: Mapping[int, Path]) -> dict[int, torch.Tensor]:
@@ -92,10 +116,7 @@ class TargetDraws:
         """
         self._arm, self._target, self._rows, self._seed = arm, target, rows, seed
         self._sources = sorted(vectors)
-        units_SD = torch.stack([vectors[source] for source in self._sources])
-        units_SD = units_SD / torch.linalg.vector_norm(units_SD, dim=1, keepdim=True).clamp_min(
-            1e-30
-        )
+        units_SD = _units(torch.stack([vectors[source] for source in self._sources]))
         w, V = torch.linalg.eigh(units_SD @ units_SD.T)
         self._root_SS = (V * w.clamp_min(0).sqrt()) @ V.T
 

@@ -16,7 +16,7 @@ from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UnitError
 from lrt_dist.models.blocks import BlockStack
 from lrt_dist.plan.units import cut_batches
-from lrt_dist.sites import Side
+from lrt_dist.sites import ABSENT, Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.tasks.collect import RowCollector
 
@@ -113,17 +113,17 @@ class ExtractWork:
         self._began = self._began or time.monotonic()
         segments = [self._segments[i] for i in self._batches[batch]]
         side = self._task.side
+        present = [
+            (number, position, segment.first_row - self._first_row + n)
+            for number, segment in enumerate(segments)
+            for n, position in enumerate(segment.positions[side])
+            if position != ABSENT
+        ]
         return self._collector.step(
             [segment.ids[side] for segment in segments],
             carry,
-            positions=[
-                (n, p) for n, segment in enumerate(segments) for p in segment.positions[side]
-            ],
-            rows=[
-                segment.first_row - self._first_row + n
-                for segment in segments
-                for n in range(len(segment.char_ends))
-            ],
+            positions=[(number, position) for number, position, _ in present],
+            rows=[row for *_, row in present],
         )
 
     def finish(self) -> UnitReceipt:

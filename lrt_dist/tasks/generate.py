@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-from lrt_dist.models.injection import Positions, chosen_positions, inject
+from lrt_dist.models.injection import Parts, Positions, chosen_positions, inject
 from lrt_dist.models.key_values import KeyValues
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.tasks.model_stage import pad
@@ -42,7 +42,9 @@ class Prompt:
     seed: str = ""
 
 
-def steered_tokens(positions: Positions, prompt: int, tokens: int) -> tuple[int, ...]:
+def steered_tokens(
+    positions: Positions, prompt: int, tokens: int, *, special: int
+) -> tuple[int, ...]:
     """Which tokens of a prompt, and of those written after it, are steered.
 
     The prompt's as if it stood alone, and each later one as if it were the last of its text: what
@@ -51,11 +53,12 @@ def steered_tokens(positions: Positions, prompt: int, tokens: int) -> tuple[int,
     Args:
         prompt: tokens of the prompt.
         tokens: tokens that are written.
+        special: special tokens in front of the prompt, which are part of it.
     """
     later = range(prompt, prompt + tokens)
     return (
-        *chosen_positions(positions, prompt, prompt),
-        *(p for p in later if p in chosen_positions(positions, p + 1, prompt)),
+        *chosen_positions(positions, Parts(prompt, prompt, special)),
+        *(p for p in later if p in chosen_positions(positions, Parts(p + 1, prompt, special))),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.linear.fit import weights_without_folds
+from lrt_dist.linear.fit import maps_without_folds
 from lrt_dist.linear.methods import Choice, Method
 from lrt_dist.linear.moments import merge_all
 from lrt_dist.maps.vectors import SteeringVector
@@ -28,6 +28,7 @@ class JackknifeTask:
         folds: their number.
         method: how the map was fitted.
         choice: of λ and rank, that of the map itself.
+        bias: whether the map's bias is added to a mapped vector.
     """
 
     pair: LayerPair
@@ -36,6 +37,7 @@ class JackknifeTask:
     folds: int
     method: Method
     choice: Choice
+    bias: bool
 
 
 def jackknife(task: JackknifeTask) -> dict[str, torch.Tensor]:
@@ -49,7 +51,8 @@ def jackknife(task: JackknifeTask) -> dict[str, torch.Tensor]:
     ]
     vectors = {name: SteeringVector.load(path).values for name, path in task.vectors.items()}
     mapped: dict[str, list[torch.Tensor]] = {name: [] for name in vectors}
-    for weight in weights_without_folds(folds, (x, y), task.method, task.choice):
+    for map in maps_without_folds(folds, (x, y), task.method, task.choice):
+        offset = map.bias if task.bias else 0.0
         for name, vector in vectors.items():
-            mapped[name].append(vector.to(weight) @ weight)
+            mapped[name].append(vector.to(map.weight) @ map.weight + offset)
     return {name: torch.stack(rows) for name, rows in mapped.items()}

@@ -13,6 +13,7 @@ from lrt_dist.config import ScoreConfig
 from lrt_dist.errors import UserError
 from lrt_dist.registry import Registry
 from lrt_dist.tasks import judge, text_scores
+from lrt_dist.tasks.first_tokens import letter_logits, probability, refusal
 from lrt_dist.tasks.scores import ForcedScore, GeneratedScore, Score
 from lrt_dist.tasks.sequences import propensity_sequences
 
@@ -25,8 +26,11 @@ SCORES: Registry[Score | Callable[..., Score]] = Registry(
 sets, and `folder`, if there is one, is where the score may keep what it must not ask for twice."""
 
 SCORES.add("propensity")(ForcedScore(propensity_sequences, "change of log-odds"))
+SCORES.add("letter_logits")(ForcedScore(letter_logits, "change of the logit difference"))
+SCORES.add("probability")(ForcedScore(probability, "change of the probability"))
+SCORES.add("refusal")(ForcedScore(refusal, "change of the refusal's log-odds"))
 SCORES.add("words")(text_scores.words)
-SCORES.add("refusal")(text_scores.refusal)
+SCORES.add("refusal_phrases")(text_scores.refusal_phrases)
 SCORES.add("classifier")(text_scores.classifier)
 SCORES.add("judge")(judge.judge)
 

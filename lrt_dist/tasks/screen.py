@@ -2,7 +2,7 @@
 
 A displacement `α · s · v/‖v‖` of a layer changes an item's score by `α · s · g · v/‖v‖` to first
 order (see `tasks.gradient`), so the mean over items needs the mean gradient alone. *Effect* here is
-that mean at strength 1, in units of the score.
+that mean at strength 1, in units of the score. Controls have the length of the claim.
 
 Each drawn control is searched as the claim is: of all pairs of layers it takes the one at which the
 weaker of the native and its own effect on the development items is largest, and is judged there on
@@ -24,11 +24,12 @@ import torch
 from lrt_dist.effects import cosine
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.controls import heavy_share
-from lrt_dist.maps.vectors import SteeringVector
+from lrt_dist.maps.vectors import SteeringVector, length_at_one
 from lrt_dist.plan.conditions import TARGET_DRAWS, Arm
 from lrt_dist.sites import LayerPair
 from lrt_dist.tasks.control_directions import (
     TargetDraws,
+    mapped_directions,
     permuted_source_vectors,
     random_source_vectors,
     sampled_rows,
@@ -115,6 +116,8 @@ class PairScreen:
         norm_ratio: norm of the transferred vector over that of the native one.
         projection: of the transferred vector on the native one, over the native norm.
         heavy_share: share of the transferred vector's squared norm in its largest 1 % of channels.
+        length, native_length: of what a strength of 1 adds along the transferred and along the
+            native vector.
     """
 
     concept: str
@@ -126,6 +129,8 @@ class PairScreen:
     norm_ratio: float
     projection: float
     heavy_share: float
+    length: float
+    native_length: float
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,8 @@ class MappedTask:
         vectors: the source model's vector of each concept.
         transferred: `{(concept, target layer): file}` to write transferred vectors to.
         gradients: file of mean gradients; None where effects cannot be predicted.
-        scales: length of what a strength of 1 adds, by target layer.
+        scales: see `maps.vectors.length_at_one`, by target layer.
+        bias: whether a map's bias is added to a mapped vector.
         draws: of each drawn control.
         seed: of the draws.
     """
@@ -184,7 +190,8 @@ class MappedTask:
     vectors: dict[str, Path]
     transferred: dict[tuple[str, int], Path]
     gradients: Path | None
-    scales: dict[int, float]
+    scales: Mapping[int, float | None]
+    bias: bool
     draws: int
     seed: int
 
@@ -207,24 +214,25 @@ def screen_mapped(task: MappedTask) -> MappedReceipt:
         pair = LayerPair(task.source, target)
         affine = AffineMap.load(path)
         mismatched = [AffineMap.load(other) for other in mismatched_paths]
-        weight = affine.weight.to(torch.float32)
-        random_mapped_ND = random_ND @ weight
         for concept in task.concepts:
             gradients = None
             if task.gradients is not None:
                 gradients = mean_gradients(task.gradients, concept.name, target)
             scale, native = task.scales[target], concept.effects[target]
-            vector = affine.transfer(vectors[concept.name])
+            original = vectors[concept.name]
+            vector = affine.transfer(original, bias=task.bias)
             vector.save(task.transferred[concept.name, target])
-            others = [m.transfer(vectors[concept.name]).values for m in mismatched]
+            length = length_at_one(vector.values, scale)
+            others = [m.transfer(original, bias=task.bias).values for m in mismatched]
             pairs.append(_compare(concept, pair, vector.values, others, gradients, scale))
             if gradients is None:
                 continue
-            for arm, directions_ND in (
-                (Arm.RANDOM_SOURCE, random_mapped_ND),
-                (Arm.PERMUTED, permuted[concept.name] @ weight),
+            for arm, units_ND in (
+                (Arm.RANDOM_SOURCE, random_ND),
+                (Arm.PERMUTED, permuted[concept.name]),
             ):
-                here = Draws.at(pair, native, *predicted(directions_ND, gradients, scale))
+                directions_ND = mapped_directions(units_ND, affine, original.values, bias=task.bias)
+                here = Draws.at(pair, native, *predicted(directions_ND, gradients, length))
                 keep_better(draws, (concept.name, arm), here)
     return MappedReceipt(tuple(pairs), draws)
 
@@ -239,7 +247,7 @@ class TargetTask:
         concepts: the concepts.
         rows: file with some of the layer's hidden states, see `sampled_rows`.
         gradients: file of mean gradients.
-        scale: length of what a strength of 1 adds.
+        scale: see `maps.vectors.length_at_one`.
         draws: of each drawn control.
         seed: of the draws.
     """
@@ -249,7 +257,7 @@ class TargetTask:
     concepts: tuple[ScreenedConcept, ...]
     rows: Path
     gradients: Path
-    scale: float
+    scale: float | None
     draws: int
     seed: int
 
@@ -263,10 +271,11 @@ def screen_target(task: TargetTask) -> dict[tuple[str, Arm], Draws]:
         name = concept.name
         gradients = mean_gradients(task.gradients, name, task.target)
         vectors = transferred_vectors({s: task.transferred[name, s] for s in sources})
+        lengths_S = torch.tensor([length_at_one(vectors[s], task.scale) for s in sources])
         for arm in TARGET_DRAWS:
             drawn = TargetDraws(arm, task.target, vectors, rows, task.seed)
             effects = [
-                predicted(chunk.flatten(0, 1), gradients, task.scale)
+                predicted(chunk.flatten(0, 1), gradients, lengths_S.repeat(len(chunk)))
                 for chunk in drawn.chunks(task.draws)
             ]
             dev_NS, test_NS = (
@@ -280,17 +289,19 @@ def screen_target(task: TargetTask) -> dict[tuple[str, Arm], Draws]:
 
 
 def predicted(
-    directions_ND: torch.Tensor, gradients: tuple[torch.Tensor, torch.Tensor], scale: float
+    directions_ND: torch.Tensor,
+    gradients: tuple[torch.Tensor, torch.Tensor],
+    length: float | torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Effects at strength 1 on the development and on the test items, float64 `[N]` each.
 
     Args:
         directions_ND: of any length; 0 where one is zero.
         gradients: mean over development items, mean over test items, float32 `[d]`.
-        scale: length of what a strength of 1 adds.
+        length: of what a strength of 1 adds, for all directions or `[N]`.
     """
-    lengths_N = torch.linalg.vector_norm(directions_ND, dim=1).clamp_min(1e-30)
-    dev_N, test_N = (directions_ND @ g.to(directions_ND) / lengths_N * scale for g in gradients)
+    norms_N = torch.linalg.vector_norm(directions_ND, dim=1).clamp_min(1e-30)
+    dev_N, test_N = (directions_ND @ g.to(directions_ND) / norms_N * length for g in gradients)
     return dev_N.to(torch.float64), test_N.to(torch.float64)
 
 
@@ -307,14 +318,15 @@ def _compare(
     vector: torch.Tensor,
     mismatched: Sequence[torch.Tensor],
     gradients: tuple[torch.Tensor, torch.Tensor] | None,
-    scale: float,
+    scale: float | None,
 ) -> PairScreen:
     native = SteeringVector.load(concept.native[pair.target]).values.double()
     exact = vector.double()
     dev = test = math.nan
+    length = length_at_one(exact, scale)
     if gradients is not None:
-        dev, test = (float(e) for e in predicted(exact.unsqueeze(0), gradients, scale))
-    length = float(native.norm())
+        dev, test = (float(e) for e in predicted(exact.unsqueeze(0), gradients, length))
+    native_norm = float(native.norm())
     cosines = [cosine(other, native) for other in mismatched]
     return PairScreen(
         concept=concept.name,
@@ -323,7 +335,9 @@ def _compare(
         test=test,
         cosine=cosine(exact, native),
         cosine_mismatched=sum(cosines) / len(cosines),
-        norm_ratio=float(exact.norm()) / length,
-        projection=float(exact @ native) / length**2,
+        norm_ratio=float(exact.norm()) / native_norm,
+        projection=float(exact @ native) / native_norm**2,
         heavy_share=heavy_share(exact),
+        length=length,
+        native_length=length_at_one(native, scale),
     )

@@ -69,7 +69,7 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
     sequences: list[SteeredSequence] = []
     positive: list[tuple[int, ...]] = []
     negative: list[tuple[int, ...]] = []
-    slots = 0
+    slots, special = 0, tokenizer.special_tokens
     for item in items:
         continuations = []
         for prompt, alternatives, slots_of_item in zip(
@@ -77,8 +77,8 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
         ):
             slots_of_item.append(tuple(range(slots, slots + len(alternatives))))
             slots += len(alternatives)
-            continuations += [_continuation(prompt, text, tokenizer) for text in alternatives]
-        same = _same_reads(continuations)
+            continuations += [continuation(prompt, text, tokenizer) for text in alternatives]
+        same = common_reads(continuations)
         at_prompt: dict[tuple[int, ...], list[Read]] = {}
         for (ids, begin), slot in zip(continuations, (*positive[-1], *negative[-1]), strict=True):
             read = [p for p in range(begin, len(ids)) if p not in same]
@@ -86,12 +86,15 @@ def propensity_sequences(items: Sequence[Item], tokenizer: SiteTokenizer) -> Pro
             if len(ids) - begin == 1:
                 at_prompt.setdefault(ids[:begin], []).extend(reads)
             else:
-                sequences.append(SteeredSequence(ids[:-1], begin, tuple(reads)))
-        sequences += [SteeredSequence(i, len(i), tuple(reads)) for i, reads in at_prompt.items()]
+                sequences.append(SteeredSequence(ids[:-1], begin, tuple(reads), special))
+        sequences += [
+            SteeredSequence(ids, len(ids), tuple(reads), special)
+            for ids, reads in at_prompt.items()
+        ]
     return Propensities(tuple(sequences), slots, tuple(positive), tuple(negative))
 
 
-def _same_reads(continuations: Sequence[tuple[tuple[int, ...], int]]) -> range:
+def common_reads(continuations: Sequence[tuple[tuple[int, ...], int]]) -> range:
     """Positions whose tokens and contexts are the same in all continuations of an item; at least
     one token of each is left to read."""
     shortest = min(len(ids) for ids, _ in continuations)
@@ -115,7 +118,7 @@ def neutral_sequences(
         if count:
             chosen = [candidates[i * len(candidates) // count] for i in range(count)]
             reads = tuple(Read(p - 1, ids[p], len(sequences)) for p in chosen)
-            sequences.append(SteeredSequence(ids, 0, reads))
+            sequences.append(SteeredSequence(ids, 0, reads, special_tokens))
     return tuple(sequences)
 
 
@@ -147,11 +150,12 @@ def contrast_texts(items: Sequence[Item], tokenizer: SiteTokenizer, at: str) -> 
     positions: list[int] = []
     members: tuple[list[tuple[int, ...]], list[tuple[int, ...]]] = ([], [])
     for item in items:
-        reference = tokenizer.encode(item.prompts[1] + item.negative[0])
-        opposite = tokenizer.encode(item.prompts[0] + item.positive[0])
+        whole = item.texts()
+        reference = tokenizer.encode(whole[len(item.positive) or 1])
+        opposite = tokenizer.encode(whole[0])
         for texts, prompt, alternatives, other in zip(
-            members, item.prompts, (item.positive, item.negative), (reference, opposite),
-            strict=True,
+            members, item.prompts, (item.positive or ("",), item.negative or ("",)),
+            (reference, opposite), strict=True,
         ):  # fmt: skip
             texts.append(tuple(range(len(ids), len(ids) + len(alternatives))))
             for text in alternatives:
@@ -163,7 +167,7 @@ def contrast_texts(items: Sequence[Item], tokenizer: SiteTokenizer, at: str) -> 
     return ContrastTexts(tuple(ids), tuple(positions), tuple(members[0]), tuple(members[1]))
 
 
-def _continuation(prompt: str, text: str, tokenizer: SiteTokenizer) -> tuple[tuple[int, ...], int]:
+def continuation(prompt: str, text: str, tokenizer: SiteTokenizer) -> tuple[tuple[int, ...], int]:
     """Ids of prompt + text, and where the continuation begins (at least one token before it).
 
     Raises:

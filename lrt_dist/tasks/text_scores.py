@@ -43,7 +43,7 @@ def words(*, words: Texts) -> GeneratedScore:
 
 
 @validate_call
-def refusal(*, phrases: Texts = REFUSALS) -> GeneratedScore:
+def refusal_phrases(*, phrases: Texts = REFUSALS) -> GeneratedScore:
     """1 for a text that holds a phrase by which refusals are known, else 0.
 
     Args:

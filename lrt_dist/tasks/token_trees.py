@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from lrt_dist.models.blocks import Branches
-from lrt_dist.models.injection import Positions, chosen_positions
+from lrt_dist.models.injection import Parts, Positions, chosen_positions
 from lrt_dist.tasks.model_stage import pad
 
 ROOT = -1
@@ -45,11 +45,18 @@ class SteeredSequence:
         ids: token ids.
         prompt: tokens of the prompt; 0 where the text has none.
         reads: what is read from it.
+        special: special tokens that the tokenizer puts in front.
     """
 
     ids: tuple[int, ...]
     prompt: int
     reads: tuple[Read, ...] = ()
+    special: int = 0
+
+    @property
+    def parts(self) -> Parts:
+        """What its tokens are."""
+        return Parts(len(self.ids), self.prompt, self.special)
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def _merge(sequences: Sequence[SteeredSequence], positions: Positions) -> TokenT
     steered: list[bool] = []
     reads: list[Read] = []
     for sequence in sequences:
-        chosen = set(chosen_positions(positions, len(sequence.ids), sequence.prompt))
+        chosen = set(chosen_positions(positions, sequence.parts))
         path: list[int] = []
         for position, token in enumerate(sequence.ids):
             key = (path[-1] if path else ROOT, token)

@@ -12,11 +12,17 @@ from pathlib import Path
 
 import yaml
 
-from lrt_dist.config import ModelConfig, RunConfig, differing_keys
+from lrt_dist.config import (
+    CorpusConfig,
+    ModelConfig,
+    RunConfig,
+    differing_keys,
+    fingerprint_of,
+)
 from lrt_dist.corpus.readers import corpus_digest
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
-from lrt_dist.files import atomic_write, is_file, is_local
+from lrt_dist.files import atomic_write, is_file, is_local, place
 from lrt_dist.runfile import read_run
 from lrt_dist.sites import Direction, LayerPair, Layers, Side, layers_text
 from lrt_dist.store.lease import LEASE, sole_driver
@@ -69,8 +75,11 @@ class RunFolder:
         return self.config.source if side is Side.SOURCE else self.config.target
 
     def store_url(self, side: Side) -> str:
-        """Where the activation store of a side lies."""
-        return child(self._activations, f"{side}-{slug(self.model(side).model)}.zarr")
+        """Where the activation store of a side's model lies: the same for every run that keeps its
+        stores there, whichever side the model is on."""
+        model = self.model(side)
+        which = fingerprint_of({"model": model.model, "revision": model.revision})
+        return child(self._activations, f"{slug(model.model)}-{which[:8]}.zarr")
 
     def ledger_url(self, side: Side) -> str:
         """Where the ledger of a side lies."""
@@ -100,6 +109,18 @@ class RunFolder:
             ),
         )
 
+    def concept_maps(self, address: str, pair: LayerPair) -> tuple[Path, ...]:
+        """A map of a pair that was fitted on contrast texts, and after it those of mismatched
+        rows."""
+        folder, name = self.out / "maps" / "on-concepts" / address, f"{pair.source}-{pair.target}"
+        return (
+            folder / f"{name}.safetensors",
+            *(
+                folder / "mismatched" / f"{name}-{draw}.safetensors"
+                for draw in range(self.config.fit.mismatched_draws)
+            ),
+        )
+
     def map_table(self, begin: Layers, *, direction: Direction) -> Path:
         """Metrics of all maps from one layer, or from several jointly."""
         return self._maps(direction) / f"{layers_text(begin)}.parquet"
@@ -118,15 +139,20 @@ class RunFolder:
 
     def contrast_states(self, concept: str, side: Side, address: str) -> Path:
         """Hidden states behind a concept's vectors in one model."""
-        return self.out / "states" / f"{concept}-{side}-{address}.safetensors"
+        return self._beside_store(side, "states") / f"{concept}-{address}.safetensors"
 
     def gradients(self, address: str) -> Path:
-        """Gradients of some items' scores, or means of them."""
-        return self.out / "gradients" / f"{address}.safetensors"
+        """Gradients of some items' scores in the target model, or means of them."""
+        return self._beside_store(Side.TARGET, "gradients") / f"{address}.safetensors"
 
     def sampled_rows(self, address: str) -> Path:
         """Some hidden states of every target layer."""
-        return self.out / "states" / f"rows-{address}.safetensors"
+        return self._beside_store(Side.TARGET, "states") / f"rows-{address}.safetensors"
+
+    def _beside_store(self, side: Side, kind: str) -> Path:
+        """A folder for what belongs to a model, whatever run made it: files are named by content,
+        so they serve all runs that keep their stores there."""
+        return place(self.store_url(side).removesuffix(".zarr") + f".{kind}")
 
     @property
     def cells(self) -> Path:
@@ -170,10 +196,10 @@ class RunFolder:
         values = config.dump()
         if is_file(path) and (existing := cls.open(out)).has_activations():
             old = existing.config.dump()
-            if old["corpus"]["paths"] != values["corpus"]["paths"] and (
+            if _moved(existing.config.corpus, config.corpus) and (
                 RowIndex.open(existing.rows).corpus == corpus_digest(config.corpus)
             ):
-                old["corpus"]["paths"] = values["corpus"]["paths"]  # the same files, moved
+                old["corpus"] = values["corpus"]  # the same files
             differing = [
                 line
                 for section in COSTLY
@@ -188,6 +214,11 @@ class RunFolder:
         with atomic_write(path) as partial:
             partial.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         return cls(out, config)
+
+
+def _moved(old: CorpusConfig, new: CorpusConfig) -> bool:
+    """Whether two corpora differ at most in where their files lie."""
+    return old != new and old.without_paths() == new.without_paths()
 
 
 @contextmanager

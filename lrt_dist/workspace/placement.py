@@ -52,7 +52,7 @@ def stage_plans(run: Run, side: Side, *, head: bool, batch_tokens: int) -> list[
     """
     facts, cluster = run.facts[side], run.config.cluster
     size = model_size(facts)
-    last = facts.layers - 1 if head else max(run.layers[side])
+    last = facts.layers - 1 if head else max(run.stored_layers(side))
     number_bytes = NUMBER_BYTES[compute_dtype(run, side)]
     shared = {"last_layer": last, "number_bytes": number_bytes, "batch_tokens": batch_tokens}
     memory = _stage_memory(run)
@@ -147,7 +147,7 @@ def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int, *, extr
         UserError: no node has them.
     """
     extract, facts = run.config.extract, run.facts[side]
-    layers = sum(layer in plan.owned for layer in run.layers[side]) if extracts else 0
+    layers = sum(layer in plan.owned for layer in run.stored_layers(side)) if extracts else 0
     needed = (0 if run.runtime.gpus else plan.bytes) + host_bytes(
         layers,
         extract.rows_per_unit,

@@ -27,8 +27,9 @@ from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Side, Sided
+from lrt_dist.store.ledger import Ledger
 from lrt_dist.tasks.score_choice import make_score, make_text_score
-from lrt_dist.tasks.scores import GeneratedScore, Score
+from lrt_dist.tasks.scores import ForcedScore, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
 
@@ -60,6 +61,17 @@ class Run:
     def layers(self) -> Sided[tuple[int, ...]]:
         """Wanted layers of each model."""
         return Sided.of(lambda side: check_layers(side, self.folder.model(side), self.facts[side]))
+
+    def stored_layers(self, side: Side) -> tuple[int, ...]:
+        """Layers whose hidden states the store of a side's model has: the wanted ones, of both
+        sides where both are one model, and whatever another run that keeps its stores there wanted
+        beside."""
+        url = self.folder.store_url(side)
+        wanted = {
+            layer for one in Side if self.folder.store_url(one) == url for layer in self.layers[one]
+        }
+        held = set(Ledger(self.folder.ledger_url(side)).identity().get("layers", ()))
+        return tuple(sorted(held if wanted <= held else wanted))
 
     @cached_property
     def pairs(self) -> list[LayerPair]:
@@ -156,6 +168,8 @@ class Run:
                 score.prepare()
         if isinstance(self.score, GeneratedScore):
             self._check_prompts()
+        if isinstance(self.score, ForcedScore):
+            self._check_answers()
 
     def _check_prompts(self) -> None:
         """A model can only go on from a prompt, and must write something."""
@@ -172,6 +186,18 @@ class Run:
                     raise UserError(
                         f"concept {name}: an item has no prompt ({item.positive[0]!r}), so "
                         f"evaluate.score {title} has nothing to continue"
+                    )
+
+    def _check_answers(self) -> None:
+        """A forced score compares answers."""
+        title = self.config.evaluate.score.title
+        for name, data in self.concepts.items():
+            for item in (*data.dev, *data.test):
+                if not item.has_answers:
+                    raise UserError(
+                        f"concept {name}: an item has no answers ({item.prompts[0][:80]!r}), so "
+                        f"evaluate.score {title} has nothing to compare; give the concept `items` "
+                        "with answers, or choose a score of generated text"
                     )
 
     @cached_property

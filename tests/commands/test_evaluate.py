@@ -12,12 +12,15 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pytest
+import torch
 import yaml
 from tiny_run import fork, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.config import RunConfig
 from lrt_dist.errors import UserError
+from lrt_dist.maps.affine import AffineMap
+from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.serial import SerialChains
@@ -32,6 +35,7 @@ from lrt_dist.store.tables import (
 )
 from lrt_dist.tasks import model_stage
 
+CONCEPTS = ("owner", "guest")
 TABLES = ("scores", "vectors", "generated", "controls", "agreement", "verdicts")
 
 
@@ -99,7 +103,7 @@ def test_every_arm_is_there(whole: Path) -> None:
     assert set(foreign.column("vector")) == {"guest"}
     assert {row.draw for row in test if row.arm == "mismatched"} == {0, 1, 2}
     controls = Table.read(whole / "controls.parquet", ControlRow)
-    for name in ("owner", "guest"):
+    for name in CONCEPTS:
         drawn = controls.filter(pc.field("concept") == name).column("arm")
         assert {arm: drawn.count(arm) for arm in set(drawn)} == dict.fromkeys(DRAWN, 40)
     compared = Table.read(whole / "agreement.parquet", AgreementRow)
@@ -147,7 +151,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
 ) -> None:
     """Same shapes, machine and threads: equal bits, of tables and of everything kept."""
     out = copied(fitted, tmp_path)
-    kept = ("states", "gradients", "cells", "vectors")
+    kept = ("activations", "cells", "vectors")
     killed = 0
     while not (out / "scores.parquet").exists():
         before = len(files(out, *kept))
@@ -204,17 +208,17 @@ def test_what_is_there_needs_no_model(
 def test_what_is_added_costs_what_is_new(fitted: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    before = files(out, "cells", "gradients", "states")
+    before = files(out, "cells", "activations")
     run_file = yaml_with_concept(fitted, tmp_path)
     scores = evaluated(out, load_run(run_file))
-    after = files(out, "cells", "gradients", "states")
+    after = files(out, "cells", "activations")
     kept = [name for name in before if not name.endswith(".parquet") or name.startswith("cells")]
     assert all(after[name] == before[name] for name in kept)
     assert set(scores.column("concept")) == {"owner", "guest", "dog"}
     added = {name for name in after if name not in before}
     # New are the third concept's own files, and its vector on the items of the other two.
-    assert sum(name.startswith("states/") for name in added) == 2
-    assert sum(name.startswith("gradients/") for name in added) == 2 + 1  # dev, test and means
+    assert sum(".states/" in name for name in added) == 2
+    assert sum(".gradients/" in name for name in added) == 2 + 1  # dev, test and means
     old = Table.read(whole / "scores.parquet", ScoreRow)
     rows = {row for row in scores if row.vector != "dog" and row.concept != "dog"}
     assert set(old) <= rows
@@ -278,6 +282,43 @@ def test_strengths_may_be_lengths(fitted: Path, whole: Path, tmp_path: Path) -> 
     for compared in Table.read(out / "agreement.parquet", AgreementRow):
         if compared.arm == Arm.NATIVE:
             assert compared.measured == pytest.approx(compared.predicted, rel=0.1)
+
+
+def test_raw_vectors_are_added_as_they_are(fitted: Path, tmp_path: Path) -> None:
+    """What is steered is what was predicted, to a tenth, at the lengths of the saved vectors; here
+    mapped with the bias."""
+    out = copied(fitted, tmp_path)
+    settings = ["evaluate.scale=raw", "evaluate.strengths=[-0.05, 0.05]", "evaluate.map_bias=true"]
+    evaluated(out, load_run(fitted, settings))
+    for row in Table.read(out / "vectors.parquet", VectorRow):
+        name = f"{row.concept}-transferred-{row.source_layer}-{row.target_layer}"
+        for path, length in (
+            (name, row.length),
+            (f"{row.concept}-target-{row.target_layer}", row.native_length),
+        ):
+            saved = SteeringVector.load(out / f"vectors/{path}.safetensors").values
+            assert length == pytest.approx(0.05 * float(saved.norm()), rel=1e-5)
+        affine = AffineMap.load(out / f"maps/{row.source_layer}-{row.target_layer}.safetensors")
+        vectors = (f"{row.concept}-source-{row.source_layer}", name)
+        original, mapped = (
+            SteeringVector.load(out / f"vectors/{path}.safetensors").values for path in vectors
+        )
+        torch.testing.assert_close(mapped, affine.map_points(original))
+    for compared in Table.read(out / "agreement.parquet", AgreementRow):
+        if compared.arm in (Arm.NATIVE, Arm.TRANSFERRED):
+            assert compared.measured == pytest.approx(compared.predicted, rel=0.1)
+
+
+def test_equalised_vectors_have_the_mean_length_of_all_concepts(
+    fitted: Path, tmp_path: Path
+) -> None:
+    out = copied(fitted, tmp_path)
+    strengths = "evaluate.strengths=[-0.05, 0.05]"
+    evaluated(out, load_run(fitted, ["evaluate.scale=equalised", strengths]))
+    for row in Table.read(out / "vectors.parquet", VectorRow):
+        paths = [out / f"vectors/{c}-target-{row.target_layer}.safetensors" for c in CONCEPTS]
+        norms = [float(SteeringVector.load(path).values.norm()) for path in paths]
+        assert row.length == row.native_length == pytest.approx(0.05 * sum(norms) / 2, rel=1e-5)
 
 
 def test_many_layers_make_no_long_names(fitted: Path, whole: Path) -> None:

@@ -69,12 +69,12 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_arm_writes_and_is_judged(fitted: Path, tmp_path: Path) -> None:
     letters = {"method": "words", "words": ["the", "a", "of"], "name": "articles"}
-    rows = evaluated(prepared(fitted, tmp_path, letters, "refusal"))  # type: ignore[arg-type]
+    rows = evaluated(prepared(fitted, tmp_path, letters, "refusal_phrases"))  # type: ignore[arg-type]
     assert len(rows) == TEXTS
     assert Counter(row.arm for row in rows) == {
         Arm.NONE: 4, Arm.NATIVE: 8, Arm.TRANSFERRED: 8, Arm.RANDOM: 8,
     }  # fmt: skip
-    assert {row.scores for row in rows} == {("articles", "refusal")}
+    assert {row.scores for row in rows} == {("articles", "refusal_phrases")}
     for row in rows:
         words = row.text.lower().split()
         if all(word.isalpha() for word in words):
@@ -98,7 +98,7 @@ def test_what_is_written_needs_no_model_again(
     fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another score judges the texts that are there."""
-    run_file = prepared(fitted, tmp_path, "refusal")  # type: ignore[arg-type]
+    run_file = prepared(fitted, tmp_path, "refusal_phrases")  # type: ignore[arg-type]
     before = evaluated(run_file)
     values = yaml.safe_load(run_file.read_text())
     values["evaluate"]["generate"]["scores"] = [{"method": "words", "words": ["the"]}]
@@ -237,7 +237,7 @@ def test_the_plan_counts_texts_and_calls(
     fitted: Path, tmp_path: Path, lrt_dist: Callable[..., tuple[int, str]]
 ) -> None:
     with judge_server() as server:
-        run_file = prepared(fitted, tmp_path, judge(server.url), "refusal")  # type: ignore[arg-type]
+        run_file = prepared(fitted, tmp_path, judge(server.url), "refusal_phrases")  # type: ignore[arg-type]
         code, printed = lrt_dist("plan", str(run_file))
         assert code == 0, printed
         assert f"{TEXTS} texts written, {TEXTS} judged by warmth;" in printed
@@ -248,8 +248,11 @@ def test_the_plan_counts_texts_and_calls(
     ("generate", "message"),
     [
         ({"samples": 2, "temperature": 0}, "2 samples without a temperature are all the same"),
-        ({"tokens": 0, "scores": ["refusal"]}, "there are scores, but tokens: 0"),
-        ({"scores": ["refusal", "refusal"]}, "two scores are called 'refusal'"),
+        ({"tokens": 0, "scores": ["refusal_phrases"]}, "there are scores, but tokens: 0"),
+        (
+            {"scores": ["refusal_phrases"] * 2},
+            "two scores are called 'refusal_phrases'",
+        ),
         ({"scores": ["propensity"]}, "propensity is a score of given texts"),
         ({"scores": ["judgement"]}, "did you mean 'judge'"),
     ],

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_models import save_model
+from tiny_models import documentation, save_model
 
 from lrt_dist import api
 from lrt_dist.commands.extract import extract_side
@@ -20,6 +22,7 @@ from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.models.identity import file_digest, tokenizer_digest, weights_digest
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import Done
+from lrt_dist.runtime.log import read_log
 from lrt_dist.sites import Side
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.tasks.extract import ExtractTask, UnitReceipt
@@ -100,6 +103,31 @@ def test_a_corpus_may_be_moved_but_not_changed(write_run: WriteRun, tmp_path: Pa
         extracted(run_file, tmp_path / "out", f"corpus.paths=[{moved}]")
 
 
+def test_a_mixture_may_be_moved_but_not_weighed_anew(write_run: WriteRun, tmp_path: Path) -> None:
+    documents = [*map(json.dumps, ({"text": text} for text in documentation()))]
+
+    def corpus(folder: Path, weight: float = 1) -> dict[str, Any]:
+        parts = []
+        for number in (0, 1):
+            path = folder / f"part{number}" / "t.jsonl"
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_text("\n".join(documents[number::2]))
+            parts.append({"paths": [str(path)], "weight": weight if number else 1})
+        return {"mixture": parts, "max_tokens": 48}
+
+    out = tmp_path / "out"
+    before = extracted(write_run(corpus=corpus(tmp_path / "a")), out).rows.read_bytes()
+    shutil.rmtree(tmp_path / "a")
+    moved = extracted(write_run(corpus=corpus(tmp_path / "b")), out)
+    assert moved.rows.read_bytes() == before
+    notes = [event["message"] for event in read_log(moved.log) if event["event"] == "corpus"]
+    (note,) = notes
+    assert re.search(r"part0/t\.jsonl: \d documents with (4\d|5\d)\.\d% of the characters; ", note)
+    assert re.search(r"; it ended with .*part\d/t\.jsonl$", note)
+    with pytest.raises(UserError, match=r"belongs to another run:\n  corpus\.mixture: "):
+        extracted(write_run(corpus=corpus(tmp_path / "b", weight=2)), out)
+
+
 @pytest.mark.parametrize("command", [api.fit, api.evaluate])
 @pytest.mark.fault(
     "norms are deleted",
@@ -133,7 +161,7 @@ def test_a_row_index_of_other_rows_is_refused(write_run: WriteRun, tmp_path: Pat
     folder = extracted(run_file, tmp_path / "out")
     other = extracted(run_file, tmp_path / "other", "sites.seed=1")
     shutil.copy(other.rows, folder.rows)
-    digest = RowIndex.open(other.rows).digest
+    digest = RowIndex.open(other.rows).digests.source
     with (
         api.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run,
         pytest.raises(UserError, match=f"is the row index {digest}, but the hidden states of"),

@@ -30,7 +30,7 @@ def test_what_init_writes_can_be_indexed_and_planned(
     run = load_run(folder / "RUN.yaml")
     assert run.source.layers == (1, 2)  # of 4
     assert run.target.layers == (1, 2)  # of 3
-    assert Path(run.concepts[0].data) == folder / "concepts" / "sentiment.jsonl"
+    assert run.concepts[0].data.file == str(folder / "concepts" / "sentiment.jsonl")
     with api.open_run(folder / "out", load_run(folder / "RUN.yaml", ["fit.folds=2"])) as live:
         assert api.index(live).documents > 10
     assert lrt_dist("plan", str(folder / "RUN.yaml"), "--set", "cluster.address=serial")[0] == 0

@@ -140,7 +140,8 @@ def test_a_damaged_chunk_is_named_dropped_and_redone(
     run_file, expected = reference
     out = tmp_path / "damaged"
     shutil.copytree(run_file.parent / "whole", out)
-    damage(out / "activations/target-tiny-gemma.zarr/layers/1/c/2/0")
+    (store,) = out.glob("activations/tiny-gemma-*.zarr")
+    damage(store / "layers/1/c/2/0")
     code, text = lrt_dist("verify", str(out))
     assert code == 1, text
     assert "target, unit 2: layers/1" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,35 @@ def test_a_split_of_one_letter_is_refused(write_run: WriteRun, tmp_path: Path) -
         index(run_file, tmp_path / "out")
     swapping = concept(tmp_path, [choice(n, "A") for n in range(16)], swap_letters=True)
     index(write_run(concepts=swapping), tmp_path / "out")
+
+
+def test_classes_make_a_vector_and_open_questions_a_generated_score(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    """Of a forced score they are refused, since there is nothing to compare."""
+    classes = {
+        "positive": [f"Guest {n} laughed." for n in range(6)],
+        "negative": [f"Guest {n} wept all day." for n in range(9)],
+    }
+    open_questions = [{"question": f"How was number {n}?"} for n in range(8)]
+    for name, content in {**classes, "open": open_questions}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    data = {side: str(tmp_path / f"{side}.json") for side in classes}
+    concepts = [{"name": "mood", "data": data, "items": str(tmp_path / "open.json")}]
+    run_file = write_run(concepts=concepts)
+    told = (
+        r"concept mood: an item has no answers \('How was number \d\?'\), so evaluate\.score prop"
+    )
+    with pytest.raises(UserError, match=told):
+        index(run_file, tmp_path / "out")
+    generated = load_run(run_file, ["evaluate.score=my_lab:VOWELS"])
+    results = lrt_dist.run(generated, out=tmp_path / "out")
+    sizes = Counter(row.split for row in results.items)
+    assert sizes == {"vector": 6, "dev": 4, "test": 4}
+    assert all(not row.positive for row in results.items if row.split == "test")
+    assert {row.item for row in results.scores if row.split == "test"} == set(range(4))
+    page = results.report.read_text("utf-8")
+    assert "Concept mood: one of its two classes has 3 texts more than the other" in page
 
 
 def long_choice(n: int, letter: str) -> dict[str, str]:

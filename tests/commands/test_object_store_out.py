@@ -32,7 +32,7 @@ CommandLine = Callable[..., tuple[int, str]]
 BUCKET = "runs"
 WAITS_FOR = (
     "rows.parquet",
-    "source-tiny-llama.ledger/unit-00000001.json",
+    ".ledger/unit-00000001.json",
     "fits.parquet",
     "cells/",
 )

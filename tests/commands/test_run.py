@@ -398,7 +398,11 @@ def test_run_is_every_step_and_gives_the_tables(
     }
     assert [fit.source_layers for fit in results.joint] == [(1, 2), (1, 2)]
     assert {row.split for row in results.scores} == {"dev", "test", "neutral"}
-    assert {row.arm for row in results.scores} == set(Arm) - {Arm.FOREIGN, Arm.IDENTITY}
+    assert {row.arm for row in results.scores} == set(Arm) - {
+        Arm.FOREIGN,
+        Arm.CONCEPT_MAP,
+        Arm.IDENTITY,
+    }
     assert len(results.vectors) == 4
     assert sum(row.chosen for row in results.vectors) == 1
     assert len(results.generated) == 7

@@ -68,7 +68,7 @@ def test_what_the_run_names_by_relative_paths_goes_along(
     }
     run, folder = sent["run"], sent["folder"]
     assert run.corpus.paths == (f"{folder}/runs/text/*.txt", "/shared/corpus/*.txt")
-    assert run.concepts[0].data == f"{folder}/concepts/mood.jsonl"
+    assert run.concepts[0].data.file == f"{folder}/concepts/mood.jsonl"
     assert run.target.model == "/shared/models/large"
     assert run.fit.folds == 3
 
@@ -88,6 +88,21 @@ def test_what_cannot_go_along_is_refused(
     with pytest.raises(UserError, match=message):
         submit(run_file, "http://head:8265", "s3://bucket/run", changes, {})
     assert not sent
+
+
+def test_files_of_classes_and_of_a_mixture_go_along(run_file: Path, sent: dict[str, Any]) -> None:
+    parts = "{paths: [text/a.*], weight: 1}, {paths: ['text/*.txt', /shared/b.txt], weight: 2}"
+    classes = "{positive: ../concepts/mood.jsonl, negative: [../concepts/other, /shared/c.json]}"
+    changes = [f"corpus={{mixture: [{parts}]}}", f"concepts=[{{name: mood, data: {classes}}}]"]
+    submit(run_file, "http://head:8265", "s3://bucket/run", changes, {})
+    assert {"runs/text/a.txt", "runs/text/b.txt", "concepts/other"} < sent["files"].keys()
+    run, folder = sent["run"], sent["folder"]
+    assert [part.paths for part in run.corpus.mixture] == [
+        (f"{folder}/runs/text/a.*",),
+        (f"{folder}/runs/text/*.txt", "/shared/b.txt"),
+    ]
+    assert run.concepts[0].data.positive == (f"{folder}/concepts/mood.jsonl",)
+    assert run.concepts[0].data.negative == (f"{folder}/concepts/other", "/shared/c.json")
 
 
 def test_names_are_no_patterns(run_file: Path, sent: dict[str, Any]) -> None:

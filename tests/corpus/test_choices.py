@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lrt_dist.config import DataConfig
 from lrt_dist.corpus.choices import answer_letter, choices, question_of, swapped
-from lrt_dist.corpus.contrast import Item, read_items
+from lrt_dist.corpus.contrast import Item
+from lrt_dist.corpus.items import read_items
 from lrt_dist.errors import UserError
 
 FORMS = {
@@ -95,7 +97,7 @@ def caa(question: str, positive: str = "(A)") -> str:
 def test_three_choices_are_left_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
     path.write_text(caa("Which?\n(A) x\n(B) y\n(C) z") + "\n" + caa("Which?\n(A) x\n(B) y"))
-    read = read_items(path, swap_letters=True)
+    read = read_items(DataConfig(file=str(path)), swap_letters=True).items
     assert [i.positive for i in read] == [("\n(A)",), ("\n(A)",), ("\n(B)",)]
     assert read[2].prompts[0] == "Which?\n(A) y\n(B) x"
 
@@ -109,4 +111,4 @@ def test_letters_that_are_not_there_cannot_be_swapped(
     path = tmp_path / "d.jsonl"
     path.write_text(caa("Which?\n(A) x\n(B) y") + "\n" + caa(question, positive))
     with pytest.raises(UserError, match=r"line 2: swap_letters is on, .*not multiple choice"):
-        read_items(path, swap_letters=True)
+        read_items(DataConfig(file=str(path)), swap_letters=True)

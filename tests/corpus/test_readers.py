@@ -211,23 +211,28 @@ def test_a_dataset_without_the_package_names_the_extra(monkeypatch: pytest.Monke
         list(read_documents(CorpusConfig(dataset="org/name:train")))
 
 
-@pytest.mark.parametrize(
-    ("dataset", "name", "split"), [("org/n:test", "org/n", "test"), ("org/n", "org/n", "train")]
-)
-def test_a_dataset_is_streamed(
-    monkeypatch: pytest.MonkeyPatch, dataset: str, name: str, split: str
-) -> None:
-    datasets = pytest.importorskip("datasets")
-    calls: list[Any] = []
-
-    def load_dataset(*args: Any, **options: Any) -> Any:
-        calls.append((args, options))
-        return iter([{"text": "a"}, {"text": " "}, {"text": "b"}, {"body": "c"}])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    documents = read_documents(CorpusConfig(dataset=dataset))
-    assert next(documents) == Document(f"{dataset}#0", "a")
-    assert next(documents) == Document(f"{dataset}#2", "b")
-    with pytest.raises(UserError, match=rf"dataset {dataset}, row 3: .*it has: body"):
-        next(documents)
-    assert calls == [((name,), {"split": split, "streaming": True})]
+def test_a_dataset_is_streamed(tmp_path: Path) -> None:
+    """With a split, and with a configuration, of a dataset that lies here."""
+    pytest.importorskip("datasets")
+    pq.write_table(pa.table({"text": ["a", " ", "b"]}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"body": ["c"]}), tmp_path / "other.parquet")
+    for dataset in (str(tmp_path), f"{tmp_path}:train"):
+        documents = list(read_documents(CorpusConfig(dataset=dataset)))
+        assert documents == [Document(f"{dataset}#0", "a"), Document(f"{dataset}#2", "b")]
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: one, data_files: train.parquet}\n"
+        "- {config_name: two, data_files: [{split: test, path: other.parquet}]}\n---\n"
+    )
+    dataset = f"{tmp_path}:two:test"
+    config = CorpusConfig(dataset=dataset, text_field="body")
+    assert [d.text for d in read_documents(config)] == ["c"]
+    with pytest.raises(UserError, match=rf"dataset {dataset}, row 0: .*it has: body"):
+        list(read_documents(CorpusConfig(dataset=dataset)))
+    for wrong, told in (
+        (f"{tmp_path}:train", "cannot be loaded: Config name is missing"),
+        (f"{tmp_path}:two:train", "cannot be loaded: "),
+        (f"{tmp_path}:a:b:c", "write NAME, NAME:SPLIT or NAME:CONFIG:SPLIT"),
+        (str(tmp_path / "none"), "cannot be loaded: "),
+    ):
+        with pytest.raises(UserError, match=told):
+            list(read_documents(CorpusConfig(dataset=wrong)))

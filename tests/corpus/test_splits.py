@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from lrt_dist.config import ConceptConfig
+from lrt_dist.config import ConceptConfig, DataConfig
 from lrt_dist.corpus.confounds import check_letters, concept_warnings
-from lrt_dist.corpus.contrast import Item, read_items
+from lrt_dist.corpus.contrast import Item
+from lrt_dist.corpus.items import read_items
 from lrt_dist.corpus.splits import SPLITS, ConceptData, load_concept
 from lrt_dist.errors import UserError
 
@@ -50,7 +51,7 @@ def of_period_four(count: int) -> list[dict[str, str]]:
 
 
 def load(data: str, **config: Any) -> ConceptData:
-    return load_concept(ConceptConfig(name="c", data=data, **config))
+    return load_concept(ConceptConfig.model_validate({"name": "c", "data": data, **config}))
 
 
 def letters(items: tuple[Item, ...]) -> Counter[str]:
@@ -60,7 +61,7 @@ def letters(items: tuple[Item, ...]) -> Counter[str]:
 def test_answers_of_period_four_are_balanced_in_every_split(tmp_path: Path) -> None:
     """Where a split by lines gives all of one letter to the one and of the other to the other."""
     path = write(tmp_path, of_period_four(200))
-    evaluated = read_items(Path(path))[1::2]
+    evaluated = read_items(DataConfig(file=path)).items[1::2]
     by_lines = [letters(tuple(evaluated[begin::2])) for begin in (0, 1)]
     assert by_lines == [{"B": 50}, {"A": 50}]  # the control
     data = load(path)
@@ -89,7 +90,7 @@ def test_every_split_has_its_share_of_every_kind_of_answer(
     def kinds_of(items: Any) -> Counter[tuple[str, str]]:
         return Counter((item.letter, item.says) for item in items)
 
-    everything = kinds_of(read_items(Path(path)))
+    everything = kinds_of(read_items(DataConfig(file=path)).items)
     for name, items in data.splits().items():
         share = {"vector": 0.5, "dev": 0.25, "test": 0.25}[name]
         for kind, count in kinds_of(items).items():
@@ -179,9 +180,9 @@ def test_numbers_are_kept_and_shares_divide_the_rest(
 def test_with_items_all_data_make_the_vector_unless_it_has_a_number(tmp_path: Path) -> None:
     data, items = numbered(tmp_path, 30), numbered(tmp_path, 40, "i")
     whole = load(data, items=items)
-    assert set(whole.vector) == set(read_items(Path(data)))
+    assert set(whole.vector) == set(read_items(DataConfig(file=data)).items)
     assert (len(whole.dev), len(whole.test)) == (20, 20)
-    assert set(whole.dev + whole.test) == set(read_items(Path(items)))
+    assert set(whole.dev + whole.test) == set(read_items(DataConfig(file=items)).items)
     fewer = load(data, items=items, split={"vector": 7, "dev": 4})
     assert [len(split) for split in fewer.splits().values()] == [7, 4, 36]
     assert set(fewer.vector) < set(whole.vector)

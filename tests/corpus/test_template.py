@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lrt_dist.config import TemplateConfig
-from lrt_dist.corpus.contrast import read_items
+from lrt_dist.config import DataConfig, TemplateConfig
+from lrt_dist.corpus.items import read_items
 from lrt_dist.errors import UserError
 
 
@@ -35,7 +35,7 @@ def caa(prompt: str, answer: str) -> dict[str, Any]:
 def text(folder: Path, record: dict[str, Any], **template: Any) -> str:
     path = folder / "d.json"
     path.write_text(json.dumps([record]))
-    (item,) = read_items(path, TemplateConfig(**template))
+    (item,) = read_items(DataConfig(file=str(path)), TemplateConfig(**template)).items
     return item.texts()[0]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lrt_dist.config import ConceptConfig
+from lrt_dist.config import ConceptConfig, DataConfig
 from lrt_dist.corpus.splits import load_concept
 from lrt_dist.demo import run as demo
 from lrt_dist.demo.text import python_documentation
@@ -60,8 +60,8 @@ def test_every_concept_splits_and_stays_out_of_the_corpus(
     folder = files("lrt_dist") / "demo" / "concepts"
     config = ConceptConfig(
         name=name,
-        data=str(folder / f"{name}.pairs.jsonl"),
-        items=str(folder / f"{name}.items.jsonl"),
+        data=DataConfig(file=str(folder / f"{name}.pairs.jsonl")),
+        items=DataConfig(file=str(folder / f"{name}.items.jsonl")),
     )
     data = load_concept(config)
     assert len(data.vector) >= 40

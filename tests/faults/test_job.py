@@ -41,6 +41,8 @@ VARIABLES = (
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # On a cluster's nodes the package is installed, so its script is found.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     with s3_bucket(BUCKET) as url:
         yield url
 

@@ -10,7 +10,14 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from tiny_moments import moments_of
 
 from lrt_dist.errors import UserError
-from lrt_dist.linear.fit import RIDGE_RATIOS, PairFit, SourceFit, mismatched, wanted_moments
+from lrt_dist.linear.fit import (
+    RIDGE_RATIOS,
+    PairFit,
+    SourceFit,
+    maps_without_folds,
+    mismatched,
+    wanted_moments,
+)
 from lrt_dist.linear.methods import AFFINE, FIT_METHODS, Choice, solution
 from lrt_dist.linear.moments import Moments, merge_all
 from lrt_dist.linear.ridge import Spectrum, Split, SplitTarget
@@ -352,3 +359,17 @@ def test_unknown_methods_and_too_few_folds_are_refused() -> None:
         FIT_METHODS.find("affin")
     with pytest.raises(ValueError, match="needs two folds, got 1"):
         SourceFit(moments(x, y, fold)[:1], "x")
+
+
+def test_maps_without_a_fold_are_fits_to_the_other_rows() -> None:
+    """Ridge by scikit-learn, bias included: to rounding, 1e-8."""
+    x, y, fold = rows()
+    penalty = 3.0
+    choice = Choice(penalty, relative=False)
+    found = list(maps_without_folds(moments(x, y, fold), ("x", "y"), AFFINE, choice))
+    assert len(found) == FOLDS
+    for number, fitted_map in enumerate(found):
+        others = fold != number
+        expected = Ridge(alpha=penalty).fit(x[others], y[others])
+        np.testing.assert_allclose(fitted_map.weight.numpy(), expected.coef_.T, atol=1e-8)
+        np.testing.assert_allclose(fitted_map.bias.numpy(), expected.intercept_, atol=1e-8)

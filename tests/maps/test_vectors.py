@@ -188,7 +188,7 @@ def test_a_displacement_is_as_long_as_its_strength_says() -> None:
 
 @pytest.mark.parametrize("norm", [8.5, None])
 def test_a_transferred_vector_lives_where_the_map_ends(norm: float | None) -> None:
-    """Small whole numbers: exact. The bias plays no part."""
+    """Small whole numbers: exact. The bias plays no part unless it is asked for."""
     affine = map_from(("a/small", 3), norms=Sided(2.0, norm))
     moved = affine.transfer(vector())
     assert moved.values.tolist() == [3.0, 2.0]
@@ -196,6 +196,9 @@ def test_a_transferred_vector_lives_where_the_map_ends(norm: float | None) -> No
     assert (moved.model, moved.layer, moved.norm) == ("b/large", 7, norm)
     assert (moved.concept, moved.pairs) == ("mood", 12)
     assert moved.method == "pca, transferred from a/small layer 3"
+    with_bias = affine.transfer(vector(), bias=True)
+    assert torch.equal(with_bias.values, moved.values + affine.bias)
+    assert with_bias.method == f"{moved.method} with bias"
 
 
 @pytest.mark.parametrize(

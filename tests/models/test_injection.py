@@ -15,7 +15,7 @@ import lrt_dist
 from lrt_dist.errors import UserError
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.models.anatomy import find_blocks
-from lrt_dist.models.injection import POSITIONS, Positions, chosen_positions, inject
+from lrt_dist.models.injection import POSITIONS, Parts, Positions, chosen_positions, inject
 
 WIDTH = 16
 FAMILIES: dict[str, Callable[[], Any]] = {
@@ -193,22 +193,26 @@ def test_a_model_without_one_list_of_blocks_is_refused(
     assert no_hooks(model)
 
 
-def every_other(tokens: int, prompt: int) -> range:
+def every_other(parts: Parts) -> range:
     """A choice of somebody's own."""
-    return range(prompt, tokens, 2)
+    return range(parts.prompt, parts.tokens, 2)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("all", [[0, 1, 2, 3, 4], [0, 1]]),
+        ("all_but_special", [[1, 2, 3, 4], [0, 1]]),
+        ("from_prompt_end", [[2, 3, 4], [0, 1]]),
         ("last", [[2], [0]]),
+        ("answer", [[3, 4], [1]]),
         ("own", [[3], [1]]),
     ],
 )
 def test_positions_are_chosen_in_each_sequence(name: str, expected: list[list[int]]) -> None:
     positions = Positions(every_other) if name == "own" else POSITIONS.find(name)
-    assert [list(chosen_positions(positions, *lengths)) for lengths in ((5, 3), (2, 1))] == expected
+    sequences = (Parts(5, prompt=3, special=1), Parts(2, prompt=1, special=0))
+    assert [list(chosen_positions(positions, parts)) for parts in sequences] == expected
 
 
 def test_a_displacement_is_added_where_the_mask_is() -> None:

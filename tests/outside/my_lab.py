@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.linear.methods import Method
-from lrt_dist.models.injection import Positions
+from lrt_dist.models.injection import Parts, Positions
 from lrt_dist.report.results import Results
 from lrt_dist.tasks.scores import GeneratedScore
 
@@ -34,12 +34,12 @@ SCALED_RIDGE = Method(scaled_ridge, penalised=True)
 
 
 # (c) a choice of positions: the first half of the prompt
-def first_half(tokens: int, prompt: int) -> range:
-    return range(max(1, prompt // 2))
+def first_half(parts: Parts) -> range:
+    return range(max(1, parts.prompt // 2))
 
 
-def beyond(tokens: int, prompt: int) -> range:
-    return range(tokens, tokens + 1)
+def beyond(parts: Parts) -> range:
+    return range(parts.tokens, parts.tokens + 1)
 
 
 FIRST_HALF = Positions(first_half, needs_prompt=True)

@@ -23,7 +23,10 @@ from lrt_dist.store.tables import (
 )
 
 STRENGTHS = (-0.1, -0.05, 0.05, 0.1)
-SOURCE_ARMS = {Arm.TRANSFERRED, Arm.MISMATCHED, Arm.FOREIGN, Arm.IDENTITY, *DRAWN}
+SOURCE_ARMS = {
+    *(Arm.TRANSFERRED, Arm.MISMATCHED, Arm.FOREIGN, Arm.CONCEPT_MAP, Arm.IDENTITY),
+    *DRAWN,
+}
 """Arms that depend on the source layer."""
 
 
@@ -41,7 +44,8 @@ def score_rows(
 ) -> list[ScoreRow]:
     """Propensity = item's own + share x gain x strength (+ noise), for each (arm, draw).
 
-    `others` names the concepts whose vectors the draws of the foreign arm inject.
+    `others` names the concepts whose vectors the draws of the foreign arm inject, and on whose
+    texts maps were fitted.
     """
     rng = random.Random(f"{concept} {pair} {split}")
     rows = []
@@ -63,7 +67,7 @@ def score_rows(
                 arm=arm,
                 source_layer=pair.source if arm in SOURCE_ARMS else NO_LAYER,
                 draw=draw,
-                vector=others[draw] if arm is Arm.FOREIGN else concept,
+                vector=others[draw] if arm in (Arm.FOREIGN, Arm.CONCEPT_MAP) else concept,
                 strength=strength,
                 metric="propensity",
                 value=value,
@@ -159,6 +163,7 @@ def vector_row(concept: str, pair: LayerPair, **changed: Any) -> VectorRow:
         "chosen": False,
         "strength": 0.05,
         "length": 3.1,
+        "native_length": 3.1,
         "pairs": 96,
         "overlap": False,
     }

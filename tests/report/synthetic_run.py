@@ -91,6 +91,7 @@ SHARES = {
     (Arm.FOREIGN, 2): -0.12,
     (Arm.MISMATCHED, 0): -0.02,
     (Arm.MISMATCHED, 1): 0.03,
+    (Arm.CONCEPT_MAP, 0): 0.4,
     (Arm.MEAN, 0): 0.08,
     (Arm.IDENTITY, 0): 0.17,
 }

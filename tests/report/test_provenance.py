@@ -26,7 +26,7 @@ def test_the_page_says_what_the_results_were_made_from(
         page = run.folder.report.read_text("utf-8")
         evaluation = run.folder.verdicts.read_bytes()
     rows = provenance_of(page)
-    concept = hashlib.sha256(Path(config.concepts[0].data).read_bytes()).hexdigest()
+    concept = hashlib.sha256(Path(config.concepts[0].data.files[0]).read_bytes()).hexdigest()
     assert rows["Command"] == "from Python"
     assert f"torch {torch.__version__}" in rows["Libraries here"]
     assert f"numpy {numpy.__version__}" in rows["Libraries here"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from browser import needs_browser, seen_in_browser
 from synthetic_rows import fit_row, generated_row, joint_row
 from synthetic_run import CONFIG, exact_run, realistic_run, save_run
 
@@ -193,41 +192,7 @@ def rows_by_layer(results):
     assert "for programmers" not in page
 
 
-CHROMIUM = next(
-    (
-        path
-        for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-        if (path := shutil.which(name))
-    ),
-    None,
-)
-CHROMIUM_OPTIONS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-sync", "--disable-background-networking", "--disable-component-update"),
-    "--virtual-time-budget=2000",
-]
-
-# A frame has exactly the width it is given; a browser's window has its own idea of a minimum.
-HARNESS = """<!doctype html><body>
-<iframe id="frame" style="border:0;width:{width}px;height:2000px" srcdoc="{page}"></iframe>
-<pre id="seen"></pre><script>
-document.getElementById("frame").addEventListener("load", (event) => {{
-  const inside = event.target.contentDocument, root = inside.documentElement;
-  inside.querySelectorAll("details").forEach((one) => {{ one.open = true; }});
-  const scroll = [...inside.querySelectorAll(".scroll")].map((one) => one.scrollWidth);
-  const rows = [...inside.querySelectorAll(".heat tbody tr")];
-  const text = [...inside.querySelectorAll("svg text")].map((one) => one.getBoundingClientRect());
-  document.getElementById("seen").textContent = [
-    "seen", event.target.contentWindow.innerWidth, root.scrollWidth, Math.max(0, ...scroll),
-    Math.round(Math.min(...text.map((box) => box.height))),
-    Math.round(Math.max(...rows.map((row) => row.getBoundingClientRect().height))),
-    text.filter((box) => box.left < 0 || box.right > root.clientWidth).length,
-  ].join(" ");
-}});
-</script>"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome binary on PATH")
+@needs_browser
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_never_scrolls_sideways_in_a_browser(tmp_path: Path, width: int) -> None:
     page = page_of(
@@ -236,32 +201,13 @@ def test_the_page_never_scrolls_sideways_in_a_browser(tmp_path: Path, width: int
         Versions="lrt_dist " * 30,
         Digest="0123456789abcdef" * 16,
     )
-    harness = tmp_path / "harness.html"
-    harness.write_text(HARNESS.format(width=width, page=html.escape(page)), "utf-8")
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *CHROMIUM_OPTIONS,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=1400,2200",
-            "--dump-dom",
-            harness.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    seen = re.search(r'<pre id="seen">seen (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)', done.stdout)
-    assert seen is not None, done.stderr[-2000:]
-    inner, page_width, widest, smallest_text, tallest, outside = map(int, seen.groups())
-    assert inner == width
-    assert page_width <= width
-    assert outside == 0
-    assert smallest_text >= 9
+    seen = seen_in_browser(page, width, tmp_path)
+    assert seen.inner == width
+    assert seen.page_width <= width
+    assert seen.outside == 0
+    assert seen.smallest_text >= 9
     # A number broken over two lines would make its row taller.
-    assert tallest <= 36
+    assert seen.tallest_row <= 36
     if width == 400:
         # The control: something was too wide for the page, and scrolled inside its own box.
-        assert widest > width
+        assert seen.widest_box > width

@@ -56,6 +56,7 @@ def test_no_control_is_missing(tmp_path: Path) -> None:
             "other concept: tense": -0.12,
             "mismatched map 1": -0.02,
             "mismatched map 2": 0.03,
+            "map fitted on: calm": 0.4,
             "mean state": 0.08,
             "no map": 0.17,
         }

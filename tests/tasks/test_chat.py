@@ -13,6 +13,7 @@ from lrt_dist.corpus.contrast import Item
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.tasks.chat import rendered
+from lrt_dist.tasks.sequences import contrast_texts
 
 ITEM = Item(("Is it?", "Is it not?"), ("(A)",), ("(B)",), "is it?")
 CHAT = TemplateConfig(chat=True)
@@ -43,6 +44,18 @@ def test_a_chat_format_that_glues_words_is_refused(tmp_path: Path) -> None:
     word = Item(("Is it?",) * 2, ("Yes",), ("No",))
     with pytest.raises(UserError, match=r"chat format of .*one: template\.separator .*MODELYes"):
         rendered([word], CHAT, tokenizer)
+
+
+def test_the_state_of_a_text_that_is_a_turn_is_where_the_model_would_answer(
+    tmp_path: Path,
+) -> None:
+    tokenizer = chatting(tmp_path / "one", "USER {{ messages[0].content }}\nMODEL:")
+    items = rendered([Item(("Help me.", "Hurt me."), (), ())], CHAT, tokenizer)
+    texts = contrast_texts(items, tokenizer, "last")
+    whole = [f"USER {text}\nMODEL:" for text in ("Help me.", "Hurt me.")]
+    assert texts.ids == tuple(tokenizer.encode(text).ids for text in whole)
+    assert texts.positions == tuple(len(ids) - 1 for ids in texts.ids)
+    assert (texts.positive, texts.negative) == (((0,),), ((1,),))
 
 
 def test_an_item_without_a_prompt_has_nothing_to_ask(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ def generation(
     rows[0] = 0
     rule = POSITIONS.find(positions)
     prompts = tuple(
-        Prompt(ids, condition, steered_tokens(rule, len(ids), tokens), f"{condition} {number}")
-        for condition in range(3)
+        Prompt(ids, row, steered_tokens(rule, len(ids), tokens, special=0), f"{row} {number}")
+        for row in range(3)
         for number, ids in enumerate(TEXTS)
     )
     return GenerateTask("t", layer, rows, prompts, tokens, (), Sampling(), True, 2, 48)
@@ -189,9 +189,20 @@ def test_a_failed_task_can_be_opened_again(tiny_source: Path) -> None:
     assert stage.finish(task.key) == write(tiny_source, task)
 
 
-def test_later_tokens_are_steered_as_the_last_of_their_text() -> None:
-    assert steered_tokens(POSITIONS.find("all"), 3, 2) == (0, 1, 2, 3, 4)
-    assert steered_tokens(POSITIONS.find("last"), 3, 2) == (2,)
+@pytest.mark.parametrize(
+    ("positions", "steered"),
+    [
+        ("all", (0, 1, 2, 3, 4)),
+        ("all_but_special", (1, 2, 3, 4)),
+        ("from_prompt_end", (2, 3, 4)),
+        ("last", (2,)),
+        ("answer", (3, 4)),
+    ],
+)
+def test_later_tokens_are_steered_as_the_last_of_their_text(
+    positions: str, steered: tuple[int, ...]
+) -> None:
+    assert steered_tokens(POSITIONS.find(positions), 3, 2, special=1) == steered
 
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.0, -3.0])

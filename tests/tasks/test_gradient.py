@@ -19,11 +19,17 @@ from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.tasks.gradient import GradientTask
 from lrt_dist.tasks.model_stage import BuildModelStage, ModelStage
 from lrt_dist.tasks.score import ScoreTask
+from lrt_dist.tasks.score_choice import SCORES
 from lrt_dist.tasks.scored_items import ScoredItem
-from lrt_dist.tasks.sequences import propensity_sequences
+from lrt_dist.tasks.scores import ForcedScore
 from lrt_dist.tasks.token_trees import trees_of
 
 LAYERS = (0, 1, 2)
+FORCED = [name for name in SCORES.names if isinstance(SCORES.find(name), ForcedScore)]
+CHOICES = (
+    Item(("The statement is", "The statement is"), (" (A)",), (" (B)",)),
+    Item(("One", "Another"), (" end.",), (" more", " is")),
+)
 ITEMS = (
     Item(("The statement is", "The statement is"), (" true", " a list of names"), (" x",)),
     Item(("One", "Another"), (" end.",), (" more", " is")),
@@ -36,8 +42,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SiteTokenizer:
     return load_tokenizer(tmp_path_factory.mktemp("tokenizer"), metaspace_tokenizer())
 
 
-def scored(tokenizer: SiteTokenizer, positions: str, *, shared: bool) -> tuple[ScoredItem, ...]:
-    readouts = [propensity_sequences([item], tokenizer) for item in ITEMS]
+def scored(
+    tokenizer: SiteTokenizer, positions: str, *, shared: bool, score: str = "propensity"
+) -> tuple[ScoredItem, ...]:
+    read = SCORES.find(score)
+    assert isinstance(read, ForcedScore)
+    readouts = [
+        read.read([item], tokenizer) for item in (ITEMS if score == "propensity" else CHOICES)
+    ]
     return tuple(
         ScoredItem(trees_of(r.sequences, POSITIONS.find(positions), shared=shared), r)
         for r in readouts
@@ -71,13 +83,18 @@ def steered(
     return item.readout.of(sums)[:, 0]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("positions", ["all", "last"])
+@pytest.mark.parametrize(
+    ("score", "positions", "shared"),
+    [
+        *(("propensity", positions, shared) for positions in ("all", "last") for shared in (1, 0)),
+        *((score, "all_but_special", True) for score in FORCED[1:]),
+    ],
+)
 def test_gradients_are_finite_differences(
-    tiny_target: Path, tokenizer: SiteTokenizer, positions: str, shared: bool
+    tiny_target: Path, tokenizer: SiteTokenizer, score: str, positions: str, shared: bool
 ) -> None:
     """Central differences of steered scores, in float32: to 2 %."""
-    items = scored(tokenizer, positions, shared=shared)
+    items = scored(tokenizer, positions, shared=shared, score=score)
     scores, gradients = run(tiny_target, items)
     stage = BuildModelStage(ModelConfig(model=str(tiny_target)), range(3), True, "cpu")()
     generator = torch.Generator().manual_seed(0)
@@ -94,7 +111,7 @@ def test_gradients_are_finite_differences(
             predicted = (directions @ gradients[layer][number]).double()
             torch.testing.assert_close(predicted, measured, rtol=0.02, atol=1e-3)
             largest = max(largest, float(measured.abs().max()))
-    assert largest > 0.05
+    assert largest > (0.01 if score == "probability" else 0.05)
 
 
 @pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2)])

@@ -35,25 +35,39 @@ from lrt_dist.tensorfiles import save_tensors
 
 D, E, DRAWS, SEED = 5, 7, 30, 3
 SOURCES, TARGETS = (0, 2), (1, 3, 4)
-SCALES = {1: 2.0, 3: 1.0, 4: 0.5}
+SPLITS = ("dev", "test")
+SCALES: dict[int, float | None] = {1: 2.0, 3: 1.0, 4: 0.5}
+RAW: dict[int, float | None] = dict.fromkeys(TARGETS)
+SETTINGS = pytest.mark.parametrize(
+    ("scales", "bias"), [(SCALES, False), (RAW, False), (SCALES, True), (RAW, True)]
+)
 
 
 class Grid:
     """Files of a small grid of random maps, one concept."""
 
-    def __init__(self, folder: Path, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        scales: dict[int, float | None] = SCALES,
+        *,
+        bias: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.scales, self.add_bias = scales, bias
         random = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> torch.Tensor:
             return torch.randn(*shape, generator=random)
 
         self.weight = {(s, t): normal(D, E) for s in SOURCES for t in TARGETS}
+        self.bias = {t: normal(E) for t in TARGETS}
         self.native = {t: normal(E) for t in TARGETS}
         self.vector = {s: normal(D) for s in SOURCES}
         self.gradient = {(t, split): normal(E) for t in TARGETS for split in ("dev", "test")}
         for (s, t), weight in self.weight.items():
             for name, values in (("map", weight), ("mismatched", normal(D, E))):
-                affine = AffineMap(values, torch.zeros(E), ("a", s), ("b", t))
+                affine = AffineMap(values, self.bias[t], ("a", s), ("b", t))
                 affine.save(folder / f"{name}-{s}-{t}.safetensors")
         for t, values in self.native.items():
             SteeringVector("c", "b", t, values).save(folder / f"native-{t}.safetensors")
@@ -75,14 +89,20 @@ class Grid:
             folder / "states.safetensors",
             {t: folder / f"native-{t}.safetensors" for t in TARGETS},
             {
-                t: Native(*(self.effect(self.native[t], t, split) for split in ("dev", "test")))
+                t: Native(
+                    *(self.effect(self.native[t], t, split, self.native[t]) for split in SPLITS)
+                )
                 for t in TARGETS
             },
         )
 
-    def effect(self, direction: torch.Tensor, target: int, split: str) -> float:
+    def effect(
+        self, direction: torch.Tensor, target: int, split: str, as_long_as: torch.Tensor
+    ) -> float:
+        """By the layer's scale, or else as long as another vector."""
         unit = direction.double() / direction.double().norm()
-        return float(SCALES[target] * unit @ self.gradient[target, split].double())
+        length = self.scales[target] or float(as_long_as.double().norm())
+        return float(length * unit @ self.gradient[target, split].double())
 
     def direction(self, arm: Arm, pair: LayerPair, draw: int) -> torch.Tensor:
         if arm in TARGET_DRAWS:
@@ -94,10 +114,15 @@ class Grid:
             if arm is Arm.PERMUTED
             else random_source_vectors(pair.source, D, DRAWS, SEED)
         )
-        return vectors[draw] @ self.weight[pair.source, pair.target]
+        length = self.vector[pair.source].norm()
+        return self.through(length * vectors[draw] / vectors[draw].norm(), pair)
+
+    def through(self, vector: torch.Tensor, pair: LayerPair) -> torch.Tensor:
+        mapped = vector @ self.weight[pair.source, pair.target]
+        return mapped + self.bias[pair.target] if self.add_bias else mapped
 
     def claim(self, target: int) -> dict[int, torch.Tensor]:
-        return {s: (self.vector[s] @ self.weight[s, target]).double() for s in SOURCES}
+        return {s: self.through(self.vector[s], LayerPair(s, target)).double() for s in SOURCES}
 
     def mapped(self, source: int) -> MappedTask:
         folder = self.folder
@@ -111,7 +136,8 @@ class Grid:
             vectors={"c": folder / f"vector-{source}.safetensors"},
             transferred={("c", t): folder / f"out-{source}-{t}.safetensors" for t in TARGETS},
             gradients=folder / "gradients.safetensors",
-            scales=SCALES,
+            scales=self.scales,
+            bias=self.add_bias,
             draws=DRAWS,
             seed=SEED,
         )
@@ -123,7 +149,7 @@ class Grid:
             (self.concept,),
             self.folder / "rows.safetensors",
             self.folder / "gradients.safetensors",
-            SCALES[target],
+            self.scales[target],
             DRAWS,
             SEED,
         )
@@ -140,22 +166,28 @@ class Grid:
         return found
 
 
-def test_every_draw_takes_its_best_pair_and_is_judged_there(tmp_path: Path) -> None:
-    """The plain loop over draws and pairs, in float64: to 1e-4."""
-    grid = Grid(tmp_path)
+@SETTINGS
+def test_every_draw_takes_its_best_pair_and_is_judged_there(
+    tmp_path: Path, scales: dict[int, float | None], bias: bool
+) -> None:
+    """The plain loop over draws and pairs, in float64: to 1e-4. Without scales every control is as
+    long as the claim."""
+    grid = Grid(tmp_path, scales, bias=bias)
     found = grid.searched()
     assert set(found) == set(DRAWN)
     pairs = [LayerPair(s, t) for s in SOURCES for t in TARGETS]
     for arm, draw in itertools.product(DRAWN, range(DRAWS)):
 
         def weaker(pair: LayerPair, arm: Arm = arm, draw: int = draw) -> float:
-            own = grid.effect(grid.direction(arm, pair, draw), pair.target, "dev")
+            claim = grid.claim(pair.target)[pair.source]
+            own = grid.effect(grid.direction(arm, pair, draw), pair.target, "dev", claim)
             return min(grid.concept.effects[pair.target].dev, own)
 
         best = max(pairs, key=weaker)
         assert float(found[arm].score[draw]) == pytest.approx(weaker(best), rel=1e-4, abs=1e-5)
         if found[arm].target[draw] == best.target and found[arm].source[draw] == best.source:
-            own = grid.effect(grid.direction(arm, best, draw), best.target, "test")
+            claim = grid.claim(best.target)[best.source]
+            own = grid.effect(grid.direction(arm, best, draw), best.target, "test", claim)
             assert float(found[arm].effect[draw]) == pytest.approx(own, rel=1e-3, abs=1e-4)
 
 
@@ -176,15 +208,21 @@ def test_draws_at_the_target_have_the_angles_of_the_claim(tmp_path: Path) -> Non
     assert len(set(cosines)) == 60
 
 
-def test_pairs_of_the_transferred_vector_are_what_they_say(tmp_path: Path) -> None:
-    grid = Grid(tmp_path)
+@SETTINGS
+def test_pairs_of_the_transferred_vector_are_what_they_say(
+    tmp_path: Path, scales: dict[int, float | None], bias: bool
+) -> None:
+    grid = Grid(tmp_path, scales, bias=bias)
     receipt = screen_mapped(grid.mapped(0))
     for found in receipt.pairs:
         target = found.pair.target
-        vector = grid.vector[0] @ grid.weight[0, target]
+        vector = grid.through(grid.vector[0], found.pair)
         native = grid.native[target]
-        assert found.dev == pytest.approx(grid.effect(vector, target, "dev"), rel=1e-4)
-        assert found.test == pytest.approx(grid.effect(vector, target, "test"), rel=1e-4)
+        assert found.dev == pytest.approx(grid.effect(vector, target, "dev", vector), rel=1e-4)
+        expected = grid.effect(vector, target, "test", vector)
+        assert found.test == pytest.approx(expected, rel=1e-4)
+        assert found.length == pytest.approx(scales[target] or float(vector.norm()))
+        assert found.native_length == pytest.approx(scales[target] or float(native.norm()))
         assert found.norm_ratio == pytest.approx(float(vector.norm() / native.norm()), rel=1e-5)
         expected = float(vector @ native / native.norm() ** 2)
         assert found.projection == pytest.approx(expected, rel=1e-4)

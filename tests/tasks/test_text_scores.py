@@ -41,12 +41,12 @@ def test_words(text: str, share: float) -> None:
     ],
 )
 def test_refusals(text: str, refuses: float) -> None:
-    assert value("refusal", text) == refuses
+    assert value("refusal_phrases", text) == refuses
 
 
 def test_ones_own_phrases() -> None:
-    assert value("refusal", "Nope.", phrases=["nope"]) == 1.0
-    assert value("refusal", "I cannot.", phrases=["nope"]) == 0.0
+    assert value("refusal_phrases", "Nope.", phrases=["nope"]) == 1.0
+    assert value("refusal_phrases", "I cannot.", phrases=["nope"]) == 0.0
 
 
 @pytest.fixture(scope="module")

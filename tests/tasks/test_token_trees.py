@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lrt_dist.config import ModelConfig
-from lrt_dist.models.injection import POSITIONS, Positions
+from lrt_dist.models.injection import POSITIONS, Parts, Positions
 from lrt_dist.models.loading import load_blocks
 from lrt_dist.tasks.score import ScoreTask
 from lrt_dist.tasks.token_trees import ROOT, Read, SteeredSequence, trees_of
@@ -50,7 +50,7 @@ def test_what_is_common_is_there_once() -> None:
     assert [tree.ids for tree in apart] == [sequence.ids for sequence in SEQUENCES]
 
 
-@pytest.mark.parametrize("positions", ["all", "last"])
+@pytest.mark.parametrize("positions", POSITIONS.names)
 @pytest.mark.parametrize("budget", [999, 8, 1])
 def test_a_tree_scores_what_its_sequences_score(
     tiny_source: Path, positions: str, budget: int
@@ -62,8 +62,8 @@ def test_a_tree_scores_what_its_sequences_score(
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
 
 
-def last_token(tokens: int, prompt: int) -> list[int]:
-    return [tokens - 1]
+def last_token(parts: Parts) -> list[int]:
+    return [parts.tokens - 1]
 
 
 def test_sequences_that_steer_a_common_token_differently_stay_apart() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.maps.affine import AffineMap
-from lrt_dist.maps.vectors import SteeringVector, displacement
+from lrt_dist.maps.vectors import SteeringVector, displacement, length_at_one
 from lrt_dist.plan.conditions import MAPPED_DRAWS, TARGET_DRAWS, Arm, Condition
 from lrt_dist.sites import LayerPair, Side
 from lrt_dist.tasks.control_directions import (
     TargetDraws,
+    mapped_directions,
     random_source_vectors,
     sampled_rows,
     transferred_vectors,
@@ -25,21 +28,29 @@ class Displacements:
     """Directions of all arms, read or drawn as they are asked for."""
 
     def __init__(
-        self, run: Run, screens: dict[str, Screen], scales: dict[int, float], rows: Path
+        self,
+        run: Run,
+        carriers: Carriers,
+        screens: dict[str, Screen],
+        scales: Mapping[int, float | None],
+        rows: Path,
     ) -> None:
         """Nothing is read yet.
 
         Args:
+            carriers: the maps.
             screens: by concept; their order numbers the concepts.
-            scales: length of what a strength of 1 adds, by layer of the target model.
+            scales: see `maps.vectors.length_at_one`, by layer of the target model.
             rows: see `sample_rows`.
         """
-        self._run, self._screens, self._scales, self._rows = run, screens, scales, rows
+        self._run, self._carriers = run, carriers
+        self._screens, self._scales, self._rows = screens, scales, rows
         self._names = list(screens)
 
     def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> torch.Tensor:
         """What each condition adds: `α · s · v/‖v‖`, float32 `[conditions, d_target]`; s is the
-        layer's scale."""
+        layer's scale, or where it has none the native vector's length for that vector, and the
+        transferred one's for all others."""
         directions: dict[Condition, torch.Tensor] = {}
         rows = []
         for condition in conditions:
@@ -48,16 +59,27 @@ class Displacements:
                 continue
             whose = Condition(condition.arm, condition.source_layer, condition.draw)
             if whose not in directions:
-                directions[whose] = self._direction(concept, target, whose)
-            rows.append(displacement(directions[whose], condition.strength * self._scales[target]))
+                direction = self._direction(concept, target, whose)
+                directions[whose] = displacement(direction, self._length(concept, target, whose))
+            rows.append(condition.strength * directions[whose])
         return torch.stack(rows)
 
     def vector_of(self, concept: str, condition: Condition) -> str:
-        """The concept from whose texts an injected vector was made; empty where from none."""
-        if condition.arm is Arm.FOREIGN:
+        """The concept from whose texts an injected vector, or its map, was made; empty where from
+        none."""
+        if condition.arm in (Arm.FOREIGN, Arm.CONCEPT_MAP):
             return self._names[condition.draw]
         made = (Arm.NATIVE, Arm.TRANSFERRED, Arm.MISMATCHED, Arm.IDENTITY)
         return concept if condition.arm in made else ""
+
+    def _length(self, concept: str, target: int, condition: Condition) -> float:
+        """Of what a strength of 1 adds."""
+        scale = self._scales[target]
+        if scale is not None:
+            return scale
+        claim = replace(condition, arm=Arm.TRANSFERRED)
+        own = condition if condition.arm is Arm.NATIVE else claim
+        return length_at_one(self._direction(concept, target, own), scale)
 
     def _direction(self, concept: str, target: int, condition: Condition) -> torch.Tensor:
         arm, source, draw = condition.arm, condition.source_layer, condition.draw
@@ -66,16 +88,24 @@ class Displacements:
             return _values(folder.native_vector(concept, Side.TARGET, target))
         if arm is Arm.TRANSFERRED:
             return _values(folder.transferred_vector(concept, pair))
-        if arm is Arm.FOREIGN:
-            return _values(folder.transferred_vector(self._names[draw], pair))
         if arm is Arm.MEAN:
             return sampled_rows(self._rows, target).double().mean(0)
-        if arm in (Arm.IDENTITY, Arm.MISMATCHED):
-            vector = SteeringVector.load(folder.native_vector(concept, Side.SOURCE, source))
-            if arm is Arm.IDENTITY:
-                return vector.values
-            return AffineMap.load(folder.maps_of(pair)[1 + draw]).transfer(vector).values
+        if arm is Arm.IDENTITY:
+            return _values(folder.native_vector(concept, Side.SOURCE, source))
+        maps = self._carriers.of(concept, pair)
+        if arm is Arm.FOREIGN:
+            return self._mapped(self._names[draw], pair, maps[0])
+        if arm is Arm.MISMATCHED:
+            return self._mapped(concept, pair, maps[1 + draw])
+        if arm is Arm.CONCEPT_MAP:
+            return self._mapped(concept, pair, self._carriers.on(self._names[draw], pair))
         return self._drawn(concept, pair, arm, draw)
+
+    def _mapped(self, concept: str, pair: LayerPair, path: Path) -> torch.Tensor:
+        """A concept's vector of the source model under some map of the pair."""
+        native = self._run.folder.native_vector(concept, Side.SOURCE, pair.source)
+        vector, bias = SteeringVector.load(native), self._run.config.evaluate.map_bias
+        return AffineMap.load(path).transfer(vector, bias=bias).values
 
     def _drawn(self, concept: str, pair: LayerPair, arm: Arm, draw: int) -> torch.Tensor:
         """One draw of a control at a pair, float32 `[d_target]`."""
@@ -92,13 +122,16 @@ class Displacements:
             return TargetDraws(arm, pair.target, vectors, rows, config.seed)[draw][pair.source]
         assert arm in MAPPED_DRAWS, arm
         draws, seed = config.control_draws, config.seed
-        vectors_ND = (
+        units_ND = (
             self._screens[concept].concept.permuted(pair.source, draws, seed)
             if arm is Arm.PERMUTED
             else random_source_vectors(pair.source, self._run.widths.source, draws, seed)
         )
-        affine = AffineMap.load(folder.maps_of(pair)[0])
-        return vectors_ND[draw] @ affine.weight.to(torch.float32)
+        affine = AffineMap.load(self._carriers.of(concept, pair)[0])
+        claim = _values(folder.native_vector(concept, Side.SOURCE, pair.source))
+        return mapped_directions(
+            units_ND[draw : draw + 1], affine, claim, bias=config.map_bias
+        ).squeeze(0)
 
 
 def _values(path: Path) -> torch.Tensor:

@@ -134,7 +134,12 @@ class Writer:
             layer = str(writing.target) if bool(displacements[row].any()) else "no layer"
             where = address(layer.encode(), displacements[row].numpy().tobytes())
             for ids in writing.prompts:
-                steered = steered_tokens(self._run.positions, len(ids), tokens)
+                steered = steered_tokens(
+                    self._run.positions,
+                    len(ids),
+                    tokens,
+                    special=self._tokenizer.special_tokens,
+                )
                 for sample in range(self._config.samples):
                     seed = self._seed(writing.concept, condition, ids, sample)
                     what = repr((ids, tokens, self._stops, self._sampling, seed)).encode()

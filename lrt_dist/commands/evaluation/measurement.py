@@ -92,6 +92,7 @@ def _requests(
         pair.source,
         mismatched=run.config.fit.mismatched_draws,
         foreign=[number for number, other in enumerate(names) if other != name],
+        concept_maps=() if run.config.fit.on == "corpus" else range(len(names)),
         identity=run.widths.source == run.widths.target,
     )
     requests = [Request(name, "test", config.score.title, pair.target, tuple(conditions), items)]

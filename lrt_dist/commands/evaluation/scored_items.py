@@ -50,7 +50,7 @@ def _model_context(run: Run) -> dict[str, str]:
 def readout_address(readout: Readout) -> bytes:
     """Of an item's token sequences, and of what is read from them."""
     sequences = [
-        (s.ids, s.prompt, [(r.position, r.token, r.slot) for r in s.reads])
+        (s.ids, s.prompt, s.special, [(r.position, r.token, r.slot) for r in s.reads])
         for s in readout.sequences
     ]
     return address(json.dumps(sequences).encode())

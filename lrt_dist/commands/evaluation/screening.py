@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from lrt_dist.commands._rows import Records
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.gradients import GradientFiles
-from lrt_dist.maps.vectors import SteeringVector
+from lrt_dist.maps.vectors import SteeringVector, length_at_one
 from lrt_dist.plan.conditions import Arm
 from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import LayerPair, Side, seed_of
@@ -72,18 +74,20 @@ class Screen:
 
 def screen(
     run: Run,
+    carriers: Carriers,
     states: dict[str, Path],
     gradients: GradientFiles | None,
-    scales: dict[int, float],
+    scales: Mapping[int, float | None],
     rows: Path,
 ) -> dict[str, Screen]:
     """Predict every concept's vectors and controls at every pair of layers.
 
     Args:
+        carriers: the maps.
         states: the source model's contrast states, by concept.
         gradients: of all items; None where effects cannot be predicted, which are then NaN, and
             no control is drawn.
-        scales: length of what a strength of 1 adds, by target layer.
+        scales: see `maps.vectors.length_at_one`, by target layer.
         rows: see `sample_rows`.
     """
     means = None
@@ -92,7 +96,7 @@ def screen(
         if not means.exists():
             gradients.save_means(means, run.layers.target)
     concepts = _concepts(run, states, means, scales)
-    mapped, drawn = _tasks(run, concepts, means, scales, rows)
+    mapped, drawn = _tasks(run, carriers, concepts, means, scales, rows)
     pairs: dict[str, dict[LayerPair, PairScreen]] = {c.name: {} for c in concepts}
     draws: dict[str, dict[Arm, Draws]] = {c.name: {} for c in concepts}
 
@@ -133,7 +137,8 @@ def sample_rows(run: Run, records: Records) -> Path:
     for layer in run.layers.target:
         states = store.states(layer, unit, checksums[f"layers/{layer}"]).to(torch.float32)
         lengths = torch.linalg.vector_norm(states, dim=1)
-        usual = states[lengths <= factor * lengths.median()]
+        there = lengths > 0  # rows that the model does not have are zero
+        usual = states[there & (lengths <= factor * lengths[there].median())]
         step = max(1, len(usual) // MOST_SAMPLED_ROWS)
         rows[str(layer)] = usual[::step][:MOST_SAMPLED_ROWS].contiguous()
     save_tensors(path, rows, {"kind": SAMPLED_ROWS})
@@ -141,7 +146,7 @@ def sample_rows(run: Run, records: Records) -> Path:
 
 
 def _concepts(
-    run: Run, states: dict[str, Path], means: Path | None, scales: dict[int, float]
+    run: Run, states: dict[str, Path], means: Path | None, scales: Mapping[int, float | None]
 ) -> tuple[ScreenedConcept, ...]:
     screened = []
     for concept in run.config.concepts:
@@ -153,9 +158,10 @@ def _concepts(
         for layer, path in native.items():
             effects[layer] = Native(math.nan, math.nan)
             if means is not None:
-                vector = SteeringVector.load(path).values.unsqueeze(0)
+                vector = SteeringVector.load(path).values
                 gradients = mean_gradients(means, concept.name, layer)
-                (dev,), (test,) = predicted(vector, gradients, scales[layer])
+                length = length_at_one(vector, scales[layer])
+                (dev,), (test,) = predicted(vector.unsqueeze(0), gradients, length)
                 effects[layer] = Native(float(dev), float(test))
         method, parameters = concept.vector.method, concept.vector.parameters
         screened.append(
@@ -166,9 +172,10 @@ def _concepts(
 
 def _tasks(
     run: Run,
+    carriers: Carriers,
     concepts: tuple[ScreenedConcept, ...],
     means: Path | None,
-    scales: dict[int, float],
+    scales: Mapping[int, float | None],
     rows: Path,
 ) -> tuple[list[MappedTask], list[TargetTask]]:
     config = run.config.evaluate
@@ -176,25 +183,29 @@ def _tasks(
         source: [pair.target for pair in pairs]
         for source, pairs in itertools.groupby(run.pairs, key=lambda pair: pair.source)
     }
+    # Concepts that share their maps go together, so that every map is read once.
+    together = [concepts] if carriers.on_corpus else [(concept,) for concept in concepts]
     mapped = [
         MappedTask(
             source=source,
-            maps={target: run.folder.maps_of(LayerPair(source, target)) for target in targets},
-            concepts=concepts,
-            vectors={
-                c.name: run.folder.native_vector(c.name, Side.SOURCE, source) for c in concepts
+            maps={
+                target: carriers.of(some[0].name, LayerPair(source, target)) for target in targets
             },
+            concepts=some,
+            vectors={c.name: run.folder.native_vector(c.name, Side.SOURCE, source) for c in some},
             transferred={
                 (c.name, target): run.folder.transferred_vector(c.name, LayerPair(source, target))
-                for c in concepts
+                for c in some
                 for target in targets
             },
             gradients=means,
             scales={target: scales[target] for target in targets},
+            bias=config.map_bias,
             draws=config.control_draws,
             seed=config.seed,
         )
         for source, targets in by_source.items()
+        for some in together
     ]
     if means is None:
         return mapped, []

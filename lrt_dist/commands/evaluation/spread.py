@@ -10,6 +10,7 @@ import torch
 
 from lrt_dist.commands._moments import kept_moments
 from lrt_dist.commands._rows import Records
+from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.commands.evaluation.measurement import Measured
 from lrt_dist.linear.methods import Choice
@@ -40,20 +41,23 @@ class Spread:
     def __init__(
         self,
         run: Run,
+        carriers: Carriers,
         states: Sided[dict[str, Path]],
         gradients: GradientFiles | None,
-        scales: dict[int, float],
+        scales: Mapping[int, float | None],
         without_fold: Mapping[str, torch.Tensor],
     ) -> None:
         """Nothing is read yet.
 
         Args:
+            carriers: the maps.
             states: files of each model's contrast states, by concept.
             gradients: of all items; None where effects cannot be predicted.
-            scales: length of what a strength of 1 adds, by target layer.
+            scales: see `maps.vectors.length_at_one`, by target layer.
             without_fold: see `without_folds`.
         """
-        self._run, self._states, self._scales = run, states, scales
+        self._run, self._carriers = run, carriers
+        self._states, self._scales = states, scales
         self._gradients, self._without_fold = gradients, without_fold
         self.pairs_vary = gradients is not None
         self.documents_vary = gradients is not None and bool(without_fold)
@@ -67,28 +71,31 @@ class Spread:
             return torch.zeros(2, 2, dtype=torch.float64)
         run, pair = self._run, found.pair
         slope = found.agreement.slope if math.isfinite(found.agreement.slope) else 1.0
-        factor = found.strength * self._scales[pair.target] * slope
+        factor, scale = found.strength * slope, self._scales[pair.target]
         items = self._gradients.of(concept, "test", pair.target).double()
 
         def effects(vectors: torch.Tensor) -> torch.Tensor:
             """Of vectors `[n, d]` on each test item, as predicted: `[n, items]`."""
             exact = vectors.double()
-            lengths = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-30)
-            predicted: torch.Tensor = factor * (exact / lengths) @ items.T
+            if scale is not None:
+                norms = torch.linalg.vector_norm(exact, dim=1, keepdim=True).clamp_min(1e-30)
+                exact = scale * exact / norms
+            predicted: torch.Tensor = factor * exact @ items.T
             return predicted
 
         def saved(path: Path) -> torch.Tensor:
             return SteeringVector.load(path).values.unsqueeze(0)
 
         source, target = self._resampled(concept, pair)
-        weight = AffineMap.load(run.folder.maps_of(pair)[0]).weight.to(torch.float32)
+        affine = AffineMap.load(self._carriers.of(concept, pair)[0])
+        through = affine.map_points if run.config.evaluate.map_bias else affine.map_directions
         mapped = saved(run.folder.transferred_vector(concept, pair))
         native = saved(run.folder.native_vector(concept, Side.TARGET, pair.target))
         left_out = self._without_fold.get(concept)
         return further_covariance(
             [
                 (
-                    effects(source @ weight) - effects(mapped),
+                    effects(through(source)) - effects(mapped),
                     None if left_out is None else effects(left_out),
                 ),
                 (effects(target) - effects(native), None),
@@ -118,8 +125,9 @@ def without_folds(
     run: Run, records: Records, measured: Mapping[str, Measured]
 ) -> dict[str, torch.Tensor]:
     """Every concept's vector under the maps of its pair without each fold in turn, float64
-    `[folds, d_target]`; none where the run's moments were not kept."""
-    moments = kept_moments(run, records)
+    `[folds, d_target]`; none where the run's moments were not kept, or where maps were not fitted
+    on them."""
+    moments = kept_moments(run, records) if run.config.fit.on == "corpus" else None
     if moments is None:
         return {}
     fits = {
@@ -141,6 +149,7 @@ def without_folds(
                 run.config.fit.folds,
                 run.method,
                 Choice(row.ridge_relative, rank=row.map_rank if cut else None),
+                run.config.evaluate.map_bias,
             )
         )
     needs = Needs(
