@@ -75,6 +75,13 @@ def vowels(item: Item, continuation: str) -> float:
 VOWELS = GeneratedScore(vowels, "change of vowels")
 
 
+def letters(*, which: str) -> GeneratedScore:
+    """A score with a parameter."""
+    return GeneratedScore(
+        lambda item, text: float(sum(map(text.count, which))), f"change of {which}"
+    )
+
+
 def nothing(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """A vector method that finds no difference."""
     return torch.zeros_like(positive[0])
