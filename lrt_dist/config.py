@@ -557,6 +557,14 @@ class EvaluateConfig(_Strict):
         "mapped one; `equalised`: one as long as the native vectors of all concepts at that layer "
         "are on average, as in CAA (arXiv 2312.06681).",
     )
+    operator: str = Field(
+        "add",
+        description="What is done along a vector's direction v̂ to a hidden state h at strength α. "
+        "`add`: `h + α s v̂`, s being what `scale` says; `ablate`: `h + α (h·v̂) v̂`, of which -1 "
+        "removes the component along v̂ (directional ablation, arXiv 2406.11717) and 1 doubles it, "
+        "so strengths are e.g. [-1, 1], `scale` plays no part, and controls are steered; `clamp`: "
+        "the component becomes α s; or `module:attribute`, an `Operator` of your own.",
+    )
     map_bias: bool = Field(
         False,
         description="Whether a map's bias is added to what goes through it, controls too: "

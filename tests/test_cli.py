@@ -113,7 +113,7 @@ def test_plan_starts_nothing(write_run: WriteRun, tmp_path: Path, lrt_dist: Comm
         ({"corpus": {"paths": ["nothing-*.txt"]}}, "no file matches"),
         ({"cluster": {"address": "serial", "stages": 9}}, "cannot be cut into 9 stages"),
         ({"fit": {"pairs": [[0, 0]]}}, "0→0 is not among"),
-        ({"concepts": [{"name": "x", "data": "none.jsonl"}]}, "no contrast data at"),
+        ({"concepts": [{"name": "x", "data": "none.jsonl"}]}, "no contrast data at 1 of"),
         ({"fit": {"method": "afine"}}, "no fit method is called 'afine'; did you mean 'affine'?"),
     ],
 )

@@ -20,7 +20,7 @@ from lrt_dist.config import (
 )
 from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.maps.vectors import VECTOR_METHODS
-from lrt_dist.models.injection import POSITIONS
+from lrt_dist.models.injection import OPERATORS, POSITIONS
 from lrt_dist.registry import Registry
 from lrt_dist.report.figures import FIGURES
 from lrt_dist.tasks.score_choice import SCORES
@@ -38,6 +38,7 @@ def test_generated_pages_are_current(path: Path) -> None:
     [
         (FitConfig, "method", FIT_METHODS),
         (VectorConfig, "method", VECTOR_METHODS),
+        (EvaluateConfig, "operator", OPERATORS),
         (EvaluateConfig, "positions", POSITIONS),
         (ScoreConfig, "method", SCORES),
         (ReportConfig, "figures", FIGURES),
@@ -58,7 +59,7 @@ def test_no_other_key_claims_to_take_own_code() -> None:
         for key, field in section.model_fields.items()
         if OWN_CODE in (field.description or "")
     ]
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,14 @@ def test_the_penalty_of_ones_own_method_is_cross_validated_by_that_method(
             assert row.r2 == pytest.approx(ours[row.target_layer].r2, abs=1e-9)
 
 
-def test_positions_and_a_score_of_generated_text(write_run: WriteRun, tmp_path: Path) -> None:
+def test_positions_an_operator_and_a_score_of_generated_text(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
     results = run_with(
         write_run(),
         tmp_path / "out",
         "evaluate.positions=my_lab:FIRST_HALF",
+        "evaluate.operator=my_lab:AT_LEAST",
         "evaluate.score=my_lab:VOWELS",
         "evaluate.generate.scores=[{method: 'my_lab:letters', which: eiou}, 'my_lab:VOWELS']",
     )
@@ -271,6 +274,7 @@ def test_a_change_of_ones_own_code_is_a_change_of_the_run(
         "fit.method=os:path",
         "evaluate.positions=lest",
         "evaluate.score=propensty",
+        "evaluate.operator=abalte",
         "report.figures=[nowhere:figure]",
         "concepts=[{name: a, data: mood.jsonl, vector: mean_diference}]",
     ],

@@ -69,7 +69,9 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
         assert all(Path(file).is_file() for file in concept.data.files)
         assert concept.items is None or all(Path(file).is_file() for file in concept.items.files)
     # Only the text is for the user to bring; where from, the recipe leaves open.
-    assert all(pattern.startswith("/shared/") for pattern in run.corpus.paths)
+    patterns = [pattern for part in run.corpus.parts for pattern in part.paths]
+    assert patterns
+    assert all(pattern.startswith("/shared/") for pattern in patterns)
 
 
 @pytest.mark.parametrize("path", ATLASES, ids=lambda path: path.stem)

@@ -37,7 +37,7 @@ from lrt_dist.commands.index import check_overlap
 from lrt_dist.config import fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.maps.vectors import VECTOR_METHODS
-from lrt_dist.models.injection import POSITIONS
+from lrt_dist.models.injection import OPERATORS, POSITIONS
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import DRAWN
 from lrt_dist.sites import Side, Sided
@@ -130,7 +130,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     verdicts = conclude(run, screens, measured, spread, shared, screened=screened)
     compared = [row for choice in choices.values() for row in choice.compared]
     tables: list[tuple[Path, Table[Any]]] = [
-        (run.folder.vectors, Table.of(VectorRow, _vector_rows(screens, verdicts))),
+        (run.folder.vectors, Table.of(VectorRow, _vector_rows(run, screens, verdicts))),
         (run.folder.generated, Table.of(GeneratedRow, written)),
         (
             run.folder.controls,
@@ -145,7 +145,10 @@ def _evaluate(run: Run, fingerprint: str) -> None:
         table.save(path, fingerprint)
 
 
-def _vector_rows(screens: dict[str, Screen], verdicts: Sequence[VerdictRow]) -> Iterator[VectorRow]:
+def _vector_rows(
+    run: Run, screens: dict[str, Screen], verdicts: Sequence[VerdictRow]
+) -> Iterator[VectorRow]:
+    displaces = run.operator.displaces
     for verdict in verdicts:
         found = screens[verdict.concept]
         for pair, known in found.pairs.items():
@@ -162,8 +165,8 @@ def _vector_rows(screens: dict[str, Screen], verdicts: Sequence[VerdictRow]) -> 
                 heavy_share=known.heavy_share,
                 chosen=pair == found.chosen,
                 strength=verdict.strength,
-                length=verdict.strength * known.length,
-                native_length=verdict.strength * known.native_length,
+                length=verdict.strength * known.length if displaces else math.nan,
+                native_length=verdict.strength * known.native_length if displaces else math.nan,
                 pairs=verdict.pairs,
                 overlap=verdict.overlap,
             )
@@ -193,6 +196,7 @@ def _control_rows(
 def _settings(run: Run) -> dict[str, Any]:
     settings = run.config.evaluate.model_dump(mode="json", exclude={"batch_tokens"})
     settings["positions"] = POSITIONS.identity(run.config.evaluate.positions)
+    settings["operator"] = OPERATORS.identity(run.config.evaluate.operator)
     settings["score"] = {**settings["score"], **score_identity(run.config.evaluate.score)}
     for known, score in zip(
         settings["generate"]["scores"], run.config.evaluate.generate.scores, strict=True

@@ -39,8 +39,8 @@ def concept_warnings(concept: str, data: ConceptData) -> list[str]:
         )
     if data.unpaired:
         warnings.append(
-            f"Concept {concept}: one of its two classes has {data.unpaired} texts more than the "
-            "other. Texts were paired at random, and these are in no pair and left out."
+            f"Concept {concept}: the texts of its two classes were paired at random, and "
+            f"{data.unpaired} of the larger class have no partner and are left out."
         )
     for split, items in data.splits().items():
         for value, name, way_out in (

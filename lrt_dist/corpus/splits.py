@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lrt_dist.config import ConceptConfig, DataConfig, SplitConfig, TemplateConfig
 from lrt_dist.corpus.contrast import Item
@@ -51,6 +52,28 @@ class ConceptData:
             for name, items in self.splits().items()
         }
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def check_files(concepts: Iterable[ConceptConfig]) -> None:
+    """Whether all files of some concepts are there: a recipe may name many that are a user's to
+    bring.
+
+    Raises:
+        UserError: some are not; all of them are named.
+    """
+    missing = [
+        f"{concept.name}: {file}"
+        for concept in concepts
+        for data in (concept.data, concept.items)
+        for file in (data.files if data else ())
+        if not Path(file).is_file()
+    ]
+    if missing:
+        raise UserError(
+            f"no contrast data at {len(missing)} of the paths that the concepts name:\n  "
+            + "\n  ".join(missing)
+            + "\nput the files there, or change the paths (--set concepts=… for all concepts)"
+        )
 
 
 def load_concept(config: ConceptConfig) -> ConceptData:

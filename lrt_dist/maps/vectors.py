@@ -74,12 +74,21 @@ class SteeringVector:
         Raises:
             UserError: the vector does not know its layer's norm.
         """
+        return displacement(self.values, strength * self.known_norm)
+
+    @property
+    def known_norm(self) -> float:
+        """`norm`, the unit of strengths.
+
+        Raises:
+            UserError: nobody measured it.
+        """
         if self.norm is None:
             raise UserError(
                 f"the vector {self.concept!r} has no norm, so a strength has no unit: set it to "
                 "the median norm of the layer's hidden states, dataclasses.replace(vector, norm=…)"
             )
-        return displacement(self.values, strength * self.norm)
+        return self.norm
 
     def save(self, path: str | Path) -> None:
         """Write the vector as a safetensors file.

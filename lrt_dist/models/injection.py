@@ -1,10 +1,10 @@
-"""Adding a displacement to hidden states: at which positions, and in any causal LM of a user."""
+"""Steering hidden states: what is done to them, where, and in any causal LM of a user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 from lrt_dist.errors import UserError
-from lrt_dist.maps.vectors import SteeringVector
+from lrt_dist.maps.vectors import SteeringVector, displacement
 from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output, change_output
 from lrt_dist.registry import Registry
@@ -101,25 +101,113 @@ def chosen_positions(positions: Positions, parts: Parts) -> Sequence[int]:
     return chosen
 
 
+@dataclass(frozen=True)
+class Operator:
+    """What is done along a direction v̂ to a hidden state h.
+
+    Attributes:
+        added: `(h·v̂, amount) -> length`: what is added along v̂, given the component that is there;
+            float32 `[..., T, 1]` and `[..., 1, 1]`.
+        displaces: whether an amount is a length, α · s, by which α and -α lie apart from each other
+            whatever h is, so that gradients predict effects. Otherwise it is α alone.
+    """
+
+    added: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    displaces: bool = True
+
+
+OPERATORS: Registry[Operator] = Registry(
+    "operator", lambda choice: isinstance(choice, Operator), "an injection.Operator"
+)
+
+
+def add(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+    """`h + α s v̂`, as in LRT, L-Cross and CAA."""
+    return amount
+
+
+def ablate(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+    """`h + α (h·v̂) v̂`: -1 removes the component, which is directional ablation (Arditi et al.,
+    arXiv 2406.11717, §2.4), and 1 doubles it."""
+    return amount * component
+
+
+def clamp(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+    """`h + (α s - h·v̂) v̂`: the component becomes α s in every state."""
+    return amount - component
+
+
+OPERATORS.add("add")(Operator(add))
+OPERATORS.add("ablate")(Operator(ablate, displaces=False))
+OPERATORS.add("clamp")(Operator(clamp))
+
+
+@dataclass(frozen=True, eq=False)  # `==` of tensors is no truth value
+class Steering:
+    """What is done to hidden states under each of N conditions.
+
+    Attributes:
+        operator: the same for all.
+        directions: float32 `[N, D]`, of length 1; a zero row is no steering.
+        amounts: float32 `[N, 1]`, see `Operator`.
+    """
+
+    operator: Operator
+    directions: torch.Tensor
+    amounts: torch.Tensor
+
+    @classmethod
+    def adding(cls, displacements_ND: torch.Tensor) -> Steering:
+        """Of displacements that are added as they are."""
+        amounts = torch.linalg.vector_norm(displacements_ND, dim=1, keepdim=True)
+        return cls(OPERATORS.find("add"), displacements_ND / amounts.clamp_min(1e-30), amounts)
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def __getitem__(self, index: Any) -> Steering:
+        """Some conditions, or the same ones with further dimensions before the last."""
+        return replace(self, directions=self.directions[index], amounts=self.amounts[index])
+
+    @property
+    def displacements(self) -> torch.Tensor:
+        """`α s v̂` of each condition, float32 `[N, D]`, where the operator displaces."""
+        return self.amounts * self.directions
+
+    @property
+    def contents(self) -> list[bytes]:
+        """What tells each condition from others; empty where nothing is steered."""
+        rows = torch.cat([self.directions, self.amounts], dim=1)
+        return [row.numpy().tobytes() if bool(row[:-1].any()) else b"" for row in rows]
+
+
 def inject(
-    hidden_BTD: torch.Tensor, displacement: torch.Tensor, mask_BT: torch.Tensor | None = None
+    hidden_BTD: torch.Tensor, steering: Steering, mask_BT: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`h + displacement` at the positions of a mask.
+    """Steer hidden states at the positions of a mask.
 
     Args:
         hidden_BTD: `[..., B, T, D]`.
-        displacement: `[D]`, or of any shape that broadcasts against `[..., B, T, D]`.
+        steering: of a shape that broadcasts against `[..., B, T, D]`.
         mask_BT: bool `[B, T]`; None for every position.
     """
-    added = displacement.to(hidden_BTD)
+    direction = steering.directions.to(hidden_BTD.device)
+    component = torch.einsum("...d,...d->...", hidden_BTD.to(torch.float32), direction)
+    amounts = steering.amounts.to(hidden_BTD.device)
+    length = steering.operator.added(component.unsqueeze(-1), amounts)
+    change = (length * direction).to(hidden_BTD)
     if mask_BT is not None:
-        added = added * mask_BT.to(hidden_BTD).unsqueeze(-1)
-    return hidden_BTD + added
+        change = change * mask_BT.to(hidden_BTD).unsqueeze(-1)
+    return hidden_BTD + change
 
 
 @contextmanager
 def steer(
-    model: transformers.PreTrainedModel, vector: SteeringVector, strength: float
+    model: transformers.PreTrainedModel,
+    vector: SteeringVector,
+    strength: float,
+    *,
+    operator: str = "add",
 ) -> Iterator[None]:
     """Steer a causal LM while the context lasts: every forward pass, every position.
 
@@ -132,17 +220,22 @@ def steer(
         vector: of the same width as the model; `AffineMap.transfer` makes one of another model's.
         strength: α, the length of what is added as a share of the layer's median norm; a negative
             one steers the other way.
+        operator: one of `OPERATORS`: `add`; `ablate` adds α times the component along the vector,
+            so that -1 removes it, and needs no norm; `clamp` sets that component to α · s.
 
     Raises:
-        UserError: the model has no such layer or another width, or the vector has no norm.
+        UserError: the model has no such layer or another width, the vector has no norm, or there
+            is no such operator.
     """
-    block = _block_of(model, vector)
-    displacement = vector.displacement(strength)
+    block, chosen = _block_of(model, vector), OPERATORS.find(operator)
+    direction = displacement(vector.values, 1.0)
+    amount = strength * vector.known_norm if chosen.displaces else strength
+    steering = Steering(chosen, direction, torch.tensor([amount]))
 
-    def add(output: Any) -> torch.Tensor:
-        return inject(block_output(output), displacement)
+    def steered(output: Any) -> torch.Tensor:
+        return inject(block_output(output), steering)
 
-    with change_output(block, add):
+    with change_output(block, steered):
         yield
 
 

@@ -124,8 +124,8 @@ def test_conditions(
     concept_maps: Sequence[int],
     identity: bool,
 ) -> list[Condition]:
-    """What all test items are steered with: the claim at every strength, and the controls of which
-    there are few at the chosen one.
+    """What all test items are steered with: the claim and one mismatched map at every strength, and
+    the controls of which there are few at the chosen one.
 
     Args:
         chosen: the positive strength.
@@ -139,7 +139,8 @@ def test_conditions(
         NONE,
         *conditions_of(Arm.NATIVE, strengths),
         *conditions_of(Arm.TRANSFERRED, strengths, source=source),
-        *conditions_of(Arm.MISMATCHED, both, source=source, draws=range(mismatched)),
+        *conditions_of(Arm.MISMATCHED, strengths, source=source, draws=range(mismatched)[:1]),
+        *conditions_of(Arm.MISMATCHED, both, source=source, draws=range(mismatched)[1:]),
         *conditions_of(Arm.FOREIGN, both, source=source, draws=foreign),
         *conditions_of(Arm.CONCEPT_MAP, both, source=source, draws=concept_maps),
         *conditions_of(Arm.MEAN, both, source=source),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from lrt_dist.config import EvaluateConfig
 from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.answer import MEANINGS
 from lrt_dist.report.concept_figures import scatter_figure, strength_figure
@@ -47,6 +48,13 @@ UNITS = {
 """Of strengths, by `evaluate.scale`."""
 
 
+def strength_unit(evaluate: EvaluateConfig) -> str:
+    """Of strengths, for figures."""
+    if evaluate.operator == "ablate":
+        return "share of the component along the vector"
+    return UNITS[evaluate.scale]
+
+
 def tone(word: Word) -> str:
     """How the page colours a verdict: good, bad, or neither."""
     return "good" if word in _GOOD else "bad" if word in _BAD else ""
@@ -60,7 +68,7 @@ def concept_card(results: Results, summary: ConceptSummary, kept: Grid | None, c
         chosen=summary.verdict.strength,
         label=summary.concept,
         change=change,
-        unit=UNITS[results.config.evaluate.scale],
+        unit=strength_unit(results.config.evaluate),
     )
     effects = item_effects(results, summary)
     return Card(

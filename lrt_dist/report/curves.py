@@ -24,7 +24,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """The points of an arm, by strength; of a control only those at the chosen strength."""
+    """The points of an arm, by strength; of a control only where all its vectors were steered."""
 
     arm: Arm
     points: tuple[CurvePoint, ...]
@@ -48,7 +48,7 @@ def _point(test: ItemScores, arm: Arm, strength: float) -> CurvePoint | None:
         for draw in test.draws(arm)
         if (change := test.change(arm, strength, draw)) is not None
     ]
-    if not changes:
+    if len(changes) < len(test.draws(arm)) or not changes:
         return None
     spread = torch.stack([c.mean() for c in changes]) if arm in STEERED else changes[0]
     low, high = torch.quantile(spread, torch.tensor([0.25, 0.75], dtype=spread.dtype)).tolist()

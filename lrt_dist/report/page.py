@@ -18,7 +18,7 @@ from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.agreement import agreements
 from lrt_dist.report.agreement_figure import agreement_figure
 from lrt_dist.report.answer import MEANINGS, answer
-from lrt_dist.report.concept_cards import UNITS, concept_card
+from lrt_dist.report.concept_cards import concept_card, strength_unit
 from lrt_dist.report.controls import ARM_MEANINGS
 from lrt_dist.report.drawing import STYLES
 from lrt_dist.report.environment import environment
@@ -123,7 +123,8 @@ def _render(
         score=config.evaluate.score.title,
         scores=_meanings(config.evaluate),
         scale=config.evaluate.scale,
-        unit=UNITS[config.evaluate.scale],
+        unit=strength_unit(config.evaluate),
+        operator=config.evaluate.operator,
         models=[_model_name(results, side) for side in Side],
         answer=answer(results, summaries),
         warnings=[*warnings, *data_warnings(results, summaries)],
@@ -134,6 +135,7 @@ def _render(
         matrices=_matrices(summaries) if len(summaries) > 1 else [],
         heat_maps=_heat_maps(results, kept),
         agreements=agreements(results, summaries),
+        levels=[(s.concept, each) for s in summaries for each in s.levels],
         agreement_figure=Markup(agreement_figure(compared)) if compared else None,
         agreement_arms=_in_order({row.arm for row in compared}),
         figures=[_run_figure(name, results) for name in config.report.figures],

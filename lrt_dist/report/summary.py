@@ -22,6 +22,7 @@ from lrt_dist.report.controls import (
     steered_controls,
 )
 from lrt_dist.report.items import ItemScores, item_scores
+from lrt_dist.report.levels import Levels, levels
 from lrt_dist.report.results import Results
 from lrt_dist.report.text import interval, number
 from lrt_dist.sites import LayerPair
@@ -47,6 +48,7 @@ class ConceptSummary:
         test: scores of the test items at the chosen pair.
         pearson: of the native and transferred changes, over items and strengths.
         mean_squared_error: of the same.
+        levels: scores under the native vector beside those of others, as LRT compares them.
         cost_native: rise of cross-entropy on neutral text, in nats per token, mean of both signs.
         cost_transferred: the same.
         cost_random: the same.
@@ -60,6 +62,7 @@ class ConceptSummary:
     test: ItemScores
     pearson: float
     mean_squared_error: float
+    levels: tuple[Levels, ...]
     cost_native: float
     cost_transferred: float
     cost_random: float
@@ -173,6 +176,7 @@ def _summary(results: Results, row: VerdictRow, vector: VectorRow) -> ConceptSum
         test=test,
         pearson=pearson(native, transferred) if same else math.nan,
         mean_squared_error=mean_squared_error(native, transferred) if same else math.nan,
+        levels=levels(test),
         cost_native=_cost(neutral, Arm.NATIVE, row.strength),
         cost_transferred=_cost(neutral, Arm.TRANSFERRED, row.strength),
         cost_random=_cost(neutral, Arm.RANDOM, row.strength),

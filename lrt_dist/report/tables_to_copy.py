@@ -7,9 +7,11 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 
 from lrt_dist.files import atomic_write
+from lrt_dist.report.levels import COMPARED, Spread
 from lrt_dist.report.summary import ConceptSummary
 from lrt_dist.store.tables import VerdictRow
 
@@ -39,7 +41,8 @@ def write_tables(page: Path, summaries: Sequence[ConceptSummary]) -> list[str]:
 
 
 def as_csv(summaries: Sequence[ConceptSummary]) -> str:
-    """A line for each concept: every column of `verdicts.parquet`, intervals as two, and the word.
+    """A line for each concept: every column of `verdicts.parquet`, intervals as two, the word, how
+    long displacements were, and scores as LRT compares them (`levels`).
 
     Numbers are written so that reading gives the same ones.
     """
@@ -59,11 +62,19 @@ def _flat(summary: ConceptSummary) -> dict[str, object]:
             row[f"{field.name}_low"], row[f"{field.name}_high"] = value
         else:
             row[field.name] = value
-    return {**row, "verdict": str(summary.word)}
+    row |= {"verdict": str(summary.word), "length": summary.vector.length}
+    row["native_length"] = summary.vector.native_length
+    known = {each.arm: each for each in summary.levels}
+    for arm, name in product(COMPARED, ("pearson", "mean_squared_error")):
+        spread = getattr(known[arm], name) if arm in known else Spread.of([])
+        row[f"scores_{name}_{arm}"], row[f"scores_{name}_{arm}_sd"] = spread.mean, spread.sd
+    return row
 
 
 def as_latex(summaries: Sequence[ConceptSummary]) -> str:
-    """A table for the package `booktabs`; shares are in per cent, intervals are 95 % ones."""
+    """Two tables for the package `booktabs`: the verdicts, with shares in per cent and 95 %
+    intervals, and scores as LRT compares them, r and mean squared error, mean ± sd over strengths.
+    """
     head = (
         r"concept & pair & $\alpha$ & $n$ & native & retention (\%) & share of best (\%) "
         r"& adjusted $p$ & verdict \\"
@@ -76,8 +87,30 @@ def as_latex(summaries: Sequence[ConceptSummary]) -> str:
         *(_latex_line(summary) for summary in summaries),
         r"\bottomrule",
         r"\end{tabular}",
+        "",
+        r"\begin{tabular}{lrrrrrr}",
+        r"\toprule",
+        r"& \multicolumn{2}{c}{transferred} & \multicolumn{2}{c}{mismatched map} "
+        r"& \multicolumn{2}{c}{no steering} \\",
+        r"concept & $r$ & MSE & $r$ & MSE & $r$ & MSE \\",
+        r"\midrule",
+        *(_latex_levels(summary) for summary in summaries),
+        r"\bottomrule",
+        r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_levels(summary: ConceptSummary) -> str:
+    known = {each.arm: each for each in summary.levels}
+    cells = [_escaped(summary.concept)]
+    for arm in COMPARED:
+        each = known.get(arm)
+        spreads = (each.pearson, each.mean_squared_error) if each else (Spread.of([]),) * 2
+        cells += [
+            "--" if math.isnan(s.mean) else rf"${s.mean:.3f} \pm {s.sd:.3f}$" for s in spreads
+        ]
+    return " & ".join(cells) + r" \\"
 
 
 def _latex_line(summary: ConceptSummary) -> str:

@@ -19,6 +19,10 @@ from lrt_dist.errors import IncompleteError, UserError
 
 POLL = 1.0
 """Seconds between two questions whether a job has ended."""
+STARTING = 60.0
+"""Seconds that a job server may take, once it answers, until it can take a job."""
+_NOT_YET = "No available agent"
+"""What it says until then."""
 
 
 class Job:
@@ -89,10 +93,22 @@ def submit_job(
     runtime: dict[str, Any] = {"working_dir": str(folder), "env_vars": dict(environment)}
     try:
         client = JobSubmissionClient(address)
-        id = client.submit_job(entrypoint=shlex.join(command), runtime_env=runtime)
+        id = _sent(client, shlex.join(command), runtime)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(
             f"cannot send a job to {address}: {error}\n(it takes the address of the cluster's job "
             "server, as in http://HEAD:8265, and Ray's `default` extra here and on the head node)"
         ) from error
     return Job(client, address, id)
+
+
+def _sent(client: JobSubmissionClient, entrypoint: str, runtime: dict[str, Any]) -> str:
+    """The id of a job; a cluster that has only just begun gets some time."""
+    last = time.monotonic() + STARTING
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime))
+        except RuntimeError as error:
+            if _NOT_YET not in str(error) or time.monotonic() > last:
+                raise
+            time.sleep(POLL)

@@ -238,7 +238,8 @@ class VectorRow:
         heavy_share: share of the transferred vector's squared norm in its largest 1 % of channels.
         chosen: whether this pair was chosen on the development items.
         strength: the positive strength that was chosen for the concept.
-        length: of what the transferred vector adds to hidden states at that strength.
+        length: of what the transferred vector adds to hidden states at that strength; NaN for an
+            operator whose strengths are no lengths.
         native_length: of what the native vector adds; the same unless `evaluate.scale` is raw.
         pairs: contrast pairs behind the vectors.
         overlap: whether texts of the concept occur in the corpus of the map.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-from lrt_dist.models.injection import Parts, Positions, chosen_positions, inject
+from lrt_dist.models.injection import Parts, Positions, Steering, chosen_positions, inject
 from lrt_dist.models.key_values import KeyValues
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.tasks.model_stage import pad
@@ -31,7 +31,7 @@ class Prompt:
 
     Attributes:
         ids: token ids, at least one.
-        condition: row of its displacement.
+        condition: number of its condition.
         steered: indices of the steered tokens, those that will be written included.
         seed: decides, with a token's position, what is drawn.
     """
@@ -68,8 +68,8 @@ class GenerateTask:
 
     Attributes:
         key: names the task.
-        layer: whose output is displaced.
-        displacements: float32 `[N, D]`; a zero row is no steering.
+        layer: whose output is steered.
+        steering: of all conditions.
         prompts: what is continued.
         tokens: most tokens of a continuation.
         stops: token ids that end one.
@@ -81,7 +81,7 @@ class GenerateTask:
 
     key: str
     layer: int
-    displacements: torch.Tensor
+    steering: Steering
     prompts: tuple[Prompt, ...]
     tokens: int
     stops: tuple[int, ...]
@@ -214,10 +214,10 @@ class GenerateWork:
         if task.keeps and batch.memory is None:
             batch.memory = stack.remember(batch.padding)
         ids_BT, steered_BT, ends = batch.new_tokens(step) if task.keeps else batch.all_tokens()
-        added_B1D = task.displacements[batch.conditions].unsqueeze(1)
+        steering_B1 = task.steering[batch.conditions][:, None]
 
         def steer(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            return inject(hidden_BTD, added_B1D, steered_BT)
+            return inject(hidden_BTD, steering_B1, steered_BT)
 
         change = {task.layer: steer} if task.layer in stack.owned else {}
         hidden, _ = stack.run(ids_BT, hidden, memory=batch.memory, change=change)

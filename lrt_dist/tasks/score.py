@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lrt_dist.models.blocks import BlockStack
+from lrt_dist.models.injection import Steering
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.tasks.reading import Reads
 from lrt_dist.tasks.steering import run_steered
@@ -27,8 +28,8 @@ class ScoreTask:
 
     Attributes:
         key: names the task.
-        layer: whose output is displaced.
-        displacements: float32 `[N, D]`; a zero row is no steering.
+        layer: whose output is steered.
+        steering: of the N conditions.
         trees: what is run, and read.
         slots: number of sums.
         token_budget: tokens of a batch over all its conditions.
@@ -36,7 +37,7 @@ class ScoreTask:
 
     key: str
     layer: int
-    displacements: torch.Tensor
+    steering: Steering
     trees: tuple[TokenTree, ...]
     slots: int
     token_budget: int
@@ -58,7 +59,7 @@ class ScoreTask:
         exceed the budget. Trees that branch need an attention mask, so they go apart.
         """
         lengths = [len(tree.ids) for tree in self.trees]
-        total = len(self.displacements)
+        total = len(self.steering)
         parts = -(-total // max(1, self.token_budget // max(lengths)))
         edges = [total * i // parts for i in range(parts + 1)]
         batches = []
@@ -92,23 +93,23 @@ class ScoreWork:
         self._task, self._stack = task, stack
         self._batches = task.cut()
         self._last = stack.owned.stop == stack.layers
-        self._sums = torch.zeros(len(task.displacements), task.slots, dtype=torch.float64)
+        self._sums = torch.zeros(len(task.steering), task.slots, dtype=torch.float64)
 
     def step(self, batch: int, carry: Any) -> Any:
         conditions, chosen = self._batches[batch]
         trees = [self._task.trees[i] for i in chosen]
-        displacement_ND = self._task.displacements[conditions]
+        steering_N = self._task.steering[conditions]
         hidden = run_steered(
             self._stack,
             TreeBatch.of(trees),
             carry,
             layer=self._task.layer,
-            displacement=displacement_ND[:, None, None],
+            steering=steering_N[:, None, None],
         )
         if not self._last:
             return hidden
         reads = Reads.of(trees)
-        log_p = reads.log_p(self._stack, hidden, len(displacement_ND)).to(torch.float64)
+        log_p = reads.log_p(self._stack, hidden, len(steering_N)).to(torch.float64)
         self._sums[conditions] += reads.sums(log_p, self._task.slots)
         return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-from lrt_dist.models.injection import inject
+from lrt_dist.models.injection import Steering, inject
 from lrt_dist.tasks.token_trees import TreeBatch
 
 
@@ -18,16 +18,16 @@ def run_steered(
     carry: torch.Tensor | None,
     *,
     layer: int,
-    displacement: torch.Tensor,
+    steering: Steering,
 ) -> torch.Tensor:
-    """Run a stage's blocks, and displace the hidden state at a layer's output if it is among them.
+    """Run a stage's blocks, and steer the hidden state at a layer's output if it is among them.
 
     Args:
         batch: what is run, and which of its tokens are steered.
         carry: what the stage before returned; None in the first one.
-        layer: whose output is displaced.
-        displacement: `[N, 1, 1, D]` for N copies of the batch, one for each condition, or
-            `[B, 1, D]` for one copy in which every tree has a displacement of its own.
+        layer: whose output is steered.
+        steering: `[N, 1, 1, D]` for N copies of the batch, one for each condition, or
+            `[B, 1, D]` for one copy in which every tree has a condition of its own.
 
     Returns:
         The output of the stage's last block, `[B, T, D]` up to the layer; after it `[N·B, T, D]`
@@ -39,7 +39,7 @@ def run_steered(
         stop = min(behind, stack.owned.stop)
         hidden, _ = stack.run(batch.ids_BT, hidden, stop=stop, branches=batch.branches)
         if stop == behind:
-            steered = inject(hidden, displacement, batch.steered_BT.to(hidden.device))
+            steered = inject(hidden, steering, batch.steered_BT.to(hidden.device))
             hidden = steered.flatten(0, -3)
     if stack.owned.stop > behind:
         assert hidden is not None, "the stage before sent nothing"

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from lrt_dist.config import ModelConfig, RunConfig
 from lrt_dist.corpus.confounds import check_letters
-from lrt_dist.corpus.splits import ConceptData, load_concept
+from lrt_dist.corpus.splits import ConceptData, check_files, load_concept
 from lrt_dist.errors import UserError
 from lrt_dist.files import place
 from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import check_vector_method
 from lrt_dist.models.gate import check_stages
-from lrt_dist.models.injection import POSITIONS, Positions
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Operator, Positions
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.report.figures import FIGURES
@@ -122,8 +122,9 @@ class Run:
         """Every concept's items, split.
 
         Raises:
-            UserError: see `load_concept` and `check_letters`.
+            UserError: see `check_files`, `load_concept` and `check_letters`.
         """
+        check_files(self.config.concepts)
         concepts = {concept.name: load_concept(concept) for concept in self.config.concepts}
         for name, data in concepts.items():
             check_letters(name, data)
@@ -139,6 +140,11 @@ class Run:
         """Which positions are steered."""
         return POSITIONS.find(self.config.evaluate.positions)
 
+    @property
+    def operator(self) -> Operator:
+        """What is done to hidden states."""
+        return OPERATORS.find(self.config.evaluate.operator)
+
     @cached_property
     def score(self) -> Score:
         """What evaluation measures."""
@@ -151,6 +157,12 @@ class Run:
             score.title: make_text_score(score, self.folder.replies)
             for score in self.config.evaluate.generate.scores
         }
+
+    @property
+    def predictable(self) -> bool:
+        """Whether gradients predict effects: on texts that are given, of an operator that
+        displaces."""
+        return isinstance(self.score, ForcedScore) and self.operator.displaces
 
     def check(self) -> None:
         """Find what is wrong with the input before anything is started.
@@ -236,6 +248,7 @@ def check_names(config: RunConfig) -> None:
     """
     FIT_METHODS.find(config.fit.method)
     POSITIONS.find(config.evaluate.positions)
+    OPERATORS.find(config.evaluate.operator)
     nowhere = Path()  # nothing is judged here
     make_score(config.evaluate.score, nowhere)
     for score in config.evaluate.generate.scores:

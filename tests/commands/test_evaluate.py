@@ -22,6 +22,8 @@ from lrt_dist.errors import UserError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.plan.conditions import DRAWN, Arm
+from lrt_dist.report.results import Results
+from lrt_dist.report.summary import summarise
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.store.tables import (
@@ -102,6 +104,9 @@ def test_every_arm_is_there(whole: Path) -> None:
     foreign = test.filter((pc.field("arm") == "foreign") & (pc.field("concept") == "owner"))
     assert set(foreign.column("vector")) == {"guest"}
     assert {row.draw for row in test if row.arm == "mismatched"} == {0, 1, 2}
+    results = Results.read(whole)
+    for summary in summarise(results):
+        assert [each.arm for each in summary.levels] == ["transferred", "mismatched", "none"]
     controls = Table.read(whole / "controls.parquet", ControlRow)
     for name in CONCEPTS:
         drawn = controls.filter(pc.field("concept") == name).column("arm")
@@ -319,6 +324,24 @@ def test_equalised_vectors_have_the_mean_length_of_all_concepts(
         paths = [out / f"vectors/{c}-target-{row.target_layer}.safetensors" for c in CONCEPTS]
         norms = [float(SteeringVector.load(path).values.norm()) for path in paths]
         assert row.length == row.native_length == pytest.approx(0.05 * sum(norms) / 2, rel=1e-5)
+
+
+def test_under_ablation_everything_is_steered(fitted: Path, whole: Path, tmp_path: Path) -> None:
+    """Nothing is predicted, and a strength is no length; unsteered scores are what they were."""
+    out = copied(fitted, tmp_path)
+    config = load_run(fitted, ["evaluate.operator=ablate", "evaluate.strengths=[-1, 1]"])
+    scores = evaluated(out, config)
+    assert not list(out.glob("gradients/*"))
+    assert all(row.steered for row in Table.read(out / "controls.parquet", ControlRow))
+    assert not any(row.screened for row in Table.read(out / "verdicts.parquet", VerdictRow))
+    vectors = Table.read(out / "vectors.parquet", VectorRow)
+    assert all(row.length != row.length for row in vectors)
+
+    def unsteered(table: Table[ScoreRow]) -> dict[tuple[str, str, int], float]:
+        rows = (row for row in table if row.arm == "none" and row.split == "test")
+        return {(row.concept, row.metric, row.item): row.value for row in rows}
+
+    assert unsteered(scores) == unsteered(Table.read(whole / "scores.parquet", ScoreRow))
 
 
 def test_many_layers_make_no_long_names(fitted: Path, whole: Path) -> None:

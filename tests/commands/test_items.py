@@ -111,7 +111,7 @@ def test_classes_make_a_vector_and_open_questions_a_generated_score(
     assert all(not row.positive for row in results.items if row.split == "test")
     assert {row.item for row in results.scores if row.split == "test"} == set(range(4))
     page = results.report.read_text("utf-8")
-    assert "Concept mood: one of its two classes has 3 texts more than the other" in page
+    assert "3 of the larger class have no partner and are left out" in page
 
 
 def long_choice(n: int, letter: str) -> dict[str, str]:

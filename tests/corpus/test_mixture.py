@@ -97,7 +97,9 @@ def test_the_digest_is_of_what_the_parts_hold_not_of_where(tmp_path: Path) -> No
     one, other = (lines(tmp_path / name, [3, 3], name[0]) for name in names)
     moved = shutil.copytree(tmp_path, tmp_path.with_name("moved"), dirs_exist_ok=True)
     here = mixture((one, 1), (other, 2))
-    there = mixture(*((str(moved / name), weight) for name, weight in zip(names, (1, 2))))  # noqa: B905
+    there = mixture(
+        *((str(moved / name), weight) for name, weight in zip(names, (1, 2), strict=True))
+    )
     assert corpus_digest(here) == corpus_digest(there)
     assert here.without_paths() == there.without_paths()
     assert list(read_documents(here)) == list(read_documents(there))

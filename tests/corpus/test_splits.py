@@ -15,7 +15,7 @@ from lrt_dist.config import ConceptConfig, DataConfig
 from lrt_dist.corpus.confounds import check_letters, concept_warnings
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.corpus.items import read_items
-from lrt_dist.corpus.splits import SPLITS, ConceptData, load_concept
+from lrt_dist.corpus.splits import SPLITS, ConceptData, check_files, load_concept
 from lrt_dist.errors import UserError
 
 quick = settings(
@@ -275,3 +275,23 @@ def test_always_yes_is_warned_of(tmp_path: Path) -> None:
     data = load(write(tmp_path, records))
     check_letters("c", data)
     assert "the positive answer is “Yes” in 12 of 12 items" in concept_warnings("c", data)[0]
+
+
+def test_all_files_that_are_missing_are_named_at_once(tmp_path: Path) -> None:
+    there = tmp_path / "there.jsonl"
+    there.write_text("")
+    concepts = [
+        ConceptConfig.model_validate({"name": "a", "data": str(there), "items": "/no/items.jsonl"}),
+        ConceptConfig.model_validate(
+            {
+                "name": "b",
+                "data": {"positive": ["/no/b.txt"], "negative": [str(there), "/no/c.txt"]},
+            }
+        ),
+        ConceptConfig.model_validate({"name": "c", "data": {"dataset": "some/where"}}),
+    ]
+    check_files(concepts[2:])
+    with pytest.raises(UserError, match="at 3 of the paths") as raised:
+        check_files(concepts)
+    for line in ("a: /no/items.jsonl", "b: /no/b.txt", "b: /no/c.txt"):
+        assert line in str(raised.value)

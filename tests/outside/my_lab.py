@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.linear.methods import Method
-from lrt_dist.models.injection import Parts, Positions
+from lrt_dist.models.injection import Operator, Parts, Positions
 from lrt_dist.report.results import Results
 from lrt_dist.tasks.scores import GeneratedScore
 
@@ -44,6 +44,13 @@ def beyond(parts: Parts) -> range:
 
 FIRST_HALF = Positions(first_half, needs_prompt=True)
 BEYOND = Positions(beyond)
+
+
+def at_least(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+    return (amount - component).clamp(min=0)
+
+
+AT_LEAST = Operator(at_least, displaces=False)
 
 
 # (d) a model family that transformers does not have, under a name of its own

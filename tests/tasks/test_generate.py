@@ -15,7 +15,7 @@ from tiny_models import save_model
 from lrt_dist.config import ModelConfig
 from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output
-from lrt_dist.models.injection import POSITIONS
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Steering
 from lrt_dist.models.memory_gate import why_not
 from lrt_dist.runtime.contract import ChainSpec, Done, Runtime, StageSpec, receipts_of
 from lrt_dist.runtime.serial import SerialRuntime
@@ -40,7 +40,9 @@ def generation(
         for row in range(3)
         for number, ids in enumerate(TEXTS)
     )
-    return GenerateTask("t", layer, rows, prompts, tokens, (), Sampling(), True, 2, 48)
+    return GenerateTask(
+        "t", layer, Steering.adding(rows), prompts, tokens, (), Sampling(), True, 2, 48
+    )
 
 
 def spec(folder: Path, cuts: tuple[int, ...]) -> ChainSpec:
@@ -79,7 +81,11 @@ def by_hand(folder: Path, task: GenerateTask) -> Written:
         ) -> object:
             hidden = block_output(out).clone()
             steered = [i for i in p.steered if i < len(ids)]
-            hidden[:, steered] += task.displacements[p.condition]
+            direction = task.steering.directions[p.condition]
+            component = hidden[:, steered] @ direction
+            amount = task.steering.amounts[p.condition]
+            length = task.steering.operator.added(component.unsqueeze(-1), amount)
+            hidden[:, steered] += length * direction
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
         handle = find_blocks(model)[task.layer].register_forward_hook(steer)
@@ -112,6 +118,14 @@ def test_stages_write_what_the_whole_model_writes(
     assert whole == by_hand(tiny_source, task)
     for cuts in ((1,), (1, 2, 3)):
         assert write(tiny_source, replace(task, lanes=len(cuts) + 1), cuts) == whole
+
+
+def test_an_operator_does_to_every_token_what_its_state_wants(tiny_source: Path) -> None:
+    task = generation(32)
+    steering = replace(task.steering, operator=OPERATORS.find("clamp"))
+    task = replace(task, steering=steering)
+    assert write(tiny_source, task, (2,)) == by_hand(tiny_source, task)
+    assert write(tiny_source, task) != write(tiny_source, generation(32))
 
 
 def test_a_sliding_window_slides(tiny_target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import transformers
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.models.anatomy import find_blocks
-from lrt_dist.models.injection import POSITIONS
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Steering
 from lrt_dist.models.loading import load_blocks
 from lrt_dist.runtime.contract import DEFAULT_POLICY, Done
 from lrt_dist.runtime.serial import SerialChains
@@ -72,7 +73,7 @@ def score(folder: Path, task: ScoreTask, cuts: tuple[int, ...]) -> torch.Tensor:
 
 def task(layer: int, positions: str = "all", budget: int = 40) -> ScoreTask:
     trees = trees_of(SEQUENCES, POSITIONS.find(positions), shared=False)
-    return ScoreTask("t", layer, displacements(32), trees, 4, budget)
+    return ScoreTask("t", layer, Steering.adding(displacements(32)), trees, 4, budget)
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
@@ -88,6 +89,19 @@ def test_all_conditions_at_once(
         torch.testing.assert_close(
             together[condition], torch.tensor(alone).double(), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("cuts", [(), (2,)])
+def test_the_sign_of_a_direction_plays_no_part_in_ablation(
+    tiny_source: Path, cuts: tuple[int, ...]
+) -> None:
+    """To rounding: 1e-5. Without a direction nothing is steered: equal bits."""
+    steering = replace(task(1).steering, operator=OPERATORS.find("ablate"))
+    minus = replace(steering, directions=-steering.directions)
+    one, other = (score(tiny_source, replace(task(1), steering=s), cuts) for s in (steering, minus))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert (one[1:] - one[0]).abs().max() > 0.01
+    assert torch.equal(one[0], score(tiny_source, task(1), cuts)[0])
 
 
 def test_stages_change_no_bit(tiny_source: Path) -> None:

@@ -67,7 +67,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
     behind = [sum(parameters[layer + 1 :]) for layer in run.layers.target]
     share = sum(behind) / len(behind) / sum(parameters)
     concepts, pair = len(run.concepts), run.pairs[0]
-    on_dev = dev_conditions(config.strengths, pair.source, predicted=not writes)
+    on_dev = dev_conditions(config.strengths, pair.source, predicted=run.predictable)
     on_test = test_conditions(
         config.strengths,
         config.strengths[-1],
@@ -78,7 +78,8 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         identity=run.widths.source == run.widths.target,
     )
     compared = len(compared_conditions(pair.source, config.strengths[-1], generate.random_draws))
-    items = passes = gradients = searched = shown = model_flops = 0
+    searched, controls = (0, 0) if run.predictable else _steered_search(run)
+    items = passes = gradients = judged = shown = model_flops = 0
     for concept in run.config.concepts:
         data = run.concepts[concept.name]
         contrast = contrast_texts(data.vector, tokenizer, concept.at)
@@ -86,22 +87,23 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         for side in Side:
             model_flops += forward_flops(read, facts[side].block_parameters, max(run.layers[side]))
         for split, conditions in (
-            (data.dev[:ITEMS], len(on_dev)),
-            (data.dev[ITEMS:], 0),
-            (data.test, len(on_test)),
+            (data.dev[:ITEMS], len(on_dev) + searched),
+            (data.dev[ITEMS:], searched),
+            (data.test, len(on_test) + controls),
         ):
             tokens = _tokens(run, concept.name, split, tokenizer)
             one = forward_flops(tokens, parameters, whole)
             items += len(split)
             if writes:
                 texts = conditions * len(split) * generate.samples
-                searched += texts
+                judged += texts
                 model_flops += conditions * generate.samples * one
                 model_flops += forward_flops(texts * generate.tokens, parameters, whole)
-            else:
-                model_flops += int((3 + conditions * share) * one)
-                passes += conditions * len(split)
-                gradients += len(split)
+                continue
+            back = 3 if run.predictable else 0
+            model_flops += int((back + conditions * share) * one)
+            passes += conditions * len(split)
+            gradients += len(split) if run.predictable else 0
         if generate.tokens:
             continued = data.test if generate.items == "all" else data.test[: generate.items]
             texts = compared * generate.samples
@@ -109,7 +111,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
             tokens += len(continued) * generate.tokens
             shown += texts * len(continued)
             model_flops += forward_flops(texts * tokens, parameters, whole)
-    draws = config.exact_draws if writes else config.control_draws
+    draws = config.control_draws if run.predictable else config.exact_draws
     d, e = run.widths
     mapped = 2 * draws * (1 + concepts) * d * e
     at_target = 2 * draws * concepts * e * MOST_SAMPLED_ROWS
@@ -118,12 +120,21 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         items=items,
         gradients=gradients,
         passes=passes,
-        texts=searched + shown,
-        paid=_paid(run, searched, shown),
+        texts=judged + shown,
+        paid=_paid(run, judged, shown),
         draws=draws * len(DRAWN) * concepts * len(run.pairs),
         model_flops=model_flops,
         search_flops=len(run.pairs) * (mapped + at_target),
     )
+
+
+def _steered_search(run: Run) -> tuple[int, int]:
+    """Conditions of each development item and of each test item where effects are not predicted;
+    see `search`."""
+    config = run.config.evaluate
+    drawn = 2 * len(DRAWN) * config.exact_draws
+    natives = len({pair.target for pair in run.pairs}) * len(config.strengths)
+    return natives + len(run.pairs) * (2 + drawn), drawn
 
 
 def _tokens(run: Run, concept: str, items: Sequence[Item], tokenizer: SiteTokenizer) -> int:
@@ -142,10 +153,10 @@ def _prompt_tokens(run: Run, concept: str, items: Sequence[Item], tokenizer: Sit
     return sum(len(tokenizer.encode(item.prompts[0]).ids) for item in as_read)
 
 
-def _paid(run: Run, searched: int, shown: int) -> dict[str, int]:
+def _paid(run: Run, judged: int, shown: int) -> dict[str, int]:
     """Texts for which each judge is asked, those of the search and those of the report."""
     calls = {title: shown for title, score in run.text_scores.items() if score.paid}
     title = run.config.evaluate.score.title
     if isinstance(run.score, GeneratedScore) and run.score.paid:
-        calls[title] = calls.get(title, 0) + searched
+        calls[title] = calls.get(title, 0) + judged
     return calls

@@ -1,4 +1,4 @@
-"""From a condition to what is added to the target's hidden states."""
+"""From a condition to what is done to the target's hidden states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector, displacement, length_at_one
-from lrt_dist.plan.conditions import MAPPED_DRAWS, TARGET_DRAWS, Arm, Condition
+from lrt_dist.models.injection import Steering
+from lrt_dist.plan.conditions import MAPPED_DRAWS, NONE, TARGET_DRAWS, Arm, Condition
 from lrt_dist.sites import LayerPair, Side
 from lrt_dist.tasks.control_directions import (
     TargetDraws,
@@ -47,22 +48,21 @@ class Displacements:
         self._screens, self._scales, self._rows = screens, scales, rows
         self._names = list(screens)
 
-    def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> torch.Tensor:
-        """What each condition adds: `α · s · v/‖v‖`, float32 `[conditions, d_target]`; s is the
-        layer's scale, or where it has none the native vector's length for that vector, and the
-        transferred one's for all others."""
-        directions: dict[Condition, torch.Tensor] = {}
-        rows = []
+    def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> Steering:
+        """What each condition does: its direction, and the amount α · s, or α alone for an operator
+        that does not displace. s is the layer's scale, or where it has none the native vector's
+        length for that vector, and the transferred one's for all others."""
+        known = {NONE: (torch.zeros(self._run.widths.target), 0.0)}
+        rows, amounts = [], []
         for condition in conditions:
-            if condition.arm is Arm.NONE:
-                rows.append(torch.zeros(self._run.widths.target))
-                continue
-            whose = Condition(condition.arm, condition.source_layer, condition.draw)
-            if whose not in directions:
+            whose = replace(condition, strength=0.0)
+            if whose not in known:
                 direction = self._direction(concept, target, whose)
-                directions[whose] = displacement(direction, self._length(concept, target, whose))
-            rows.append(condition.strength * directions[whose])
-        return torch.stack(rows)
+                known[whose] = displacement(direction, 1.0), self._length(concept, target, whose)
+            row, length = known[whose]
+            rows.append(row)
+            amounts.append([condition.strength * length])
+        return Steering(self._run.operator, torch.stack(rows), torch.tensor(amounts))
 
     def vector_of(self, concept: str, condition: Condition) -> str:
         """The concept from whose texts an injected vector, or its map, was made; empty where from
@@ -73,8 +73,8 @@ class Displacements:
         return concept if condition.arm in made else ""
 
     def _length(self, concept: str, target: int, condition: Condition) -> float:
-        """Of what a strength of 1 adds."""
-        scale = self._scales[target]
+        """Amount of a strength of 1."""
+        scale = self._scales[target] if self._run.operator.displaces else 1.0
         if scale is not None:
             return scale
         claim = replace(condition, arm=Arm.TRANSFERRED)

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.scored_items import model_context
 from lrt_dist.errors import LrtError
+from lrt_dist.models.injection import Steering
 from lrt_dist.models.memory_gate import why_not
 from lrt_dist.models.tokens import SiteTokenizer, stop_tokens
 from lrt_dist.plan.conditions import Condition
@@ -51,7 +50,7 @@ class _Cell:
 
     Attributes:
         address: of all that decides it.
-        prompt: what is continued; its condition is the row of its displacement.
+        prompt: what is continued.
     """
 
     address: bytes
@@ -63,7 +62,7 @@ class _Chunk:
     """Missing texts that one task writes."""
 
     target: int
-    displacements: torch.Tensor
+    steering: Steering
     cells: tuple[_Cell, ...]
 
     @property
@@ -102,10 +101,8 @@ class Writer:
         chunks: list[_Chunk] = []
         asked: set[bytes] = set()
         for writing in writings:
-            displacements = self._displacements.of(
-                writing.concept, writing.target, writing.conditions
-            )
-            cells.append(list(self._cells(writing, displacements)))
+            steering = self._displacements.of(writing.concept, writing.target, writing.conditions)
+            cells.append(list(self._cells(writing, steering)))
             for first in range(0, len(cells[-1]), TEXTS_PER_TASK):
                 some = cells[-1][first : first + TEXTS_PER_TASK]
                 missing = [
@@ -113,7 +110,7 @@ class Writer:
                 ]
                 asked.update(c.address for c in missing)
                 if missing:
-                    chunks.append(_Chunk(writing.target, displacements, tuple(missing)))
+                    chunks.append(_Chunk(writing.target, steering, tuple(missing)))
         with self._run.progress.phase(name, sum(map(len, cells)), "texts") as phase:
             phase.resume(phase.total - len(asked))
             waiting = {chunk.key: chunk for chunk in chunks}
@@ -127,12 +124,13 @@ class Writer:
                 phase.advance(len(texts))
         return [[self._texts[cell.address] for cell in of_writing] for of_writing in cells]
 
-    def _cells(self, writing: Writing, displacements: torch.Tensor) -> Iterator[_Cell]:
+    def _cells(self, writing: Writing, steering: Steering) -> Iterator[_Cell]:
         """All texts of a writing, in order; without steering the layer does not matter."""
         tokens = self._config.tokens
-        for row, condition in enumerate(writing.conditions):
-            layer = str(writing.target) if bool(displacements[row].any()) else "no layer"
-            where = address(layer.encode(), displacements[row].numpy().tobytes())
+        for row, (condition, content) in enumerate(
+            zip(writing.conditions, steering.contents, strict=True)
+        ):
+            where = address(str(writing.target if content else "no layer").encode(), content)
             for ids in writing.prompts:
                 steered = steered_tokens(
                     self._run.positions,
@@ -157,7 +155,7 @@ class Writer:
         return GenerateTask(
             chunk.key,
             chunk.target,
-            chunk.displacements,
+            chunk.steering,
             tuple(cell.prompt for cell in chunk.cells),
             self._config.tokens,
             self._stops,

@@ -70,14 +70,15 @@ def item_gradients(
 ) -> GradientFiles | None:
     """Gradients of all development and test items at all target layers; what is there is kept.
 
-    None for a score of texts that the model writes itself.
+    None where they would not predict effects.
 
     Raises:
         LrtError: some items could not be run.
     """
     score, layers = run.score, run.layers.target
-    if not isinstance(score, ForcedScore):
+    if not run.predictable:
         return None
+    assert isinstance(score, ForcedScore)
     context = score_context(run) + json.dumps(layers).encode()
     sharing = PromptSharing(run, chains)
     parts: dict[tuple[str, str], list[Path]] = {}

@@ -10,7 +10,7 @@ import torch
 
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.config import fingerprint_of
-from lrt_dist.models.injection import POSITIONS
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Steering
 from lrt_dist.runtime.contract import Failed, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.cells import address
@@ -28,21 +28,23 @@ SAME_LOG_P = 0.02
 
 
 def model_context(run: Run) -> bytes:
-    """All that decides what the target model says beside texts, layers and displacements."""
+    """All that decides what the target model says beside texts, layers and what is steered."""
     return fingerprint_of(_model_context(run)).encode()
 
 
 def score_context(run: Run) -> bytes:
-    """All that decides the target model's scores beside items, layers and displacements."""
+    """All that decides the target model's scores beside items, layers and what is steered."""
     score = score_identity(run.config.evaluate.score)
     return fingerprint_of({**_model_context(run), "score": score}).encode()
 
 
 def _model_context(run: Run) -> dict[str, str]:
+    config = run.config.evaluate
     return {
         "model": run.facts.target.digest,
         "dtype": compute_dtype(run, Side.TARGET),
-        "positions": POSITIONS.identity(run.config.evaluate.positions),
+        "positions": POSITIONS.identity(config.positions),
+        "operator": OPERATORS.identity(config.operator),
         "lrt_dist": __version__,
     }
 
@@ -100,7 +102,7 @@ class PromptSharing:
 
     def _sums(self, trees: tuple[TokenTree, ...], slots: int) -> torch.Tensor | None:
         budget = self._run.config.evaluate.batch_tokens
-        still = torch.zeros(1, self._run.widths.target)
+        still = Steering.adding(torch.zeros(1, self._run.widths.target))
         task = ScoreTask("shared prompts", self._run.layers.target[0], still, trees, slots, budget)
         (outcome,) = self._chains.run([task])
         if isinstance(outcome, Failed):

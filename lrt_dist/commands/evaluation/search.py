@@ -1,7 +1,8 @@
 """Where effects cannot be predicted: the same search and the same controls under steering.
 
-Gradients say nothing about texts that the model writes itself, and too little where strengths are
-so large that predictions fail. Steering every control costs forward passes, so draws are few.
+Gradients say nothing about texts that the model writes itself or about operators that do not
+displace, and too little where strengths are so large that predictions fail. Steering every control
+costs forward passes, so draws are few.
 """
 
 from __future__ import annotations

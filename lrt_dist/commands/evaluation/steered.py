@@ -18,6 +18,7 @@ from lrt_dist.commands.evaluation.scored_items import PromptSharing, readout_add
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
+from lrt_dist.models.injection import Steering
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import CROSS_ENTROPY, NONE, Arm, Condition
 from lrt_dist.runtime.contract import Failed, receipts_of
@@ -79,12 +80,12 @@ class _Block:
     """Missing cells that one task computes: some conditions × some items.
 
     Attributes:
-        displacements: float32 `[conditions, d]`.
+        steering: of the conditions.
         addresses: `[conditions, items]`.
     """
 
     target: int
-    displacements: torch.Tensor
+    steering: Steering
     items: JoinedItems
     addresses: Addresses
 
@@ -188,13 +189,12 @@ class SteeredTarget:
     def _addresses(self, request: Request, items: Sequence[bytes]) -> Addresses:
         """Of cells, `[conditions, items]`; without steering the layer does not matter."""
         rows = []
-        for displacement in self._added(request, request.conditions):
-            layer = str(request.target) if bool(displacement.any()) else "no layer"
-            values = displacement.numpy().tobytes()
-            rows.append(address(self._context, request.metric.encode(), layer.encode(), values))
+        for content in self._steering(request, request.conditions).contents:
+            layer = str(request.target) if content else "no layer"
+            rows.append(address(self._context, request.metric.encode(), layer.encode(), content))
         return addresses_of(rows, items)
 
-    def _added(self, request: Request, conditions: Sequence[Condition]) -> torch.Tensor:
+    def _steering(self, request: Request, conditions: Sequence[Condition]) -> Steering:
         return self._displacements.of(request.concept, request.target, conditions)
 
     def _tasks(self, wanted: Sequence[_Wanted], blocks: dict[str, _Block]) -> Iterator[ScoreTask]:
@@ -209,14 +209,14 @@ class SteeredTarget:
                 missing = np.isnan(self._cells.find(w.addresses[chunk]))
                 if not missing.any():
                     continue
-                displacements = self._added(request, [request.conditions[i] for i in chunk])
+                steering = self._steering(request, [request.conditions[i] for i in chunk])
                 for first in range(0, missing.shape[1], ITEMS_PER_TASK):
                     some = slice(first, first + ITEMS_PER_TASK)
                     (rows,) = np.nonzero(missing[:, some].any(axis=1))
                     if len(rows):
                         block = _Block(
                             request.target,
-                            displacements[torch.from_numpy(rows)],
+                            steering[torch.from_numpy(rows)],
                             JoinedItems.of(map(self._sharing.item, w.readouts[some])),
                             w.addresses[chunk][rows, some],
                         )
@@ -227,7 +227,7 @@ class SteeredTarget:
     def _task(self, block: _Block) -> ScoreTask:
         items = block.items
         return ScoreTask(
-            block.key, block.target, block.displacements, items.trees, items.slots, self._budget
+            block.key, block.target, block.steering, items.trees, items.slots, self._budget
         )
 
     def _judged(
