@@ -440,6 +440,12 @@ class ConceptConfig(_Strict):
         description="Items for the evaluation, given as `data` is. `null` means that `data` is "
         "divided. Items that ask a question of `data` are left out.",
     )
+    prompts: DataConfig | None = Field(
+        None,
+        description="What the model continues under `evaluate.generate`, given as `data` is; open "
+        "questions will do. `null` means the prompts of the test items. Those that ask a question "
+        "of `data` are left out.",
+    )
     split: SplitConfig = Field(SplitConfig(), description="How many items there are of each kind.")
     swap_letters: bool = Field(
         False,
@@ -508,7 +514,9 @@ class GenerateConfig(_Strict):
         16, description="Most tokens of a continuation. 0: the model writes nothing."
     )
     items: Literal["all"] | Positive = Field(
-        1, description="Number of test items whose prompts are continued, from the first on."
+        1,
+        description="Number of prompts that are continued, from the first on: of the concept's "
+        "`prompts`, or of its test items.",
     )
     samples: Positive = Field(1, description="Number of continuations of each prompt.")
     temperature: Annotated[float, Field(ge=0)] = Field(

@@ -16,6 +16,9 @@ from lrt_dist.tasks.chat import rendered
 from lrt_dist.tasks.scores import ForcedScore, GeneratedScore
 from lrt_dist.workspace.run import Run
 
+PROMPTS = "prompts"
+"""Name of what the model continues, beside those of the splits."""
+
 ADDED_TOKENS = 64
 """More than the special tokens that any tokenizer adds to a text."""
 
@@ -67,7 +70,9 @@ def _check_side(run: Run, side: Side) -> None:
     tokenizer: SiteTokenizer | None = None
     for concept in run.config.concepts:
         data = run.concepts[concept.name]
-        read = {"vector": data.vector} if side is Side.SOURCE else data.splits()
+        read = {"vector": data.vector}
+        if side is Side.TARGET:
+            read = {**data.splits(), PROMPTS: data.prompts}
         for split, items in read.items():
             room = None if context is None else context - run.config.evaluate.generate.tokens
             if not concept.template.chat and (room is None or _surely_short(items, room)):
@@ -107,15 +112,17 @@ def _check_lengths(
     context: int,
 ) -> None:
     config = run.config.evaluate.generate
-    for number, item in enumerate(items):
-        among_first = split == "test" and (config.items == "all" or number < config.items)
-        judged = split != "vector" and isinstance(run.score, GeneratedScore)
-        written = config.tokens if among_first or judged else 0
+    judged = isinstance(run.score, GeneratedScore) and split != "vector"
+    if split == PROMPTS and config.items != "all":
+        items = items[: config.items]
+    written = config.tokens if judged or split == PROMPTS else 0
+    what = "a prompt" if split == PROMPTS else f"an item of the {split} split"
+    for item in items:
         longest = max(len(tokenizer.encode(text).ids) for text in item.texts())
         longest = max(longest, len(tokenizer.encode(item.prompts[0]).ids) + written)
         if longest > context:
             raise UserError(
-                f"concept {concept.name}: an item of the {split} split has {longest} tokens"
+                f"concept {concept.name}: {what} has {longest} tokens"
                 f"{f', {written} written ones included,' if written else ''} in {tokenizer.name}, "
                 f"whose context holds {context}: {item.texts()[0][:80]!r} …; shorten or remove it"
             )

@@ -209,7 +209,7 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
     concepts = []
     for concept in run.config.concepts:
         # By content: the same data under another path is the same data.
-        known = concept.model_dump(mode="json", exclude={"data", "items"})
+        known = concept.model_dump(mode="json", exclude={"data", "items", "prompts"})
         method = VECTOR_METHODS.identity(concept.vector.method)
         content = run.concepts[concept.name].digest
         concepts.append({**known, "method": method, "content": content})

@@ -53,7 +53,7 @@ class Judged:
     """Every score of one concept's texts.
 
     Attributes:
-        items: whose prompts were continued.
+        items: prompts that were continued.
         texts: number of texts.
         scores: in the order of the run.
     """
@@ -68,16 +68,12 @@ def judged_of(results: Results, concept: str) -> Judged | None:
     rows = list(results.generated.filter(pc.field("concept") == concept))
     if not rows or not rows[0].scores:
         return None
-    own = (pc.field("concept") == concept) & (pc.field("split") == "test")
-    questions = {row.item: row.question for row in results.items.filter(own)}
     titles = rows[0].scores
-    scores = tuple(_score(rows, n, title, questions) for n, title in enumerate(titles))
+    scores = tuple(_score(rows, n, title) for n, title in enumerate(titles))
     return Judged(len({row.item for row in rows}), len(rows), scores)
 
 
-def _score(
-    rows: list[GeneratedRow], number: int, title: str, questions: dict[int, str]
-) -> JudgedScore:
+def _score(rows: list[GeneratedRow], number: int, title: str) -> JudgedScore:
     by_arm: defaultdict[tuple[Arm, int], defaultdict[int, list[float]]]
     by_arm = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -87,8 +83,7 @@ def _score(
         key: torch.tensor([sum(v) / len(v) for _, v in sorted(of_items.items())]).double()
         for key, of_items in by_arm.items()
     }
-    items = sorted({row.item for row in rows})
-    clusters = [questions.get(item, str(item)) for item in items]
+    clusters = [question for _, question in sorted({(row.item, row.question) for row in rows})]
     arms = []
     for arm in Arm:
         if (arm, 1) in means:

@@ -418,7 +418,9 @@ class GeneratedRow:
 
     Attributes:
         concept: name of the concept.
-        item: number of the test item whose prompt was continued.
+        item: number of the prompt that was continued: of the test item, or of the concept's
+            `prompts`.
+        question: what it asks, as in `items.parquet`.
         sample: number of the continuation of this prompt under this condition.
         source_layer: layer whose vector was mapped; -1 for arms that do not depend on it.
         target_layer: layer of the target model that was steered.
@@ -433,6 +435,7 @@ class GeneratedRow:
 
     concept: str
     item: int
+    question: str
     sample: int
     source_layer: int
     target_layer: int

@@ -84,6 +84,26 @@ def test_every_arm_writes_and_is_judged(fitted: Path, tmp_path: Path) -> None:
     assert len({row.text for row in rows}) > TEXTS / 2  # samples do differ
 
 
+def test_a_concept_may_bring_open_questions(fitted: Path, tmp_path: Path) -> None:
+    """Those of `data` are left out; vectors and scores stay what they are."""
+    run_file = prepared(fitted, tmp_path, samples=1, temperature=0.0, items="all")
+    values = yaml.safe_load(run_file.read_text())
+    seen = json.loads(Path(values["concepts"][0]["data"]).read_text().splitlines()[0])["prompt"]
+    asked = ["How was your evening?", "What did you see?", seen]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"question": question}) for question in asked))
+    values["concepts"][0]["prompts"] = "questions.jsonl"
+    run_file.write_text(yaml.safe_dump(values))
+    rows = evaluated(run_file)
+    assert {(row.item, row.question) for row in rows} == {
+        (0, "how was your evening?"), (1, "what did you see?"),
+    }  # fmt: skip
+    assert len(rows) == 2 * 7
+    path.write_text(json.dumps({"question": seen}))
+    with pytest.raises(UserError, match=r"questions.jsonl has no prompt that \S+ has not"):
+        evaluated(run_file)
+
+
 def test_by_default_one_text_of_each_arm_and_no_score(fitted: Path, tmp_path: Path) -> None:
     run_file = prepared(fitted, tmp_path)
     values = yaml.safe_load(run_file.read_text())

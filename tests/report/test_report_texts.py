@@ -36,8 +36,9 @@ def texts(concept: str, items: int = 10) -> list[GeneratedRow]:
                 value = 5 + item / 10 + SHARE[c.arm] * math.copysign(1, c.strength) + off
                 rows.append(
                     generated_row(
-                        concept=concept, item=item, sample=sample, arm=c.arm, draw=c.draw,
-                        strength=c.strength, prompt=f"Film {item} was", text=f" text {sample}",
+                        concept=concept, item=item, question=f"film {item}", sample=sample,
+                        arm=c.arm, draw=c.draw, strength=c.strength, prompt=f"Film {item} was",
+                        text=f" text {sample}",
                         scores=("warmth", "tenth"), values=(value, value / 10),
                     )
                 )  # fmt: skip

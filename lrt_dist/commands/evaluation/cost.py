@@ -105,7 +105,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
             passes += conditions * len(split)
             gradients += len(split) if run.predictable else 0
         if generate.tokens:
-            continued = data.test if generate.items == "all" else data.test[: generate.items]
+            continued = data.prompts if generate.items == "all" else data.prompts[: generate.items]
             texts = compared * generate.samples
             tokens = _prompt_tokens(run, concept.name, continued, tokenizer)
             tokens += len(continued) * generate.tokens

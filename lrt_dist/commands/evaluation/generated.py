@@ -28,7 +28,7 @@ def generated(
     tokenizer: SiteTokenizer,
     chosen: Mapping[str, tuple[LayerPair, float]],
 ) -> list[GeneratedRow]:
-    """What the model writes after the first test items' prompts, judged by every score.
+    """What the model writes after the first prompts of each concept, judged by every score.
 
     Args:
         chosen: pair of layers and strength of each concept.
@@ -42,9 +42,9 @@ def generated(
     writings: list[Writing] = []
     items: list[tuple[Item, ...]] = []
     for name, (pair, strength) in chosen.items():
-        test, template = run.concepts[name].test, run.concepts[name].template
-        items.append(test if config.items == "all" else test[: config.items])
-        prompts = [_beginning(i, tokenizer) for i in rendered(items[-1], template, tokenizer)]
+        data = run.concepts[name]
+        items.append(data.prompts if config.items == "all" else data.prompts[: config.items])
+        prompts = [_beginning(i, tokenizer) for i in rendered(items[-1], data.template, tokenizer)]
         conditions = compared_conditions(pair.source, strength, config.random_draws)
         writings.append(Writing(name, pair.target, tuple(conditions), tuple(prompts)))
     texts = writer.write("generate", writings)
@@ -65,6 +65,7 @@ def generated(
         GeneratedRow(
             concept=writing.concept,
             item=number,
+            question=item.question,
             sample=sample,
             source_layer=condition.source_layer,
             target_layer=writing.target,
@@ -76,7 +77,7 @@ def generated(
             scores=tuple(values),
             values=tuple(of_score[place] for of_score in values.values()),
         )
-        for place, ((writing, condition, number, _, sample), text) in enumerate(
+        for place, ((writing, condition, number, item, sample), text) in enumerate(
             zip(places, flat, strict=True)
         )
     ]
