@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lrt_dist.maps.affine import AffineMap
     from lrt_dist.maps.arrays import Fit, fit
     from lrt_dist.maps.vectors import SteeringVector
-    from lrt_dist.models.injection import steer
+    from lrt_dist.models.steer import steer
     from lrt_dist.report.results import Results
     from lrt_dist.runfile import load_run
 
@@ -50,7 +50,7 @@ _HOMES = {
     "fit": "lrt_dist.maps.arrays",
     "load_run": "lrt_dist.runfile",
     "run": "lrt_dist.api",
-    "steer": "lrt_dist.models.injection",
+    "steer": "lrt_dist.models.steer",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,19 @@ from pydantic import BaseModel, ValidationError
 from lrt_dist.config import RunConfig
 from lrt_dist.errors import UserError
 from lrt_dist.files import is_file
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which `on`, `off`, `yes` and `no` are texts, as in YAML 1.2: `on` is a key, and
+    a concept may be called `no`."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), "tTfF")
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -38,7 +52,7 @@ def read_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -71,7 +85,7 @@ def read_run(out: Path) -> RunConfig:
     if not is_file(path):
         raise UserError(f"{out} holds no run (no run.yaml); start one with `lrt-dist run`")
     try:
-        return RunConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return RunConfig.model_validate(yaml.load(path.read_text(encoding="utf-8"), _Loader))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     except ValidationError as error:
@@ -108,7 +122,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not isinstance(section, dict):
         raise UserError(f"--set {key}: {'.'.join(parents)} is not a section")
     try:
-        section[leaf] = yaml.safe_load(text)
+        section[leaf] = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"--set {key}: {text!r} is not a YAML value: {error}") from error
 

@@ -168,6 +168,23 @@ def test_a_file_that_is_no_run(tmp_path: Path, content: bytes, message: str) -> 
     assert str(path) in str(caught.value)
 
 
+def test_on_is_a_key_and_no_is_a_name(tmp_path: Path) -> None:
+    """YAML 1.1 reads both as truth values."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        """
+        source: {model: a}
+        target: {model: b}
+        corpus: {paths: [c.txt]}
+        fit: {on: own, keep_moments: no}
+        concepts: [{name: no, data: d.jsonl}]
+        """
+    )
+    run = load_run(path, ["fit.reverse=yes"])
+    assert (run.fit.on, run.fit.keep_moments, run.fit.reverse) == ("own", False, True)
+    assert run.concepts[0].name == "no"
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*gone\.yaml"):
         load_run(tmp_path / "gone.yaml")

@@ -13,6 +13,8 @@ import yaml
 
 from lrt_dist.atlasfile import load_atlas
 from lrt_dist.config import ModelConfig
+from lrt_dist.corpus.splits import check_files
+from lrt_dist.errors import UserError
 from lrt_dist.models.sources import describe
 from lrt_dist.plan.cost import solve_bytes
 from lrt_dist.plan.memory import USABLE, ModelSize, fewest_stages, host_bytes
@@ -34,6 +36,11 @@ BFLOAT16 = 2
 _STAGE = StageSpec(lambda: pytest.fail("nothing is built here"), cpus=1, gpus=1)
 
 
+def is_task(file: str) -> bool:
+    """Whether a user puts it beside the recipe: the papers' tasks are not ours to give."""
+    return Path(file).is_relative_to(ROOT / "jobs" / "tasks")
+
+
 def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
@@ -47,6 +54,9 @@ def _width(name: str) -> int:
         "google/gemma-2-9b": 3584,
         "Qwen/Qwen2-0.5B": 896,
         "Qwen/Qwen2-7B": 3584,
+        "Qwen/Qwen2-0.5B-Instruct": 896,
+        "Qwen/Qwen2-7B-Instruct": 3584,
+        "meta-llama/Llama-2-7b-chat-hf": 4096,
         "meta-llama/Meta-Llama-3-8B": 4096,
         "meta-llama/Meta-Llama-3-70B": 8192,
     }[name]
@@ -66,9 +76,9 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
     assert run.cluster.address == "auto", "a recipe runs on the cluster that it is submitted to"
     assert run.concepts
     for concept in run.concepts:
-        assert all(Path(file).is_file() for file in concept.data.files)
-        assert concept.items is None or all(Path(file).is_file() for file in concept.items.files)
-    # Only the text is for the user to bring; where from, the recipe leaves open.
+        files = [*concept.data.files, *(concept.items.files if concept.items else ())]
+        assert all(Path(file).is_file() or is_task(file) for file in files)
+    # Only the text, and the papers' tasks, are for the user to bring.
     patterns = [pattern for part in run.corpus.parts for pattern in part.paths]
     assert patterns
     assert all(pattern.startswith("/shared/") for pattern in patterns)
@@ -164,6 +174,14 @@ def test_the_70b_recipe_fits_gpus_of_80_gb() -> None:
     weights = sum(stage.weight_bytes for stage in evaluation)
     assert weights == BFLOAT16 * (sum(size.blocks) + size.embedding + size.head)
     assert 140e9 < weights < 142e9
+
+
+def test_the_papers_tasks_that_are_missing_are_named_at_once() -> None:
+    run = load_run(ROOT / "jobs" / "lrt-table1.yaml")
+    assert len(run.concepts) == 13
+    with pytest.raises(UserError, match="at 13 of the paths") as raised:
+        check_files(run.concepts)
+    assert all(f"{concept.name}: " in str(raised.value) for concept in run.concepts)
 
 
 def test_one_gpu_of_80_gb_is_not_enough_for_70b() -> None:

@@ -1,20 +1,14 @@
-"""Steering hidden states: what is done to them, where, and in any causal LM of a user."""
+"""Steering hidden states: what is done to them, and at which positions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import transformers
-from torch import nn
 
 from lrt_dist.errors import UserError
-from lrt_dist.maps.vectors import SteeringVector, displacement
-from lrt_dist.models.anatomy import find_blocks
-from lrt_dist.models.hooks import block_output, change_output
 from lrt_dist.registry import Registry
 
 
@@ -95,7 +89,7 @@ def chosen_positions(positions: Positions, parts: Parts) -> Sequence[int]:
     chosen = list(positions.choose(parts))
     if any(not 0 <= position < parts.tokens for position in chosen):
         raise UserError(
-            f"evaluate.positions: {positions.choose.__name__} chose {chosen} in a sequence of "
+            f"positions: {positions.choose.__name__} chose {chosen} in a sequence of "
             f"{parts.tokens} tokens, {parts.prompt} of them the prompt, {parts.special} special"
         )
     return chosen
@@ -199,53 +193,3 @@ def inject(
     if mask_BT is not None:
         change = change * mask_BT.to(hidden_BTD).unsqueeze(-1)
     return hidden_BTD + change
-
-
-@contextmanager
-def steer(
-    model: transformers.PreTrainedModel,
-    vector: SteeringVector,
-    strength: float,
-    *,
-    operator: str = "add",
-) -> Iterator[None]:
-    """Steer a causal LM while the context lasts: every forward pass, every position.
-
-    Adds `α · s · v/‖v‖` to the output of the block that the vector names, s being the vector's
-    `norm`; `model.generate` works as ever. Contexts may be nested, and their hooks are removed
-    even if something fails in between.
-
-    Args:
-        model: any causal LM of transformers, on any device and of any dtype.
-        vector: of the same width as the model; `AffineMap.transfer` makes one of another model's.
-        strength: α, the length of what is added as a share of the layer's median norm; a negative
-            one steers the other way.
-        operator: one of `OPERATORS`: `add`; `ablate` adds α times the component along the vector,
-            so that -1 removes it, and needs no norm; `clamp` sets that component to α · s.
-
-    Raises:
-        UserError: the model has no such layer or another width, the vector has no norm, or there
-            is no such operator.
-    """
-    block, chosen = _block_of(model, vector), OPERATORS.find(operator)
-    direction = displacement(vector.values, 1.0)
-    amount = strength * vector.known_norm if chosen.displaces else strength
-    steering = Steering(chosen, direction, torch.tensor([amount]))
-
-    def steered(output: Any) -> torch.Tensor:
-        return inject(block_output(output), steering)
-
-    with change_output(block, steered):
-        yield
-
-
-def _block_of(model: transformers.PreTrainedModel, vector: SteeringVector) -> nn.Module:
-    blocks = find_blocks(model)
-    width = int(model.config.get_text_config().hidden_size)
-    if not 0 <= vector.layer < len(blocks) or len(vector.values) != width:
-        raise UserError(
-            f"the vector {vector.concept!r} has {len(vector.values)} dimensions and lives at layer "
-            f"{vector.layer} of {vector.model}; this model has layers 0 … {len(blocks) - 1} and "
-            f"width {width}; use AffineMap.transfer to carry a vector to another model"
-        )
-    return blocks[vector.layer]

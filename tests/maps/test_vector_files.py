@@ -24,7 +24,7 @@ from lrt_dist.errors import CorruptionError, LrtError, UserError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vector_files import ENDINGS, read_vector, write_vectors
 from lrt_dist.maps.vectors import SteeringVector
-from lrt_dist.models.injection import steer
+from lrt_dist.models.steer import steer
 
 WIDTH = 16
 REPENG = """
