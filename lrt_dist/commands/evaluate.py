@@ -71,6 +71,7 @@ def evaluate(run: Run) -> Table[ScoreRow]:
     fingerprint = evaluation_fingerprint(run, current_fits(run))
     write_items(run, fingerprint)
     if not all(is_current(path, fingerprint) for path in run.folder.evaluation):
+        run.check_scores()
         check_items(run)
         _evaluate(run, fingerprint)
     return Table.read(run.folder.scores, ScoreRow)

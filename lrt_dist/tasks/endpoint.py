@@ -35,7 +35,7 @@ class Answer:
     tokens_out: int | None
 
 
-class Failed(Exception):  # noqa: N818 (one attempt; `Endpoint.ask` makes an error of the last one)
+class Failed(Exception):  # noqa: N818 (one attempt; `Endpoint.pause` makes an error of the last one)
     """An attempt that failed.
 
     Attributes:

@@ -120,7 +120,7 @@ def judge(
         base_url,
         key_from,
         max_tokens,
-        price or Price(input=0, output=0),
+        price,
         budget,
         Patience(timeout, retries, wait, requests_per_minute),
     )
@@ -145,7 +145,7 @@ class Judge:
         base_url: str,
         key_from: str | None,
         max_tokens: int,
-        price: Price,
+        price: Price | None,
         budget: float | None,
         patience: Patience,
     ) -> None:
@@ -175,7 +175,10 @@ class Judge:
         """What was asked and paid."""
         if self._opened is None:
             return ""
-        return f"{self._body['model']}: {self._new} new replies, {self._opened[1]}"
+        replies, purse = self._opened
+        tokens = f"{replies.tokens_in} tokens sent and {replies.tokens_out} written in all"
+        paid = f"; {purse}" if self._price else ""
+        return f"{self._body['model']}: {self._new} new replies, {tokens}{paid}"
 
     def __call__(self, item: Item, text: str) -> float:
         """The number of a text.
@@ -212,8 +215,9 @@ class Judge:
             if self._opened is None:
                 own = self._identity({**self._body, "rubric": self._rubric})
                 replies = ReplyStore(self._folder / own)
-                spent = self._price.of(replies.tokens_in, replies.tokens_out)
-                self._opened = replies, Purse(self._price, self._budget, spent)
+                price = self._price or Price(input=0, output=0)
+                spent = price.of(replies.tokens_in, replies.tokens_out)
+                self._opened = replies, Purse(price, self._budget, spent)
             return self._opened
 
     def _identity(self, body: dict[str, Any]) -> str:

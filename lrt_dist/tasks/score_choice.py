@@ -64,7 +64,7 @@ def make_score(config: ScoreConfig, folder: Path) -> Score:
         told = "; ".join(
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
         )
-        raise UserError(f"score {config.method!r}: {told}") from error
+        raise UserError(f"score {config.method!r}: {told}") from None  # which shows what was given
     if not isinstance(score, ForcedScore | GeneratedScore):
         raise UserError(
             f"score {config.method!r} made a {type(score).__name__} where a ForcedScore or "

@@ -168,13 +168,22 @@ class Run:
         """Find what is wrong with the input before anything is started.
 
         Raises:
-            UserError: see `check_names`, `layers`, `pairs`, `joint`, `concepts` and
-                `check_stages`; or what a score needs is not there.
+            UserError: see `check_names`, `layers`, `pairs`, `joint`, `concepts`, `check_stages`
+                and `check_scores`.
         """
         check_names(self.config)
         _ = self.layers, self.pairs, self.joint, self.concepts
         for side in Side:
             check_stages(self.model(side))
+        self.check_scores()
+
+    def check_scores(self) -> None:
+        """Whether everything can be scored.
+
+        Raises:
+            UserError: a score lacks something, such as a key; or an item has nothing to continue,
+                or to compare.
+        """
         for score in (self.score, *self.text_scores.values()):
             if isinstance(score, GeneratedScore):
                 score.prepare()

@@ -193,14 +193,16 @@ def test_a_budget_holds_and_what_was_paid_is_remembered(tmp_path: Path) -> None:
         judged = server.asked
         assert 5 < judged < 20
         paid = f"{judged * COST:.6g} of {20 * COST:g} spent"
-        assert first.account() == f"m: {judged} new replies, {paid}"
+        tokens = f"{judged * TOKENS_IN} tokens sent and {judged * TOKENS_OUT} written in all"
+        assert first.account() == f"m: {judged} new replies, {tokens}; {paid}"
         again = judge_at(server, tmp_path, price=price, budget=20 * COST)
         assert again.judge(ITEM, "0") == 7.0  # kept
         with pytest.raises(IncompleteError, match="of the budget"):
             again.judge(ITEM, "another")
         more = judge_at(server, tmp_path, price=price, budget=1.0)
         assert more.judge(ITEM, "another") == 7.0
-        assert f"1 new replies, {(judged + 1) * COST:.6g} of 1 spent" in more.account()
+        assert more.account().startswith("m: 1 new replies")
+        assert more.account().endswith(f"; {(judged + 1) * COST:.6g} of 1 spent")
 
 
 def test_a_purse_never_overspends_whatever_is_on_its_way() -> None:

@@ -126,22 +126,20 @@ class Writer:
 
     def _cells(self, writing: Writing, steering: Steering) -> Iterator[_Cell]:
         """All texts of a writing, in order; without steering the layer does not matter."""
-        tokens = self._config.tokens
+        tokens, special = self._config.tokens, self._tokenizer.special_tokens
+        steered = {
+            length: steered_tokens(self._run.positions, length, tokens, special=special)
+            for length in set(map(len, writing.prompts))
+        }
         for row, (condition, content) in enumerate(
             zip(writing.conditions, steering.contents, strict=True)
         ):
             where = address(str(writing.target if content else "no layer").encode(), content)
             for ids in writing.prompts:
-                steered = steered_tokens(
-                    self._run.positions,
-                    len(ids),
-                    tokens,
-                    special=self._tokenizer.special_tokens,
-                )
                 for sample in range(self._config.samples):
                     seed = self._seed(writing.concept, condition, ids, sample)
                     what = repr((ids, tokens, self._stops, self._sampling, seed)).encode()
-                    prompt = Prompt(ids, row, steered, seed)
+                    prompt = Prompt(ids, row, steered[len(ids)], seed)
                     yield _Cell(address(self._context, where, what), prompt)
 
     def _seed(self, concept: str, condition: Condition, ids: tuple[int, ...], sample: int) -> str:
