@@ -24,6 +24,7 @@ from lrt_dist.commands._moments import fitted_units, median_norms
 from lrt_dist.commands.evaluation.carriers import corpus_maps
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.generation import Writer
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows
 from lrt_dist.commands.evaluation.steered import Request, SteeredTarget
 from lrt_dist.errors import UserError
@@ -79,7 +80,7 @@ def steer(folder: Path, cells: int) -> dict[str, float]:
         draws = range(max(1, cells // (2 * len(data.test))))
         conditions = conditions_of(Arm.RANDOM, (-0.02, 0.02), source=pair.source, draws=draws)
         request = Request(
-            name, "test", config.evaluate.score, pair.target, tuple(conditions), data.test
+            name, "test", config.evaluate.score.title, pair.target, tuple(conditions), data.test
         )
         screened = ScreenedConcept(name, "", {}, Path(), {}, {})
         displacements = Displacements(
@@ -88,7 +89,8 @@ def steer(folder: Path, cells: int) -> dict[str, float]:
         tokens = config.evaluate.batch_tokens
         with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
             tokenizer = SiteTokenizer.load(config.target)
-            steered = SteeredTarget(run, chains, displacements, tokenizer)
+            writer = Writer(run, chains, displacements, tokenizer)
+            steered = SteeredTarget(run, chains, displacements, tokenizer, writer)
             began = time.perf_counter()
             (values,) = steered.scores("cells", [request])
             seconds = time.perf_counter() - began

@@ -248,10 +248,12 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
         f"{format_seconds(planned.fit_hours * 3600)}"
     )
     if (found := planned.evaluation) is not None:
+        judged = "".join(f", {calls:,} judged by {title}" for title, calls in found.paid.items())
         console.print(
             f"evaluate: {found.concepts} concepts, {found.items} items: {found.gradients} run "
             f"forward and back, {found.passes:,} passes under steering, {found.draws:,} draws of "
-            f"controls searched; {format_seconds(planned.evaluate_hours * 3600)}"
+            f"controls searched, {found.texts:,} texts written{judged}; "
+            f"{format_seconds(planned.evaluate_hours * 3600)}"
         )
     console.print(f"all together {format_seconds(planned.hours * 3600)} ({planned.flops_source})")
 

@@ -454,6 +454,12 @@ class ConceptConfig(_Strict):
         description="Items for the evaluation, given as `data` is. `null` means that `data` is "
         "divided. Items that ask a question of `data` are left out.",
     )
+    prompts: DataConfig | None = Field(
+        None,
+        description="What the model continues under `evaluate.generate`, given as `data` is; open "
+        "questions will do. `null` means the prompts of the test items. Those that ask a question "
+        "of `data` are left out.",
+    )
     split: SplitConfig = Field(SplitConfig(), description="How many items there are of each kind.")
     swap_letters: bool = Field(
         False,
@@ -472,6 +478,89 @@ class ConceptConfig(_Strict):
         description="Token whose hidden state is taken: the `last` of each text, or the first of "
         "the `answer`, where the positive and the negative text differ.",
     )
+
+
+class ScoreConfig(_Strict):
+    """What is measured of an item, or of a text that the model wrote; other keys are the score's
+    own parameters, e.g. `{method: words, words: [good, fine]}`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    method: str = Field(
+        "propensity",
+        description="`propensity`: log-odds of an item's positive continuation against its "
+        "negative one, in nats; `letter_logits`: the same of the first token alone in which they "
+        "differ, as in LRT (arXiv 2506.00653); `probability`: that of the positive one of these "
+        "two tokens, as in CAA (arXiv 2312.06681) and L-Cross (arXiv 2501.02009); `refusal`: "
+        "log-odds, log p − log(1 − p), of the first token of a positive continuation, as in LRT "
+        "and Arditi et al. (arXiv 2406.11717). Of a text that the model writes: `words`: share of "
+        "its words that are in a list; `refusal_phrases`: whether it holds a phrase by which "
+        "refusals are known; `classifier`: probability that a text classifier gives to a label; "
+        "`judge`: number from 0 to 10 that a chat model gives by a rubric "
+        "([generation](generation.md) has their parameters). Or `module:attribute`, a "
+        "`ForcedScore` or `GeneratedScore` of your own, or a function that returns one.",
+    )
+    name: str | None = Field(
+        None, description="What tables and the report call it. `null` means its method."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_a_method(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+    @property
+    def title(self) -> str:
+        """What tables and the report call it."""
+        return self.name or self.method
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Of the score, by name."""
+        return dict(self.model_extra or {})
+
+
+class GenerateConfig(_Strict):
+    """What the target model writes under steering, at the pair of layers and the strength that were
+    chosen: unsteered, with the native and the transferred vector, and with random directions."""
+
+    tokens: NonNegative = Field(
+        16, description="Most tokens of a continuation. 0: the model writes nothing."
+    )
+    items: Literal["all"] | Positive = Field(
+        1,
+        description="Number of prompts that are continued, from the first on: of the concept's "
+        "`prompts`, or of its test items.",
+    )
+    samples: Positive = Field(1, description="Number of continuations of each prompt.")
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="By which logits are divided. 0 takes the likeliest token."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="Tokens are drawn from the likeliest ones that have this probability together.",
+    )
+    random_draws: Positive = Field(
+        1, description="Number of random directions, which are the control."
+    )
+    scores: tuple[ScoreConfig, ...] = Field(
+        (), description="How texts are judged; each is the name of a score or a section."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> GenerateConfig:
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(
+                f"{self.samples} samples without a temperature are all the same; set temperature, "
+                "e.g. to 1.0, or samples: 1"
+            )
+        if self.scores and not self.tokens:
+            raise ValueError("there are scores, but tokens: 0; set tokens, e.g. to 64")
+        titles = [score.title for score in self.scores]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"two scores are called {twice[0]!r}; give each a name")
+        return self
 
 
 class EvaluateConfig(_Strict):
@@ -522,15 +611,13 @@ class EvaluateConfig(_Strict):
         "2312.06681); `last`: the prompt's last token alone; `answer`: what follows the prompt; or "
         "`module:attribute`, `Positions` of your own.",
     )
-    score: str = Field(
-        "propensity",
-        description="What is measured of an item. `propensity`: log-odds of its positive "
-        "continuation against its negative one, in nats; `letter_logits`: the same of the first "
-        "token alone in which they differ, as in LRT (arXiv 2506.00653); `probability`: that of "
-        "the positive one of these two tokens, as in CAA (arXiv 2312.06681) and L-Cross (arXiv "
-        "2501.02009); `refusal`: log-odds, log p − log(1 − p), of the first token of a "
-        "positive continuation, as in LRT and Arditi et al. (arXiv 2406.11717); or "
-        "`module:attribute`, a `ForcedScore` or `GeneratedScore` of your own.",
+    score: ScoreConfig = Field(
+        ScoreConfig(),
+        description="What is measured of an item, and by which layers and strength are chosen: the "
+        "name of a score, or the section below.",
+    )
+    generate: GenerateConfig = Field(
+        GenerateConfig(), description="What the model writes, and how it is judged."
     )
     batch_tokens: Positive = Field(
         4096, description="Number of tokens of a batch, over all its conditions, padding included."
@@ -538,10 +625,9 @@ class EvaluateConfig(_Strict):
     neutral_segments: Positive = Field(
         8, description="Number of corpus segments on which the price of steering is measured."
     )
-    sample_tokens: NonNegative = Field(
-        16, description="Length of the sample continuations in the report, in tokens."
+    seed: NonNegative = Field(
+        0, description="Seed of the random directions, and of the tokens that are drawn."
     )
-    seed: NonNegative = Field(0, description="Seed of the random directions.")
 
     @field_validator("strengths")
     @classmethod

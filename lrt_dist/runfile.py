@@ -167,7 +167,7 @@ def path_values(values: dict[str, Any]) -> Iterator[PathValue]:
             local = model.endswith(".gguf") or model[:1] in "./~"
             yield PathValue(f"{side}.model", local, values[side], "model")
     for concept in _sections(values, "concepts"):
-        for key in ("data", "items"):
+        for key in ("data", "items", "prompts"):
             yield from _paths(f"concepts.{key}", concept, key)
             for inner in ("file", "positive", "negative"):
                 yield from _paths(f"concepts.{key}", concept.get(key), inner)

@@ -10,13 +10,20 @@ import pytest
 from pydantic import BaseModel
 
 from docs.generate import OWN_CODE, attributes, kind_of, pages, replace_part, sections
-from lrt_dist.config import ConceptConfig, EvaluateConfig, FitConfig, ReportConfig, VectorConfig
+from lrt_dist.config import (
+    ConceptConfig,
+    EvaluateConfig,
+    FitConfig,
+    ReportConfig,
+    ScoreConfig,
+    VectorConfig,
+)
 from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.maps.vectors import VECTOR_METHODS
 from lrt_dist.models.injection import OPERATORS, POSITIONS
 from lrt_dist.registry import Registry
 from lrt_dist.report.figures import FIGURES
-from lrt_dist.tasks.scores import SCORES
+from lrt_dist.tasks.score_choice import SCORES
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
@@ -33,7 +40,7 @@ def test_generated_pages_are_current(path: Path) -> None:
         (VectorConfig, "method", VECTOR_METHODS),
         (EvaluateConfig, "operator", OPERATORS),
         (EvaluateConfig, "positions", POSITIONS),
-        (EvaluateConfig, "score", SCORES),
+        (ScoreConfig, "method", SCORES),
         (ReportConfig, "figures", FIGURES),
     ],
 )

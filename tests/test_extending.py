@@ -117,7 +117,11 @@ def test_positions_an_operator_and_a_score_of_generated_text(
         "evaluate.positions=my_lab:FIRST_HALF",
         "evaluate.operator=my_lab:AT_LEAST",
         "evaluate.score=my_lab:VOWELS",
+        "evaluate.generate.scores=[{method: 'my_lab:letters', which: eiou}, 'my_lab:VOWELS']",
     )
+    for row in results.generated:
+        few, all_vowels = row.values
+        assert all_vowels - few == row.text.count("a")
     assert set(results.scores.column("metric")) == {"my_lab:VOWELS"}
     assert set(results.scores.column("split")) == {"dev", "test"}  # neutral text has no prompt
     values = results.scores.column("value")

@@ -11,7 +11,7 @@ from lrt_dist.linear.methods import FIT_METHODS, Method
 from lrt_dist.maps.vectors import VECTOR_METHODS
 from lrt_dist.models.injection import POSITIONS
 from lrt_dist.registry import Registry
-from lrt_dist.tasks.scores import SCORES
+from lrt_dist.tasks.score_choice import SCORES
 
 
 @pytest.fixture
@@ -120,6 +120,9 @@ def test_what_a_module_does_not_have_is_told_the_nearest(
 def test_the_packages_own_choices() -> None:
     assert FIT_METHODS.names == ("affine", "low_rank", "linear", "orthogonal")
     assert VECTOR_METHODS.names == ("mean_difference", "pca", "logistic")
-    assert POSITIONS.names == ("all", "last")
-    assert SCORES.names == ("propensity",)
+    assert POSITIONS.names == ("all", "all_but_special", "from_prompt_end", "last", "answer")
+    assert SCORES.names == (
+        *("propensity", "letter_logits", "probability", "refusal"),
+        *("words", "refusal_phrases", "classifier", "judge"),
+    )
     assert all(isinstance(FIT_METHODS.find(name), Method) for name in FIT_METHODS.names)

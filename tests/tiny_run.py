@@ -49,7 +49,7 @@ def write_tiny_run(folder: Path, source: Path, target: Path, /, **sections: Any)
             "control_draws": 40,
             "exact_draws": 2,
             "neutral_segments": 2,
-            "sample_tokens": 2,
+            "generate": {"tokens": 2},
         },
         "cluster": {"address": "serial"},
     }

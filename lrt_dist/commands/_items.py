@@ -16,6 +16,9 @@ from lrt_dist.tasks.chat import rendered
 from lrt_dist.tasks.scores import ForcedScore, GeneratedScore
 from lrt_dist.workspace.run import Run
 
+PROMPTS = "prompts"
+"""Name of what the model continues, beside those of the splits."""
+
 ADDED_TOKENS = 64
 """More than the special tokens that any tokenizer adds to a text."""
 
@@ -67,9 +70,12 @@ def _check_side(run: Run, side: Side) -> None:
     tokenizer: SiteTokenizer | None = None
     for concept in run.config.concepts:
         data = run.concepts[concept.name]
-        read = {"vector": data.vector} if side is Side.SOURCE else data.splits()
+        read = {"vector": data.vector}
+        if side is Side.TARGET:
+            read = {**data.splits(), PROMPTS: data.prompts}
         for split, items in read.items():
-            if not concept.template.chat and (context is None or _surely_short(items, context)):
+            room = None if context is None else context - run.config.evaluate.generate.tokens
+            if not concept.template.chat and (room is None or _surely_short(items, room)):
                 continue  # a tokenizer takes seconds to load
             tokenizer = tokenizer or SiteTokenizer.load(run.model(side))
             as_read = rendered(items, concept.template, tokenizer)
@@ -91,10 +97,10 @@ def _check_reads(run: Run, score: ForcedScore) -> None:
                 )
 
 
-def _surely_short(items: Sequence[Item], context: int) -> bool:
+def _surely_short(items: Sequence[Item], room: int) -> bool:
     """Whether no text can be too long: no token is shorter than a byte."""
     longest = max(len(text.encode()) for item in items for text in item.texts())
-    return longest + ADDED_TOKENS <= context
+    return longest + ADDED_TOKENS <= room
 
 
 def _check_lengths(
@@ -105,13 +111,18 @@ def _check_lengths(
     tokenizer: SiteTokenizer,
     context: int,
 ) -> None:
-    written = run.score.tokens if isinstance(run.score, GeneratedScore) and split != "vector" else 0
+    config = run.config.evaluate.generate
+    judged = isinstance(run.score, GeneratedScore) and split != "vector"
+    if split == PROMPTS and config.items != "all":
+        items = items[: config.items]
+    written = config.tokens if judged or split == PROMPTS else 0
+    what = "a prompt" if split == PROMPTS else f"an item of the {split} split"
     for item in items:
         longest = max(len(tokenizer.encode(text).ids) for text in item.texts())
         longest = max(longest, len(tokenizer.encode(item.prompts[0]).ids) + written)
         if longest > context:
             raise UserError(
-                f"concept {concept.name}: an item of the {split} split has {longest} tokens"
+                f"concept {concept.name}: {what} has {longest} tokens"
                 f"{f', {written} written ones included,' if written else ''} in {tokenizer.name}, "
                 f"whose context holds {context}: {item.texts()[0][:80]!r} …; shorten or remove it"
             )

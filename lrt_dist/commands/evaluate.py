@@ -22,10 +22,11 @@ from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
 from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
 from lrt_dist.commands.evaluation.displacements import Displacements
+from lrt_dist.commands.evaluation.generated import generated
+from lrt_dist.commands.evaluation.generation import Writer
 from lrt_dist.commands.evaluation.given import given_content
 from lrt_dist.commands.evaluation.gradients import item_gradients
 from lrt_dist.commands.evaluation.measurement import Measured, measure
-from lrt_dist.commands.evaluation.samples import samples
 from lrt_dist.commands.evaluation.scales import layer_scales
 from lrt_dist.commands.evaluation.screening import Screen, sample_rows, screen
 from lrt_dist.commands.evaluation.search import search, steered_controls
@@ -44,13 +45,14 @@ from lrt_dist.sites import Side, Sided
 from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
+    GeneratedRow,
     ScoreRow,
     Table,
     VectorRow,
     VerdictRow,
     is_current,
 )
-from lrt_dist.tasks.scores import SCORES
+from lrt_dist.tasks.score_choice import score_identity
 from lrt_dist.workspace.run import Run
 
 
@@ -70,6 +72,7 @@ def evaluate(run: Run) -> Table[ScoreRow]:
     fingerprint = evaluation_fingerprint(run, current_fits(run))
     write_items(run, fingerprint)
     if not all(is_current(path, fingerprint) for path in run.folder.evaluation):
+        run.check_scores()
         check_items(run)
         _evaluate(run, fingerprint)
     return Table.read(run.folder.scores, ScoreRow)
@@ -109,7 +112,8 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     screens = screen(run, carriers, states.source, gradients, scales, rows)
     displacements = Displacements(run, carriers, screens, scales, rows)
     with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
-        steered = SteeredTarget(run, chains, displacements, tokenizers.target)
+        writer = Writer(run, chains, displacements, tokenizers.target)
+        steered = SteeredTarget(run, chains, displacements, tokenizers.target, writer)
         if gradients is None:
             screens = search(run, steered, screens)
         choices, dev_scores = choose(run, steered, displacements, screens, gradients)
@@ -120,7 +124,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
             strengths = {name: choice.strength for name, choice in choices.items()}
             screens = steered_controls(run, steered, screens, strengths)
         chosen = {name: (m.pair, m.strength) for name, m in measured.items()}
-        written = samples(run, chains, displacements, tokenizers.target, chosen)
+        written = generated(run, writer, tokenizers.target, chosen)
     left_out = without_folds(run, records, measured)
     spread = Spread(run, carriers, states, gradients, scales, left_out)
     # What was fitted on a concept's own texts is as if these were in the corpus.
@@ -129,7 +133,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     compared = [row for choice in choices.values() for row in choice.compared]
     tables: list[tuple[Path, Table[Any]]] = [
         (run.folder.vectors, Table.of(VectorRow, _vector_rows(run, screens, verdicts))),
-        (run.folder.samples, written),
+        (run.folder.generated, Table.of(GeneratedRow, written)),
         (
             run.folder.controls,
             Table.of(ControlRow, _control_rows(screens, measured, screened=screened)),
@@ -195,7 +199,11 @@ def _settings(run: Run) -> dict[str, Any]:
     settings = run.config.evaluate.model_dump(mode="json", exclude={"batch_tokens"})
     settings["positions"] = POSITIONS.identity(run.config.evaluate.positions)
     settings["operator"] = OPERATORS.identity(run.config.evaluate.operator)
-    settings["score"] = SCORES.identity(run.config.evaluate.score)
+    settings["score"] = {**settings["score"], **score_identity(run.config.evaluate.score)}
+    for known, score in zip(
+        settings["generate"]["scores"], run.config.evaluate.generate.scores, strict=True
+    ):
+        known |= score_identity(score)
     return settings
 
 
@@ -204,7 +212,8 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
     for concept in run.config.concepts:
         # By content: the same data under another path is the same data.
         known = concept.model_dump(
-            mode="json", exclude={"data": True, "items": True, "vector": {"source", "target"}}
+            mode="json",
+            exclude={"data": True, "items": True, "prompts": True, "vector": {"source", "target"}},
         )
         method = VECTOR_METHODS.identity(concept.vector.method)
         content = [run.concepts[concept.name].digest, given_content(concept)]

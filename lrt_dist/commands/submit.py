@@ -21,7 +21,7 @@ from lrt_dist.runtime.jobs import Job, submit_job
 MOST_BYTES = 100 << 20
 """That a job takes along: Ray keeps them in the memory of the head node."""
 GLOBS = ("corpus.paths", "corpus.mixture.paths")
-GO_ALONG = (*GLOBS, "concepts.data", "concepts.items")
+GO_ALONG = (*GLOBS, "concepts.data", "concepts.items", "concepts.prompts")
 RUN_FILE = "RUN.yaml"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class ConceptData:
         template: what is still to be put around the prompts, see `tasks.chat`.
         left_out: items of the second file that ask a question of the first one.
         unpaired: texts of the larger of two classes that are in no item.
+        prompts: what the model continues; the test items unless the concept brings others.
     """
 
     vector: tuple[Item, ...]
@@ -39,6 +40,7 @@ class ConceptData:
     template: TemplateConfig = NO_TEMPLATE
     left_out: int = 0
     unpaired: int = 0
+    prompts: tuple[Item, ...] = ()
 
     def splits(self) -> dict[str, tuple[Item, ...]]:
         """The items of each split, by its name."""
@@ -49,7 +51,7 @@ class ConceptData:
         """Of all that the items say, in their splits: the same data in another file is the same."""
         said = {
             name: [(*_content(item), item.question) for item in items]
-            for name, items in self.splits().items()
+            for name, items in {**self.splits(), "prompts": self.prompts}.items()
         }
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
@@ -64,7 +66,7 @@ def check_files(concepts: Iterable[ConceptConfig]) -> None:
     missing = [
         f"{concept.name}: {file}"
         for concept in concepts
-        for data in (concept.data, concept.items)
+        for data in (concept.data, concept.items, concept.prompts)
         for file in (data.files if data else ())
         if not Path(file).is_file()
     ]
@@ -81,7 +83,8 @@ def load_concept(config: ConceptConfig) -> ConceptData:
 
     Raises:
         UserError: unreadable data (file and line), more items asked for than there are, a split
-            with fewer than two items, or an item for the vector that is an open question.
+            with fewer than two items, an item for the vector that is an open question, or no
+            prompts to go on from.
     """
     read = _read(config, config.data)
     data, unpaired = list(dict.fromkeys(read.items)), read.unpaired
@@ -112,7 +115,13 @@ def load_concept(config: ConceptConfig) -> ConceptData:
                 f"{item.prompts[0][:80]!r}, which has no answers to make a vector of; open "
                 "questions can be `items` of a score of generated text"
             )
-    return ConceptData(**split, template=config.template, left_out=left_out, unpaired=unpaired)
+    return ConceptData(
+        **split,
+        template=config.template,
+        left_out=left_out,
+        unpaired=unpaired,
+        prompts=_prompts(config, data) if config.prompts else split["test"],
+    )
 
 
 def divide(
@@ -150,6 +159,21 @@ def divide(
                                                        _content(i))))
         for name in numbers
     }  # fmt: skip
+
+
+def _prompts(config: ConceptConfig, data: Sequence[Item]) -> tuple[Item, ...]:
+    """What the model continues, in the order of the file."""
+    assert config.prompts is not None, "the concept brings none"
+    questions = {item.question for item in data}
+    read = dict.fromkeys(_read(config, config.prompts).items)
+    prompts = tuple(item for item in read if item.question not in questions)
+    if not prompts or not all(item.prompts[0] for item in prompts):
+        raise UserError(
+            f"concept {config.name}: {config.prompts} has "
+            f"{'an item without a prompt' if prompts else f'no prompt that {config.data} has not'}"
+            ", and a model can only go on from a prompt"
+        )
+    return prompts
 
 
 def _read(config: ConceptConfig, data: DataConfig) -> Items:

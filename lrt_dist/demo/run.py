@@ -56,7 +56,7 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
         "evaluate": {
             "strengths": [-0.05, -0.02, 0.02, 0.05],
             "neutral_segments": 4,
-            "sample_tokens": 12,
+            "generate": {"tokens": 12},
         },
         "concepts": [
             {

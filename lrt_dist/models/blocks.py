@@ -5,7 +5,7 @@ Shape suffixes: B sequences of a batch, T tokens, D width of the residual stream
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import transformers
 
 from lrt_dist.models import hooks
 from lrt_dist.models.anatomy import Anatomy, find_blocks
+from lrt_dist.models.key_values import KeyValues
 from lrt_dist.models.machine import machine_kind
 from lrt_dist.models.partial import Absent, PassThrough
 
@@ -70,6 +71,8 @@ class BlockStack:
         start: int | None = None,
         stop: int | None = None,
         branches: Branches | None = None,
+        memory: KeyValues | None = None,
+        change: Mapping[int, Callable[[torch.Tensor], torch.Tensor]] | None = None,
         capture: Sequence[int] = (),
         select: Callable[[torch.Tensor], torch.Tensor] = lambda hidden: hidden,
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
@@ -81,14 +84,35 @@ class BlockStack:
             hidden_BTD: `[B, T, D]`, the output of block `start - 1`; None where `start` is 0.
             branches: who sees whom where sequences branch; None where each token sees all that
                 stand before it.
+            memory: of the tokens that went through these blocks before, to which these are added;
+                see `remember`. Then tokens are padded on the left.
+            change: what becomes of the output `[B, T, D]` of some layers.
             capture: layers whose output is wanted.
             select: what to keep of a captured `[B, T, D]`, e.g. the site rows.
 
         Returns:
             The output `[B, T, D]` of block `stop - 1`, and `{layer: select(output)}`.
         """
-        with torch.inference_mode():
-            return self._run(token_ids_BT, hidden_BTD, start, stop, branches, capture, select)
+        start = self.owned.start if start is None else start
+        stop = self.owned.stop if stop is None else stop
+        sight = self._sight(branches) if branches else {}
+        if memory is not None:
+            sight |= memory.arguments(token_ids_BT.shape[1], self.device)
+        with torch.inference_mode(), ExitStack() as stack:
+            for layer, new in (change or {}).items():
+                stack.enter_context(hooks.change_hidden(self._blocks[layer], new))
+            done = self._run(token_ids_BT, hidden_BTD, start, stop, sight, capture, select)
+            if memory is not None:
+                memory.count(token_ids_BT.shape[1], range(start, stop))
+            return done
+
+    def remember(self, padding: Sequence[int]) -> KeyValues:
+        """An empty memory for a batch of sequences.
+
+        Args:
+            padding: of each sequence the number of tokens on its left that are none.
+        """
+        return KeyValues(self._model.config, padding)
 
     def run_differentiably(
         self,
@@ -118,7 +142,13 @@ class BlockStack:
                     )
                 )
             return self._run(
-                token_ids_BT, hidden_BTD, None, None, branches, layers, lambda hidden: hidden
+                token_ids_BT,
+                hidden_BTD,
+                self.owned.start,
+                self.owned.stop,
+                self._sight(branches) if branches else {},
+                layers,
+                lambda hidden: hidden,
             )
 
     def logits(
@@ -151,14 +181,12 @@ class BlockStack:
         self,
         token_ids_BT: torch.Tensor,
         hidden_BTD: torch.Tensor | None,
-        start: int | None,
-        stop: int | None,
-        branches: Branches | None,
+        start: int,
+        stop: int,
+        sight: Mapping[str, Any],
         capture: Sequence[int],
         select: Callable[[torch.Tensor], torch.Tensor],
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        start = self.owned.start if start is None else start
-        stop = self.owned.stop if stop is None else stop
         wanted = range(start, stop)
         if not wanted or start < self.owned.start or stop > self.owned.stop:
             raise ValueError(f"blocks {start} … {stop - 1} are not within {self.owned}")
@@ -176,30 +204,28 @@ class BlockStack:
             )
             stack.enter_context(hooks.stop_after(self._blocks[stop - 1]))
             try:
-                self._forward(token_ids_BT, embed=start == 0, branches=branches)
+                self._forward(token_ids_BT, embed=start == 0, **sight)
             except hooks.StopForward as done:
                 return done.hidden_BTD, captured
         raise AssertionError(f"the forward pass went past block {stop - 1}")
 
-    def _forward(
-        self, token_ids_BT: torch.Tensor, *, embed: bool, branches: Branches | None = None
-    ) -> Any:
-        sight: dict[str, Any] = {}
-        if branches is not None:
-            blocked = torch.finfo(self.dtype).min
-            sees = branches.sees_BTT.to(self.device).unsqueeze(1)
-            sight = {
-                "attention_mask": torch.zeros(
-                    sees.shape, device=self.device, dtype=self.dtype
-                ).masked_fill_(~sees, blocked),
-                "position_ids": branches.depth_BT.to(self.device),
-            }
+    def _sight(self, branches: Branches) -> dict[str, Any]:
+        """Who sees whom, as a model's `forward` is given it."""
+        sees = branches.sees_BTT.to(self.device).unsqueeze(1)
+        mask = torch.zeros(sees.shape, device=self.device, dtype=self.dtype)
+        return {
+            "attention_mask": mask.masked_fill_(~sees, torch.finfo(self.dtype).min),
+            "position_ids": branches.depth_BT.to(self.device),
+        }
+
+    def _forward(self, token_ids_BT: torch.Tensor, *, embed: bool, **sight: Any) -> Any:
+        known = {"use_cache": False, **sight}
         if embed or self._anatomy.reads_embeddings:
-            return self._model(input_ids=token_ids_BT.to(self.device), use_cache=False, **sight)
+            return self._model(input_ids=token_ids_BT.to(self.device), **known)
         blank = torch.zeros(
             *token_ids_BT.shape, self._embedding_width, device=self.device, dtype=self.dtype
         )
-        return self._model(inputs_embeds=blank, use_cache=False, **sight)
+        return self._model(inputs_embeds=blank, **known)
 
     @contextmanager
     def _only(self, wanted: range) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +54,13 @@ def change_output(block: nn.Module, change: Callable[[Any], torch.Tensor]) -> It
 
     with _hooked(block, hook):
         yield
+
+
+def change_hidden(
+    block: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]
+) -> AbstractContextManager[None]:
+    """Let the hidden state in what `block` returns be `change(hidden)`."""
+    return change_output(block, lambda output: change(block_output(output)))
 
 
 @contextmanager

@@ -47,6 +47,8 @@ class ModelFacts:
         commit: of a hub name what its revision means now; None for a local model.
         context: most tokens of a text; None where the configuration does not say.
         reads_embeddings: whether every stage needs the token embedding; see `Anatomy`.
+        remembered: numbers that a block keeps of a token when the model writes: key and value; 0
+            where the configuration has no attention heads.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ModelFacts:
     commit: str | None
     context: int | None
     reads_embeddings: bool
+    remembered: int
 
 
 def cache_folder() -> Path:
@@ -171,7 +174,17 @@ def describe(config: ModelConfig) -> ModelFacts:
         commit=commit,
         context=getattr(text, "max_position_embeddings", None),
         reads_embeddings=anatomy_of(cls, hf_config).reads_embeddings,
+        remembered=_remembered(text),
     )
+
+
+def _remembered(text: Any) -> int:
+    """Of one block and token, as grouped attention keeps it."""
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        return 0
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return 2 * int(getattr(text, "num_key_value_heads", None) or heads) * int(size)
 
 
 def _check_not_quantised(config: ModelConfig, hf_config: Any) -> None:

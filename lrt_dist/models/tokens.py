@@ -17,7 +17,7 @@ import transformers
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
-from lrt_dist.models.sources import open_source
+from lrt_dist.models.sources import load_config, open_source
 
 NO_END = -1
 CHAT_DATE = "01 Jan 2026"
@@ -133,6 +133,22 @@ class SiteTokenizer:
         """Token ids as text, special tokens left out."""
         text: str = self._backend.decode(ids, skip_special_tokens=True)
         return text
+
+
+def stop_tokens(config: ModelConfig) -> tuple[int, ...]:
+    """Token ids with which a model ends a text, ascending."""
+    known = [load_config(config).get_text_config().eos_token_id]
+    try:
+        settings = transformers.GenerationConfig.from_pretrained(
+            open_source(config), revision=config.revision
+        )
+        known.append(settings.eos_token_id)
+    except OSError:  # the model brings none
+        pass
+    ids = itertools.chain.from_iterable(
+        one if isinstance(one, list) else [one] for one in known if one is not None
+    )
+    return tuple(sorted(set(ids)))
 
 
 def _chat(tokenizer: transformers.PreTrainedTokenizerFast, prompt: str) -> str:

@@ -81,21 +81,19 @@ def conditions_of(
     return [Condition(arm, source, draw, strength) for draw in draws for strength in strengths]
 
 
-def sample_conditions(source: int, strength: float) -> list[Condition]:
-    """What a person reads side by side."""
+def compared_conditions(source: int, strength: float, draws: int = 1) -> list[Condition]:
+    """What is compared at the chosen strength, both signs: by the price on neutral text, and by
+    texts that the model writes.
+
+    Args:
+        draws: number of random directions.
+    """
     both = (-strength, strength)
     return [
         NONE,
         *conditions_of(Arm.NATIVE, both),
         *conditions_of(Arm.TRANSFERRED, both, source=source),
-    ]
-
-
-def neutral_conditions(source: int, strength: float) -> list[Condition]:
-    """The price on neutral text at the chosen strength, both signs."""
-    return [
-        *sample_conditions(source, strength),
-        *conditions_of(Arm.RANDOM, (-strength, strength), source=source),
+        *conditions_of(Arm.RANDOM, both, source=source, draws=range(draws)),
     ]
 
 

@@ -30,6 +30,7 @@ class ModelSize:
         blocks: parameters of each block.
         embedding: parameters of the token embedding.
         embedding_everywhere: whether every stage holds it, not the first alone.
+        remembered: numbers that a block keeps of each token, where the model writes; else 0.
         head: parameters of the LM head, also where it is tied to the embedding.
         width: size d of the residual stream.
     """
@@ -39,6 +40,7 @@ class ModelSize:
     head: int
     width: int
     embedding_everywhere: bool = False
+    remembered: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def plan_stages(
         weights = sum(wanted[owned.start : owned.stop])
         weights += size.embedding if owned.start == 0 or size.embedding_everywhere else 0
         weights += size.head if head and owned.stop == len(wanted) else 0
-        plans.append(StagePlan(owned, weights * number_bytes, working))
+        # As many batches take turns as there are stages, and each stage keeps all of them.
+        kept = stages * batch_tokens * len(owned) * size.remembered * number_bytes
+        plans.append(StagePlan(owned, weights * number_bytes, working + kept))
     return plans
 
 

@@ -14,6 +14,7 @@ from lrt_dist.report.curves import strength_curves
 from lrt_dist.report.grids import Grid
 from lrt_dist.report.heatmap import HeatMap, heat_map
 from lrt_dist.report.item_effects import ItemEffects, item_effects, worst
+from lrt_dist.report.judged import Judged, judged_of
 from lrt_dist.report.results import Results
 from lrt_dist.report.samples import Samples, samples_of
 from lrt_dist.report.summary import ConceptSummary
@@ -35,6 +36,7 @@ class Card:
     worst: tuple[ItemEffects, ...]
     heat_map: HeatMap | None
     samples: Samples | None
+    judged: Judged | None
 
 
 UNITS = {
@@ -77,7 +79,8 @@ def concept_card(results: Results, summary: ConceptSummary, kept: Grid | None, c
         scatter=Markup(scatter_figure(effects, label=summary.concept)) if effects else None,
         worst=tuple(worst(effects)),
         heat_map=_pairs_map(summary, kept),
-        samples=samples_of(results.samples, summary.concept),
+        samples=samples_of(results.generated, summary.concept),
+        judged=judged_of(results, summary.concept),
     )
 
 

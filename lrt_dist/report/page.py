@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from markupsafe import Markup
 
+from lrt_dist.config import EvaluateConfig
 from lrt_dist.files import atomic_write
 from lrt_dist.formatting import format_layers, percent, percent_range
 from lrt_dist.linear.methods import FIT_METHODS
@@ -55,6 +56,10 @@ SCORE_MEANINGS = {
     "continuations of a prompt differ, as if there were no third.",
     "refusal": "Log-odds that a prompt is continued with the first token of a positive "
     "continuation.",
+    "words": "Share of a text's words that are in a list.",
+    "refusal_phrases": "1 for a text that holds a phrase by which refusals are known, else 0.",
+    "classifier": "Probability that a text classifier gives to a label.",
+    "judge": "Number from 0 to 10 that a chat model gives to a text by a rubric.",
 }
 """What each score of the package is, for the reader of the page."""
 
@@ -115,8 +120,8 @@ def _render(
     template = environment().get_template("page.html.jinja")
     return template.render(
         title=config.name,
-        score=config.evaluate.score,
-        scores=SCORE_MEANINGS,
+        score=config.evaluate.score.title,
+        scores=_meanings(config.evaluate),
         scale=config.evaluate.scale,
         unit=strength_unit(config.evaluate),
         operator=config.evaluate.operator,
@@ -147,6 +152,12 @@ def _render(
         meanings=MEANINGS,
         arms=ARM_MEANINGS,
     )
+
+
+def _meanings(config: EvaluateConfig) -> dict[str, str]:
+    """What the run's scores are, those of the package, by what the run calls them."""
+    used = (config.score, *config.generate.scores)
+    return {s.title: SCORE_MEANINGS[s.method] for s in used if s.method in SCORE_MEANINGS}
 
 
 def _arms_of(summaries: Sequence[ConceptSummary]) -> list[Arm]:

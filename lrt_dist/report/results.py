@@ -13,10 +13,10 @@ from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
     FitRow,
+    GeneratedRow,
     ItemRow,
     JointFitRow,
     Row,
-    SampleRow,
     ScoreRow,
     Table,
     VectorRow,
@@ -37,7 +37,7 @@ class Results:
         items: one row for each item.
         scores: one row for each item under each condition.
         vectors: one row for each concept and pair of layers.
-        samples: continuations.
+        generated: texts that the target model wrote.
         controls: one row for each draw of a control.
         agreement: predicted beside measured effects.
         verdicts: one row for each concept.
@@ -51,7 +51,7 @@ class Results:
     items: Table[ItemRow]
     scores: Table[ScoreRow]
     vectors: Table[VectorRow]
-    samples: Table[SampleRow]
+    generated: Table[GeneratedRow]
     controls: Table[ControlRow]
     agreement: Table[AgreementRow]
     verdicts: Table[VerdictRow]
@@ -91,7 +91,7 @@ class Results:
             items=evaluated("items", ItemRow),
             scores=evaluated("scores", ScoreRow),
             vectors=evaluated("vectors", VectorRow),
-            samples=evaluated("samples", SampleRow),
+            generated=evaluated("generated", GeneratedRow),
             controls=evaluated("controls", ControlRow),
             agreement=evaluated("agreement", AgreementRow),
             verdicts=evaluated("verdicts", VerdictRow),

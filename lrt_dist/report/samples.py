@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from lrt_dist.plan.conditions import Arm
-from lrt_dist.store.tables import SampleRow, Table
+from lrt_dist.store.tables import GeneratedRow, Table
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,13 @@ class Samples:
 
     prompt: str
     unsteered: str
-    steered: tuple[tuple[float, tuple[SampleRow, ...]], ...]
+    steered: tuple[tuple[float, tuple[GeneratedRow, ...]], ...]
 
 
-def samples_of(samples: Table[SampleRow], concept: str) -> Samples | None:
-    """The samples of a concept; None where it has none."""
-    rows = list(samples.filter(pc.field("concept") == concept))
+def samples_of(generated: Table[GeneratedRow], concept: str) -> Samples | None:
+    """The first text of each arm after the first prompt; None where a concept has none."""
+    first = (pc.field("item") == 0) & (pc.field("sample") == 0) & (pc.field("draw") == 0)
+    rows = list(generated.filter((pc.field("concept") == concept) & first))
     unsteered = [row for row in rows if row.arm == Arm.NONE]
     if not unsteered:
         return None

@@ -160,7 +160,7 @@ def summarise(results: Results) -> list[ConceptSummary]:
 
 def _summary(results: Results, row: VerdictRow, vector: VectorRow) -> ConceptSummary:
     pair = LayerPair(row.source_layer, row.target_layer)
-    metric = results.config.evaluate.score
+    metric = results.config.evaluate.score.title
     test = item_scores(results.scores, row.concept, "test", metric, pair)
     neutral = item_scores(results.scores, row.concept, "neutral", CROSS_ENTROPY, pair)
     native, transferred = _all_changes(test, Arm.NATIVE), _all_changes(test, Arm.TRANSFERRED)

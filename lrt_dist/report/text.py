@@ -38,12 +38,12 @@ def interval(ends: tuple[float, float]) -> str:
     return f"{percent(high)} or less" if math.isfinite(high) else "without end"
 
 
-def signed_interval(ends: tuple[float, float]) -> str:
+def signed_interval(ends: tuple[float, float], digits: int = 2) -> str:
     """Of an effect: `"+3.10 to +3.95"`."""
     low, high = ends
     if not (math.isfinite(low) and math.isfinite(high)):
         return "without end"
-    return f"{signed(low)} to {signed(high)}"
+    return f"{signed(low, digits)} to {signed(high, digits)}"
 
 
 def names(listed: Sequence[str]) -> str:

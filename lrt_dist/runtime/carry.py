@@ -52,12 +52,15 @@ def packed(carry: Any, *, direct: bool = False) -> Any:
     """What goes to the next stage.
 
     Args:
-        carry: what a stage returned; anything but a tensor with a size goes as it is.
+        carry: what a stage returned; anything but a tensor with a size, or a tuple of several,
+            goes as it is.
         direct: hold it here for the next stage, on the device where it is.
 
     Returns:
         A `Held`; or a `Carry`, of the same memory if the tensor is on the CPU.
     """
+    if isinstance(carry, tuple):
+        return tuple(packed(part, direct=direct) for part in carry)
     if not isinstance(carry, torch.Tensor) or not (carry.dim() and carry.numel()):
         return carry
     tensor = carry.detach().contiguous()
@@ -72,6 +75,8 @@ def unpacked(carry: Any) -> Any:
     From a `Carry` in memory of its own: what Ray maps cannot be written to. From a `Held` on the
     kind of device where its sender had it.
     """
+    if isinstance(carry, tuple):
+        return tuple(unpacked(part) for part in carry)
     if isinstance(carry, Held):
         return ray.get(carry.tensor)
     if not isinstance(carry, Carry):

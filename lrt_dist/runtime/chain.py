@@ -126,23 +126,29 @@ class Chain:
         ]
 
     def step(
-        self, task: Task, batch: int, before: Sequence[ray.ObjectRef]
-    ) -> list[tuple[int, ray.ObjectRef]]:
+        self,
+        task: Task,
+        batch: int,
+        before: Sequence[ray.ObjectRef],
+        carry: ray.ObjectRef | None,
+    ) -> tuple[list[tuple[int, ray.ObjectRef]], ray.ObjectRef]:
         """Send a batch through.
 
         Args:
             before: for each stage what its last step returned, or `open`.
+            carry: with which it begins.
 
         Returns:
-            (stage, reference) in the order of the batch's way. An error anywhere reaches all
-            that come after it, so nothing waits for ever.
+            (stage, reference) in the order of the batch's way, and what its last step sends. An
+            error anywhere reaches all that come after it, so nothing waits for ever.
         """
-        last, carry, steps = list(before), None, []
+        last, steps = list(before), []
         for index in route(task, len(self._actors)):
             step = self._actors[index].step
             carry, last[index] = step.remote(task.key, batch, carry, last[index])
             steps.append((index, last[index]))
-        return steps
+        assert carry is not None, "a chain without stages"
+        return steps, carry
 
     def finish(self, task: Task, steps: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
         """End a task in every stage; references to the receipts.

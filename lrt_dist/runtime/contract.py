@@ -43,6 +43,16 @@ class RoundTrip(Protocol):
 
 
 @runtime_checkable
+class GoesOn(Protocol):
+    """A task some of whose batches go on where an earlier one ended: what the last stage returned
+    of that one is the carry with which they begin. It is how generated tokens go on."""
+
+    def goes_on_from(self, batch: int) -> int | None:
+        """The earlier batch, which no other batch goes on from; None for a new beginning."""
+        ...
+
+
+@runtime_checkable
 class TriedBefore(Protocol):
     """A task that may have been given up by an earlier run: that it is given up again says nothing
     new, and does not stop a run."""
@@ -58,6 +68,24 @@ def route(task: Task, stages: int) -> list[int]:
     return [*there, *reversed(there[:-1])] if turns else there
 
 
+class Ends(Generic[A]):
+    """What the last stage returned of batches that others go on from."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task if isinstance(task, GoesOn) else None
+        self._by_batch: dict[int, A] = {}
+
+    def beginning(self, batch: int) -> A | None:
+        """The carry with which a batch begins."""
+        earlier = self._task.goes_on_from(batch) if self._task else None
+        return None if earlier is None else self._by_batch.pop(earlier)
+
+    def keep(self, batch: int, end: A) -> None:
+        """Keep what came out of the last stage, if another batch may want it."""
+        if self._task:
+            self._by_batch[batch] = end
+
+
 T = TypeVar("T", bound=Task)
 T_co = TypeVar("T_co", bound=Task, covariant=True)
 
@@ -67,8 +95,9 @@ class Stage(Protocol):
 
     For each task: `open`, then `step` for every batch in order (twice for a `RoundTrip`, except in
     the last stage), then `finish`, which returns the stage's receipt; or `forget` at any time after
-    `open`. `step` is called from one thread, the others from other threads: so the next task is
-    opened, and the last one written, while one computes.
+    `open`. The first stage's carry is None, unless the task `GoesOn`. `step` is called from one
+    thread, the others from other threads: so the next task is opened, and the last one written,
+    while one computes.
     """
 
     def open(self, task: Any) -> None: ...

@@ -17,7 +17,7 @@ import ray
 
 from lrt_dist.errors import LrtError
 from lrt_dist.runtime.chain import FINISHING, Chain, result
-from lrt_dist.runtime.contract import ChainSpec, Task
+from lrt_dist.runtime.contract import ChainSpec, Ends, Task
 
 T = TypeVar("T", bound=Task)
 
@@ -49,6 +49,7 @@ class Attempt(Generic[T]):
         task: the task.
         batches: how many it has.
         last: for each stage its last step that was sent, or `open`.
+        ends: of batches that others go on from.
         sent: batches that were sent.
         arriving: the last step of each batch that is on its way.
         receipts: of every stage, once all batches are sent.
@@ -58,6 +59,7 @@ class Attempt(Generic[T]):
     task: T
     batches: int
     last: list[ray.ObjectRef]
+    ends: Ends[ray.ObjectRef]
     sent: int = 0
     arriving: deque[ray.ObjectRef] = field(default_factory=deque)
     receipts: list[ray.ObjectRef] = field(default_factory=list)
@@ -182,7 +184,7 @@ class Replica:
             self.heard = time.monotonic()
         self.alone = alone
         opened = self._chain.open(task, self._forgotten.pop(task.key, ()))
-        self.attempts.append(Attempt(task, task.batches, opened))
+        self.attempts.append(Attempt(task, task.batches, opened, Ends(task)))
 
     def send(self) -> bool:
         """Send a batch, if one may go; whether it did."""
@@ -190,8 +192,11 @@ class Replica:
         waiting = next((a for a in self.attempts if not a.is_sent), None)
         if waiting is None or on_the_way >= self._window:
             return False
-        for stage, ref in self._chain.step(waiting.task, waiting.sent, waiting.last):
+        begin = waiting.ends.beginning(waiting.sent)
+        steps, end = self._chain.step(waiting.task, waiting.sent, waiting.last, begin)
+        for stage, ref in steps:
             waiting.last[stage] = ref
+        waiting.ends.keep(waiting.sent, end)
         waiting.arriving.append(ref)
         waiting.sent += 1
         if waiting.is_sent:

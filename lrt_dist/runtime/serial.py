@@ -12,6 +12,7 @@ from lrt_dist.runtime.contract import (
     Attempts,
     ChainSpec,
     Done,
+    Ends,
     Failed,
     FailurePolicy,
     Needs,
@@ -105,10 +106,12 @@ class SerialChains:
         for stage in self._stages:
             stage.open(task)
         try:
+            ends: Ends[Any] = Ends(task)
             for batch in range(task.batches):
-                carry = None
+                carry = ends.beginning(batch)
                 for index in route(task, len(self._stages)):
                     carry = self._stages[index].step(task.key, batch, carry)
+                ends.keep(batch, carry)
             return [stage.finish(task.key) for stage in self._stages]
         except BaseException:
             for stage in self._stages:

@@ -413,22 +413,71 @@ class AtlasRow(VerdictRow):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleRow:
-    """A greedy continuation: `samples.parquet`.
+class GeneratedRow:
+    """A text that the target model wrote, and how it was judged: `generated.parquet`.
 
     Attributes:
         concept: name of the concept.
-        prompt: text that the model continued.
+        item: number of the prompt that was continued: of the test item, or of the concept's
+            `prompts`.
+        question: what it asks, as in `items.parquet`.
+        sample: number of the continuation of this prompt under this condition.
+        source_layer: layer whose vector was mapped; -1 for arms that do not depend on it.
+        target_layer: layer of the target model that was steered.
         arm: what was injected; see `scores.parquet`.
-        strength: in the unit of `evaluate.scale`.
+        draw: see `scores.parquet`.
+        strength: in the unit of `evaluate.scale`; 0 for `none`.
+        prompt: text that the model continued.
         text: the continuation, without the prompt.
+        scores: names of the scores.
+        values: the text's value of each score.
     """
 
     concept: str
-    prompt: str
+    item: int
+    question: str
+    sample: int
+    source_layer: int
+    target_layer: int
     arm: str
+    draw: int
     strength: float
+    prompt: str
     text: str
+    scores: tuple[str, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRow:
+    """A text that the target model wrote: `cells/texts/*.parquet`.
+
+    Attributes:
+        address: hash of all that decides the text.
+        text: the continuation, without the prompt.
+    """
+
+    address: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyRow:
+    """A reply of a judge, kept since it was paid for: `cells/replies/{judge}/*.parquet`.
+
+    Attributes:
+        request: hash of all that was asked.
+        value: what it says; NaN where it says nothing that can be read.
+        reply: the text of the reply.
+        tokens_in: tokens that were sent, as the endpoint counts them.
+        tokens_out: tokens that it wrote.
+    """
+
+    request: str
+    value: float
+    reply: str
+    tokens_in: int
+    tokens_out: int
 
 
 @dataclass(frozen=True)

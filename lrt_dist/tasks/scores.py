@@ -14,9 +14,6 @@ import torch
 
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.registry import Registry
-from lrt_dist.tasks.first_tokens import letter_logits, probability, refusal
-from lrt_dist.tasks.sequences import propensity_sequences
 from lrt_dist.tasks.token_trees import SteeredSequence
 
 
@@ -48,6 +45,10 @@ class ForcedScore:
     label: str
 
 
+def _nothing() -> None:
+    """There is nothing to prepare."""
+
+
 @dataclass(frozen=True)
 class GeneratedScore:
     """A score of what the model writes after an item's (positive) prompt.
@@ -55,22 +56,18 @@ class GeneratedScore:
     Attributes:
         judge: `(item, continuation) -> value`; runs in the driver.
         label: what a figure calls a change of it, with its unit.
-        tokens: length of the continuation.
+        at_once: calls of `judge` that may run at once, each in a thread.
+        prepare: called before anything is started; raises a `UserError` for what is missing.
+        account: what was asked and paid so far, for people; empty where nothing is.
+        paid: whether a call may cost money.
     """
 
     judge: Callable[[Item, str], float]
     label: str
-    tokens: int = 32
+    at_once: int = 1
+    prepare: Callable[[], None] = _nothing
+    account: Callable[[], str] = str
+    paid: bool = False
 
 
 Score = ForcedScore | GeneratedScore
-
-SCORES: Registry[Score] = Registry(
-    "score",
-    lambda choice: isinstance(choice, ForcedScore | GeneratedScore),
-    "a ForcedScore or GeneratedScore",
-)
-SCORES.add("propensity")(ForcedScore(propensity_sequences, "change of log-odds"))
-SCORES.add("letter_logits")(ForcedScore(letter_logits, "change of the logit difference"))
-SCORES.add("probability")(ForcedScore(probability, "change of the probability"))
-SCORES.add("refusal")(ForcedScore(refusal, "change of the refusal's log-odds"))

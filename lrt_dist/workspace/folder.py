@@ -54,14 +54,14 @@ class RunFolder:
         self.items = out / "items.parquet"
         self.vectors = out / "vectors.parquet"
         self.scores = out / "scores.parquet"
-        self.samples = out / "samples.parquet"
+        self.generated = out / "generated.parquet"
         self.controls = out / "controls.parquet"
         self.agreement = out / "agreement.parquet"
         self.verdicts = out / "verdicts.parquet"
         self.evaluation = (
             self.scores,
             self.vectors,
-            self.samples,
+            self.generated,
             self.controls,
             self.agreement,
             self.verdicts,
@@ -159,9 +159,15 @@ class RunFolder:
         """Folder of scores, by content."""
         return self.out / "cells"
 
-    def continuations(self, address: str) -> Path:
-        """What the target model wrote for one concept."""
-        return self.out / "cells" / "samples" / f"{address}.parquet"
+    @property
+    def texts(self) -> Path:
+        """Folder of what the target model wrote, by content."""
+        return self.cells / "texts"
+
+    @property
+    def replies(self) -> Path:
+        """Folder of what judges replied, by content."""
+        return self.cells / "replies"
 
     def has_activations(self) -> bool:
         """Whether extraction has begun for either model."""

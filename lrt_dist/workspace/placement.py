@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.models.sources import ModelFacts
@@ -51,7 +53,8 @@ def stage_plans(run: Run, side: Side, *, head: bool, batch_tokens: int) -> list[
         UserError: it cannot be cut as asked, or does not fit.
     """
     facts, cluster = run.facts[side], run.config.cluster
-    size = model_size(facts)
+    writes = head and run.config.evaluate.generate.tokens > 0
+    size = replace(model_size(facts), remembered=facts.remembered if writes else 0)
     last = facts.layers - 1 if head else max(run.stored_layers(side))
     number_bytes = NUMBER_BYTES[compute_dtype(run, side)]
     shared = {"last_layer": last, "number_bytes": number_bytes, "batch_tokens": batch_tokens}

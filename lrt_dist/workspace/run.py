@@ -28,7 +28,8 @@ from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.ledger import Ledger
-from lrt_dist.tasks.scores import SCORES, ForcedScore, GeneratedScore, Score
+from lrt_dist.tasks.score_choice import make_score, make_text_score
+from lrt_dist.tasks.scores import ForcedScore, GeneratedScore, Score
 from lrt_dist.workspace.folder import RunFolder, exclusive
 
 
@@ -144,10 +145,18 @@ class Run:
         """What is done to hidden states."""
         return OPERATORS.find(self.config.evaluate.operator)
 
-    @property
+    @cached_property
     def score(self) -> Score:
         """What evaluation measures."""
-        return SCORES.find(self.config.evaluate.score)
+        return make_score(self.config.evaluate.score, self.folder.replies)
+
+    @cached_property
+    def text_scores(self) -> dict[str, GeneratedScore]:
+        """By which texts that the target model writes are judged."""
+        return {
+            score.title: make_text_score(score, self.folder.replies)
+            for score in self.config.evaluate.generate.scores
+        }
 
     @property
     def predictable(self) -> bool:
@@ -159,38 +168,57 @@ class Run:
         """Find what is wrong with the input before anything is started.
 
         Raises:
-            UserError: see `check_names`, `layers`, `pairs`, `joint`, `concepts` and
-                `check_stages`.
+            UserError: see `check_names`, `layers`, `pairs`, `joint`, `concepts`, `check_stages`
+                and `check_scores`.
         """
         check_names(self.config)
         _ = self.layers, self.pairs, self.joint, self.concepts
         for side in Side:
             check_stages(self.model(side))
+        self.check_scores()
+
+    def check_scores(self) -> None:
+        """Whether everything can be scored.
+
+        Raises:
+            UserError: a score lacks something, such as a key; or an item has nothing to continue,
+                or to compare.
+        """
+        for score in (self.score, *self.text_scores.values()):
+            if isinstance(score, GeneratedScore):
+                score.prepare()
         if isinstance(self.score, GeneratedScore):
             self._check_prompts()
         if isinstance(self.score, ForcedScore):
             self._check_answers()
 
     def _check_prompts(self) -> None:
-        """A model can only go on from a prompt."""
+        """A model can only go on from a prompt, and must write something."""
+        title = self.config.evaluate.score.title
+        if not self.config.evaluate.generate.tokens:
+            raise UserError(
+                f"evaluate.score {title} is one of written texts, but evaluate.generate.tokens is "
+                "0; set it, e.g. to 32"
+            )
         tokenizer = SiteTokenizer.load(self.model(Side.TARGET))
         for name, data in self.concepts.items():
             for item in (*data.dev, *data.test):
                 if not tokenizer.encode(item.prompts[0]).ids:
                     raise UserError(
                         f"concept {name}: an item has no prompt ({item.positive[0]!r}), so "
-                        f"evaluate.score {self.config.evaluate.score} has nothing to continue"
+                        f"evaluate.score {title} has nothing to continue"
                     )
 
     def _check_answers(self) -> None:
         """A forced score compares answers."""
+        title = self.config.evaluate.score.title
         for name, data in self.concepts.items():
             for item in (*data.dev, *data.test):
                 if not item.has_answers:
                     raise UserError(
                         f"concept {name}: an item has no answers ({item.prompts[0][:80]!r}), so "
-                        f"evaluate.score {self.config.evaluate.score} has nothing to compare; give "
-                        "the concept `items` with answers, or choose a score of generated text"
+                        f"evaluate.score {title} has nothing to compare; give the concept `items` "
+                        "with answers, or choose a score of generated text"
                     )
 
     @cached_property
@@ -225,12 +253,15 @@ def check_names(config: RunConfig) -> None:
     """Whether all that a run names exists; asked before a directory is made.
 
     Raises:
-        UserError: see `Registry.find` and `check_vector_method`.
+        UserError: see `Registry.find`, `make_score` and `check_vector_method`.
     """
     FIT_METHODS.find(config.fit.method)
     POSITIONS.find(config.evaluate.positions)
     OPERATORS.find(config.evaluate.operator)
-    SCORES.find(config.evaluate.score)
+    nowhere = Path()  # nothing is judged here
+    make_score(config.evaluate.score, nowhere)
+    for score in config.evaluate.generate.scores:
+        make_text_score(score, nowhere)
     for concept in config.concepts:
         check_vector_method(concept.vector.method, concept.vector.parameters)
     for figure in config.report.figures:

@@ -29,7 +29,7 @@ from lrt_dist.runtime.serial import SerialChains
 from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
-    SampleRow,
+    GeneratedRow,
     ScoreRow,
     Table,
     VectorRow,
@@ -38,7 +38,7 @@ from lrt_dist.store.tables import (
 from lrt_dist.tasks import model_stage
 
 CONCEPTS = ("owner", "guest")
-TABLES = ("scores", "vectors", "samples", "controls", "agreement", "verdicts")
+TABLES = ("scores", "vectors", "generated", "controls", "agreement", "verdicts")
 
 
 def concept(folder: Path, name: str, words: tuple[str, str], count: int = 24) -> dict[str, str]:
@@ -349,9 +349,9 @@ def test_many_layers_make_no_long_names(fitted: Path, whole: Path) -> None:
     assert max(len(name.encode()) for name in names) < 100
 
 
-def test_samples_are_kept(whole: Path) -> None:
-    samples = Table.read(whole / "samples.parquet", SampleRow)
-    assert {row.concept for row in samples} == {"owner", "guest"}
+def test_texts_are_kept(whole: Path) -> None:
+    texts = Table.read(whole / "generated.parquet", GeneratedRow)
+    assert {row.concept for row in texts} == {"owner", "guest"}
 
 
 def test_a_zero_vector_is_refused(

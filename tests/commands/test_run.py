@@ -179,7 +179,7 @@ def test_ray_with_as_many_threads_gives_the_bits_of_a_serial_run(
     run_file, parallel = on_ray
     serial = run_all(run_file, tmp_path / "serial")
     assert bytes_of(serial) == bytes_of(parallel)
-    for name in ("scores", "vectors", "samples"):
+    for name in ("scores", "vectors", "generated"):
         assert pq.read_table(getattr(serial, name)) == pq.read_table(getattr(parallel, name))
 
 
@@ -315,7 +315,7 @@ def test_sentences_without_prompts_can_be_evaluated(write_run: WriteRun, tmp_pat
         run_file, tmp_path / "out", f"target.model={source}", "target.layers=[1]",
         f"concepts=[{{name: lists, data: {tmp_path / 'lists.json'}}}]",
     )  # fmt: skip
-    assert pq.read_table(folder.samples).num_rows == 5
+    assert pq.read_table(folder.generated).num_rows == 7
 
 
 def test_two_drivers_do_not_share_a_directory(write_run: WriteRun, tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_run_is_every_step_and_gives_the_tables(
     }
     assert len(results.vectors) == 4
     assert sum(row.chosen for row in results.vectors) == 1
-    assert len(results.samples) == 5
+    assert len(results.generated) == 7
     assert results.report.is_file()
     monkeypatch.setattr("lrt_dist.tasks.model_stage.load_blocks", None)
     again = lrt_dist.run(load_run(run_file), out=tmp_path / "out")

@@ -148,6 +148,10 @@ def test_facts_count_what_the_model_has(family: Path) -> None:
     assert (facts.layers, facts.width, facts.vocabulary) == (4, 32, 97)
     model = transformers.AutoModelForCausalLM.from_pretrained(family)
     assert sum(facts.block_parameters) == sum(p.numel() for p in find_blocks(model).parameters())
+    with torch.inference_mode():
+        cache = model(torch.tensor([[5, 9, 20]]), use_cache=True).past_key_values
+    for layer in cache.layers:
+        assert facts.remembered * 3 == layer.keys.numel() + layer.values.numel()
 
 
 def test_layer_out_of_range_says_how_many_there_are(tiny_source: Path) -> None:

@@ -79,7 +79,14 @@ def vowels(item: Item, continuation: str) -> float:
     return float(sum(continuation.count(vowel) for vowel in "aeiou"))
 
 
-VOWELS = GeneratedScore(vowels, "change of vowels", tokens=2)
+VOWELS = GeneratedScore(vowels, "change of vowels")
+
+
+def letters(*, which: str) -> GeneratedScore:
+    """A score with a parameter."""
+    return GeneratedScore(
+        lambda item, text: float(sum(map(text.count, which))), f"change of {which}"
+    )
 
 
 def nothing(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,9 @@ from lrt_dist.plan.conditions import (
     NONE,
     Arm,
     Condition,
+    compared_conditions,
     conditions_of,
     gentlest,
-    neutral_conditions,
-    sample_conditions,
 )
 
 EFFECTS = st.lists(
@@ -32,10 +31,12 @@ def test_conditions_are_one_for_each_draw_and_strength() -> None:
     assert {c.source_layer for c in made} == {7}
 
 
-def test_neutral_text_sees_all_that_samples_show_and_a_random_arm() -> None:
-    assert set(sample_conditions(3, 0.1)) < set(neutral_conditions(3, 0.1))
-    assert NONE in sample_conditions(3, 0.1)
-    assert Condition(Arm.RANDOM, 3, strength=-0.1) in neutral_conditions(3, 0.1)
+def test_what_is_compared_has_a_control_in_as_many_draws_as_asked_for() -> None:
+    compared = compared_conditions(3, 0.1, draws=2)
+    assert compared[0] == NONE
+    assert len(set(compared)) == len(compared) == 1 + 2 * (1 + 1 + 2)
+    assert {c.draw for c in compared if c.arm is Arm.RANDOM} == {0, 1}
+    assert Condition(Arm.RANDOM, 3, strength=-0.1) in compared_conditions(3, 0.1)
 
 
 def test_drawn_controls_are_arms_of_their_own() -> None:

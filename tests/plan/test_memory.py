@@ -109,3 +109,16 @@ def test_cores_are_shared_out_within_nodes(
     nodes: tuple[float, ...], stages: int, expected: int
 ) -> None:
     assert cores_each(nodes, stages) == expected
+
+
+def test_what_is_remembered_is_one_batch_for_each_stage_in_its_own_blocks() -> None:
+    """So a stage of an even chain keeps what the whole model would keep of one batch."""
+    common: dict[str, Any] = {
+        "last_layer": 5, "head": True, "number_bytes": 2, "batch_tokens": 100,
+    }  # fmt: skip
+    size = ModelSize(blocks=[5] * 6, embedding=0, head=0, width=8)
+    writes = ModelSize(blocks=[5] * 6, embedding=0, head=0, width=8, remembered=16)
+    for stages in (1, 2, 3, 6):
+        silent = plan_stages(size, stages=stages, **common)
+        for plan, other in zip(plan_stages(writes, stages=stages, **common), silent, strict=True):
+            assert plan.working_bytes - other.working_bytes == 6 * 100 * 16 * 2

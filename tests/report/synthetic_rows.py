@@ -13,6 +13,7 @@ from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
     FitRow,
+    GeneratedRow,
     ItemRow,
     JointFitRow,
     MapRow,
@@ -261,3 +262,12 @@ def item_rows(concept: str, items: int = 24) -> list[ItemRow]:
         )
         for item in range(items)
     ]
+
+
+def generated_row(**columns: Any) -> GeneratedRow:
+    """A text of the first prompt that no score judged, unless it is said otherwise."""
+    usual: dict[str, Any] = {
+        "item": 0, "question": "", "sample": 0, "source_layer": NO_LAYER, "target_layer": 9,
+        "draw": 0, "scores": (), "values": (),
+    }  # fmt: skip
+    return GeneratedRow(**usual | columns)

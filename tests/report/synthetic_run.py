@@ -10,6 +10,7 @@ from synthetic_rows import (
     agreement_rows,
     control_rows,
     fit_row,
+    generated_row,
     item_rows,
     price_rows,
     score_rows,
@@ -25,9 +26,9 @@ from lrt_dist.store.tables import (
     AgreementRow,
     ControlRow,
     FitRow,
+    GeneratedRow,
     ItemRow,
     JointFitRow,
-    SampleRow,
     ScoreRow,
     Table,
     VectorRow,
@@ -57,7 +58,7 @@ def save_run(
     joint: Iterable[JointFitRow] | None = None,
     scores: Iterable[ScoreRow] | None = None,
     vectors: Iterable[VectorRow] | None = None,
-    samples: Iterable[SampleRow] | None = None,
+    generated: Iterable[GeneratedRow] | None = None,
     verdicts: Iterable[VerdictRow] | None = None,
     controls: Iterable[ControlRow] | None = None,
     agreement: Iterable[AgreementRow] | None = None,
@@ -71,7 +72,7 @@ def save_run(
         (folder.fits[Direction.JOINT], JointFitRow, joint),
         (folder.scores, ScoreRow, scores),
         (folder.vectors, VectorRow, vectors),
-        (folder.samples, SampleRow, samples),
+        (folder.generated, GeneratedRow, generated),
         (folder.verdicts, VerdictRow, verdicts),
         (folder.controls, ControlRow, controls),
         (folder.agreement, AgreementRow, agreement),
@@ -142,7 +143,7 @@ def realistic_run(out: Path, *, hostile: str = "formality") -> Results:
     }
     tables: dict[str, list[Any]] = {
         name: []
-        for name in ("scores", "vectors", "verdicts", "controls", "agreement", "items", "samples")
+        for name in ("scores", "vectors", "verdicts", "controls", "agreement", "items", "generated")
     }
     for concept, (gain, share, wide, chosen) in concepts.items():
         for pair in pairs:
@@ -187,8 +188,10 @@ def realistic_run(out: Path, *, hostile: str = "formality") -> Results:
         tables["controls"] += control_rows(concept, chosen, reach=wide + 0.2)
         tables["agreement"] += agreement_rows(concept, chosen)
         tables["items"] += item_rows(concept)
-        tables["samples"] += [
-            SampleRow(concept=concept, prompt="The film was", arm=arm, strength=alpha, text=text)
+        tables["generated"] += [
+            generated_row(
+                concept=concept, prompt="The film was", arm=arm, strength=alpha, text=text
+            )
             for arm, alpha, text in CONTINUATIONS
         ]
     return save_run(out, config=CONFIG, fits=fits, **tables)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import needs_browser, seen_in_browser
-from synthetic_rows import fit_row, joint_row
+from synthetic_rows import fit_row, generated_row, joint_row
 from synthetic_run import CONFIG, exact_run, realistic_run, save_run
 
 from lrt_dist.config import ReportConfig
@@ -21,7 +21,6 @@ from lrt_dist.report.controls import LABELS
 from lrt_dist.report.page import write_report
 from lrt_dist.report.results import Results
 from lrt_dist.sites import LayerPair
-from lrt_dist.store.tables import SampleRow
 
 
 def page_of(results: Results, warnings: tuple[str, ...] = (), **facts: str) -> str:
@@ -99,11 +98,11 @@ HOSTILE = "<script>alert(1)</script> \"'& $x_1$"
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     realistic_run(tmp_path, hostile=HOSTILE)
-    samples = [
-        SampleRow(concept=HOSTILE, prompt=HOSTILE, arm=arm, strength=0.1, text=HOSTILE)
+    generated = [
+        generated_row(concept=HOSTILE, prompt=HOSTILE, arm=arm, strength=0.1, text=HOSTILE)
         for arm in (Arm.NONE, Arm.NATIVE, Arm.TRANSFERRED)
     ]
-    page = page_of(save_run(tmp_path, samples=samples), (HOSTILE,), **{HOSTILE: HOSTILE})
+    page = page_of(save_run(tmp_path, generated=generated), (HOSTILE,), **{HOSTILE: HOSTILE})
     seen = Strict()
     seen.feed(page)
     assert "script" not in seen.tags

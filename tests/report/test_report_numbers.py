@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic_rows import score_rows, vector_row, verdict_row
+from synthetic_rows import generated_row, score_rows, vector_row, verdict_row
 from synthetic_run import CONFIG, PAIR, exact_run, realistic_run, save_run
 
 from lrt_dist.formatting import percent
@@ -28,7 +28,7 @@ from lrt_dist.report.summary import summarise, terminal_table
 from lrt_dist.report.tables_to_copy import as_csv, as_latex, write_tables
 from lrt_dist.report.text import interval
 from lrt_dist.sites import LayerPair
-from lrt_dist.store.tables import SampleRow, Table, VerdictRow
+from lrt_dist.store.tables import GeneratedRow, Table, VerdictRow
 
 
 def test_the_summary_of_exact_shares_is_exact(tmp_path: Path) -> None:
@@ -222,15 +222,15 @@ def test_heat_map_cells() -> None:
 def test_samples_are_arranged_by_strength_with_native_first(tmp_path: Path) -> None:
     texts = [(Arm.TRANSFERRED, 0.1, "b"), (Arm.NONE, 0.0, " so."), (Arm.NATIVE, 0.1, "a")]
     rows = [
-        SampleRow(concept="mood", prompt="It is", arm=arm, strength=strength, text=text)
+        generated_row(concept="mood", prompt="It is", arm=arm, strength=strength, text=text)
         for arm, strength, text in texts
     ]
-    samples = samples_of(Table.of(SampleRow, rows), "mood")
+    samples = samples_of(Table.of(GeneratedRow, rows), "mood")
     assert samples is not None
     assert (samples.prompt, samples.unsteered) == ("It is", "so.")
     ((strength, steered),) = samples.steered
     assert (strength, [sample.text for sample in steered]) == (0.1, ["a", "b"])
-    assert samples_of(Table.of(SampleRow, rows), "calm") is None
+    assert samples_of(Table.of(GeneratedRow, rows), "calm") is None
 
 
 def test_percent_has_a_real_minus_sign_and_no_negative_zero() -> None:

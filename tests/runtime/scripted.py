@@ -43,6 +43,14 @@ class ThereAndBack(Job):
     turns_back = True
 
 
+@dataclass(frozen=True)
+class TwoLanes(Job):
+    """A task whose even and whose odd batches each go on one from the other."""
+
+    def goes_on_from(self, batch: int) -> int | None:
+        return batch - 2 if batch >= 2 else None
+
+
 class ScriptedStage:
     """See `lrt_dist.runtime.contract.Stage`."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Job, ThereAndBack, attempts, bracket, chain, echo, reciprocal, total
+from scripted import Job, ThereAndBack, TwoLanes, attempts, bracket, chain, echo, reciprocal, total
 
 from lrt_dist.errors import CorruptionError, LrtError
 from lrt_dist.runtime.contract import Done, Failed, Node, Runtime
@@ -48,6 +48,17 @@ def test_a_carry_that_turns_back_passes_every_stage_again(runtime: Runtime, tmp_
     assert first == [there[:1], [*there, "second", "first"]] * 2
     assert second == [there[:2], [*there, "second"]] * 2
     assert third == [there] * 2
+
+
+def test_a_batch_goes_on_where_an_earlier_one_ended(runtime: Runtime, tmp_path: Path) -> None:
+    """As generated tokens do; faults included."""
+    job = TwoLanes("lanes", batches=5, faults={"second": "transient"})
+    outcome = run(runtime, tmp_path, [job])["lanes"]
+    (_, first), (_, second) = outcome.receipts
+    there = ["first", "second"]
+    assert second == [there * rounds for rounds in (1, 1, 2, 2, 3)]
+    assert first == [way[:-1] for way in second]
+    assert len(attempts(tmp_path, "lanes")) == 2
 
 
 def test_no_tasks_is_no_work(runtime: Runtime, tmp_path: Path) -> None:

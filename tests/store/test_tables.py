@@ -18,9 +18,9 @@ from lrt_dist.linear.fit import FitMetrics
 from lrt_dist.store import tables
 from lrt_dist.store.tables import (
     FitRow,
+    GeneratedRow,
     JointFitRow,
     LayerRow,
-    SampleRow,
     ScoreRow,
     Table,
     concat,
@@ -76,7 +76,7 @@ def same(one: list[Any], other: list[Any]) -> bool:
 
 
 def test_all_tables_are_here() -> None:
-    assert {FitRow, JointFitRow, LayerRow, SampleRow, ScoreRow} < set(ROWS)
+    assert {FitRow, JointFitRow, LayerRow, GeneratedRow, ScoreRow} < set(ROWS)
 
 
 @pytest.mark.parametrize("count", [0, 1, 20])
@@ -134,11 +134,11 @@ def test_columns_are_the_fields_with_a_rows_own_first() -> None:
 
 
 def test_columns_are_read_by_name_and_further_ones_left_out(tmp_path: Path) -> None:
-    rows = some_rows(SampleRow)
-    columns = Table.of(SampleRow, rows).arrow.append_column("new", pa.array([1] * len(rows)))
+    rows = some_rows(GeneratedRow)
+    columns = Table.of(GeneratedRow, rows).arrow.append_column("new", pa.array([1] * len(rows)))
     path = tmp_path / "t.parquet"
     pq.write_table(columns.select(columns.column_names[::-1]), path)
-    assert same(list(Table.read(path, SampleRow)), rows)
+    assert same(list(Table.read(path, GeneratedRow)), rows)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -154,7 +154,7 @@ def test_a_missing_column_is_named_with_the_file(tmp_path: Path, row: type[Any])
 @pytest.mark.parametrize("damage", ["empty", "no parquet", "torn", "overwritten"])
 def test_a_damaged_file_is_named_and_never_current(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "t.parquet"
-    Table.of(SampleRow, some_rows(SampleRow, 500)).save(path, "f")
+    Table.of(GeneratedRow, some_rows(GeneratedRow, 500)).save(path, "f")
     content = path.read_bytes()
     damaged = {
         "empty": b"",
@@ -164,24 +164,24 @@ def test_a_damaged_file_is_named_and_never_current(tmp_path: Path, damage: str) 
     }
     path.write_bytes(damaged[damage])
     with pytest.raises(CorruptionError, match=f"^{path} cannot be read as Parquet"):
-        Table.read(path, SampleRow)
+        Table.read(path, GeneratedRow)
     assert not is_current(path, "f")
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Table.read(tmp_path / "none.parquet", SampleRow)
+        Table.read(tmp_path / "none.parquet", GeneratedRow)
 
 
 def test_tables_know_what_they_were_made_from(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    Table.of(SampleRow, []).save(path, "f")
+    Table.of(GeneratedRow, []).save(path, "f")
     assert is_current(path, "f")
     assert not is_current(path, "g")
     assert not is_current(tmp_path / "none.parquet", "f")
-    Table.read(path, SampleRow).save(path, "g")
+    Table.read(path, GeneratedRow).save(path, "g")
     assert is_current(path, "g")
-    pq.write_table(Table.of(SampleRow, []).arrow, path)
+    pq.write_table(Table.of(GeneratedRow, []).arrow, path)
     assert not is_current(path, "f")
 
 

@@ -58,7 +58,7 @@ def choose(
     Args:
         gradients: of all items; None where effects cannot be predicted.
     """
-    strengths, metric = run.config.evaluate.strengths, run.config.evaluate.score
+    strengths, metric = run.config.evaluate.strengths, run.config.evaluate.score.title
     requests = []
     for name, screen in screens.items():
         pair, items = screen.chosen, run.concepts[name].dev[:ITEMS]

@@ -9,7 +9,12 @@ from lrt_dist.commands.evaluation.choice import ITEMS
 from lrt_dist.commands.evaluation.screening import MOST_SAMPLED_ROWS
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.plan.conditions import DRAWN, dev_conditions, test_conditions
+from lrt_dist.plan.conditions import (
+    DRAWN,
+    compared_conditions,
+    dev_conditions,
+    test_conditions,
+)
 from lrt_dist.plan.cost import forward_flops
 from lrt_dist.sites import Side
 from lrt_dist.tasks.chat import rendered
@@ -28,6 +33,8 @@ class EvaluationPlan:
         items: development and test items of all of them.
         gradients: items that are run forward and back.
         passes: items that are run under steering, each once for every condition.
+        texts: that the target model writes.
+        paid: of these, those that judges are asked for, by the judge's name.
         draws: of drawn controls, over all concepts and pairs of layers.
         model_flops: operations of both models.
         search_flops: operations of the search over the grid.
@@ -37,6 +44,8 @@ class EvaluationPlan:
     items: int
     gradients: int
     passes: int
+    texts: int
+    paid: dict[str, int]
     draws: int
     model_flops: int
     search_flops: int
@@ -52,10 +61,11 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         return None
     facts, config = run.facts, run.config.evaluate
     tokenizer = SiteTokenizer.load(run.model(Side.TARGET))
-    written = run.score.tokens if isinstance(run.score, GeneratedScore) else 0
-    whole = facts.target.layers - 1
-    behind = [sum(facts.target.block_parameters[layer + 1 :]) for layer in run.layers.target]
-    share = sum(behind) / len(behind) / sum(facts.target.block_parameters)
+    writes = isinstance(run.score, GeneratedScore)
+    generate = config.generate
+    whole, parameters = facts.target.layers - 1, facts.target.block_parameters
+    behind = [sum(parameters[layer + 1 :]) for layer in run.layers.target]
+    share = sum(behind) / len(behind) / sum(parameters)
     concepts, pair = len(run.concepts), run.pairs[0]
     on_dev = dev_conditions(config.strengths, pair.source, predicted=run.predictable)
     on_test = test_conditions(
@@ -67,27 +77,40 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         concept_maps=() if run.config.fit.on == "corpus" else range(concepts),
         identity=run.widths.source == run.widths.target,
     )
-    searched, judged = (0, 0) if run.predictable else _steered_search(run)
-    items = passes = gradients = model_flops = 0
+    compared = len(compared_conditions(pair.source, config.strengths[-1], generate.random_draws))
+    searched, controls = (0, 0) if run.predictable else _steered_search(run)
+    items = passes = gradients = judged = shown = model_flops = 0
     for concept in run.config.concepts:
         data = run.concepts[concept.name]
-        texts = contrast_texts(data.vector, tokenizer, concept.at)
-        read = sum(map(len, texts.ids))
+        contrast = contrast_texts(data.vector, tokenizer, concept.at)
+        read = sum(map(len, contrast.ids))
         for side in Side:
-            parameters = facts[side].block_parameters
-            model_flops += forward_flops(read, parameters, max(run.layers[side]))
+            model_flops += forward_flops(read, facts[side].block_parameters, max(run.layers[side]))
         for split, conditions in (
             (data.dev[:ITEMS], len(on_dev) + searched),
             (data.dev[ITEMS:], searched),
-            (data.test, len(on_test) + judged),
+            (data.test, len(on_test) + controls),
         ):
             tokens = _tokens(run, concept.name, split, tokenizer)
-            one = forward_flops(tokens, facts.target.block_parameters, whole)
-            back = 3 if run.predictable else 0
-            model_flops += int((back + conditions * (written or share)) * one)
+            one = forward_flops(tokens, parameters, whole)
             items += len(split)
+            if writes:
+                texts = conditions * len(split) * generate.samples
+                judged += texts
+                model_flops += conditions * generate.samples * one
+                model_flops += forward_flops(texts * generate.tokens, parameters, whole)
+                continue
+            back = 3 if run.predictable else 0
+            model_flops += int((back + conditions * share) * one)
             passes += conditions * len(split)
             gradients += len(split) if run.predictable else 0
+        if generate.tokens:
+            continued = data.prompts if generate.items == "all" else data.prompts[: generate.items]
+            texts = compared * generate.samples
+            tokens = _prompt_tokens(run, concept.name, continued, tokenizer)
+            tokens += len(continued) * generate.tokens
+            shown += texts * len(continued)
+            model_flops += forward_flops(texts * tokens, parameters, whole)
     draws = config.control_draws if run.predictable else config.exact_draws
     d, e = run.widths
     mapped = 2 * draws * (1 + concepts) * d * e
@@ -97,6 +120,8 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         items=items,
         gradients=gradients,
         passes=passes,
+        texts=judged + shown,
+        paid=_paid(run, judged, shown),
         draws=draws * len(DRAWN) * concepts * len(run.pairs),
         model_flops=model_flops,
         search_flops=len(run.pairs) * (mapped + at_target),
@@ -114,10 +139,24 @@ def _steered_search(run: Run) -> tuple[int, int]:
 
 def _tokens(run: Run, concept: str, items: Sequence[Item], tokenizer: SiteTokenizer) -> int:
     """Tokens of some items in one pass; continuations share their prompt."""
-    as_read = rendered(items, run.concepts[concept].template, tokenizer)
     score = run.score
     if isinstance(score, GeneratedScore):
-        return sum(len(tokenizer.encode(item.prompts[0]).ids) for item in as_read)
+        return _prompt_tokens(run, concept, items, tokenizer)
+    as_read = rendered(items, run.concepts[concept].template, tokenizer)
     readouts = (score.read([item], tokenizer) for item in as_read)
     trees = (trees_of(r.sequences, run.positions, shared=True) for r in readouts)
     return sum(len(tree.ids) for of_item in trees for tree in of_item)
+
+
+def _prompt_tokens(run: Run, concept: str, items: Sequence[Item], tokenizer: SiteTokenizer) -> int:
+    as_read = rendered(items, run.concepts[concept].template, tokenizer)
+    return sum(len(tokenizer.encode(item.prompts[0]).ids) for item in as_read)
+
+
+def _paid(run: Run, judged: int, shown: int) -> dict[str, int]:
+    """Texts for which each judge is asked, those of the search and those of the report."""
+    calls = {title: shown for title, score in run.text_scores.items() if score.paid}
+    title = run.config.evaluate.score.title
+    if isinstance(run.score, GeneratedScore) and run.score.paid:
+        calls[title] = calls.get(title, 0) + judged
+    return calls

@@ -15,8 +15,8 @@ from lrt_dist.plan.conditions import (
     CROSS_ENTROPY,
     Arm,
     Condition,
+    compared_conditions,
     conditions_of,
-    neutral_conditions,
     test_conditions,
 )
 from lrt_dist.sites import LayerPair
@@ -95,14 +95,14 @@ def _requests(
         concept_maps=() if run.config.fit.on == "corpus" else range(len(names)),
         identity=run.widths.source == run.widths.target,
     )
-    requests = [Request(name, "test", config.score, pair.target, tuple(conditions), items)]
+    requests = [Request(name, "test", config.score.title, pair.target, tuple(conditions), items)]
     if screen.best_native != pair.target:
         native = conditions_of(Arm.NATIVE, (-choice.best_strength, choice.best_strength))
         requests.append(
-            Request(name, "test", config.score, screen.best_native, tuple(native), items)
+            Request(name, "test", config.score.title, screen.best_native, tuple(native), items)
         )
     if not run.positions.needs_prompt:  # else nothing of neutral text is steered
-        neutral = tuple(neutral_conditions(pair.source, choice.strength))
+        neutral = tuple(compared_conditions(pair.source, choice.strength))
         requests.append(Request(name, "neutral", CROSS_ENTROPY, pair.target, neutral))
     return requests
 

@@ -15,8 +15,9 @@ from lrt_dist.runtime.contract import Failed, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.cells import address
 from lrt_dist.tasks.score import ScoreTask
+from lrt_dist.tasks.score_choice import score_identity
 from lrt_dist.tasks.scored_items import ScoredItem
-from lrt_dist.tasks.scores import SCORES, Readout
+from lrt_dist.tasks.scores import Readout
 from lrt_dist.tasks.token_trees import TokenTree, trees_of
 from lrt_dist.version import __version__
 from lrt_dist.workspace.placement import compute_dtype
@@ -26,19 +27,26 @@ SAME_LOG_P = 0.02
 """Nats: sums of log-probabilities that differ by more are not those of the same text."""
 
 
+def model_context(run: Run) -> bytes:
+    """All that decides what the target model says beside texts, layers and what is steered."""
+    return fingerprint_of(_model_context(run)).encode()
+
+
 def score_context(run: Run) -> bytes:
     """All that decides the target model's scores beside items, layers and what is steered."""
+    score = score_identity(run.config.evaluate.score)
+    return fingerprint_of({**_model_context(run), "score": score}).encode()
+
+
+def _model_context(run: Run) -> dict[str, str]:
     config = run.config.evaluate
-    return fingerprint_of(
-        {
-            "model": run.facts.target.digest,
-            "dtype": compute_dtype(run, Side.TARGET),
-            "positions": POSITIONS.identity(config.positions),
-            "operator": OPERATORS.identity(config.operator),
-            "score": SCORES.identity(config.score),
-            "lrt_dist": __version__,
-        }
-    ).encode()
+    return {
+        "model": run.facts.target.digest,
+        "dtype": compute_dtype(run, Side.TARGET),
+        "positions": POSITIONS.identity(config.positions),
+        "operator": OPERATORS.identity(config.operator),
+        "lrt_dist": __version__,
+    }
 
 
 def readout_address(readout: Readout) -> bytes:

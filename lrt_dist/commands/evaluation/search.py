@@ -49,7 +49,7 @@ def steered_controls(
             if conditions:
                 items = run.concepts[name].test
                 requests[name, target] = Request(
-                    name, "test", run.config.evaluate.score, target, tuple(conditions), items
+                    name, "test", run.config.evaluate.score.title, target, tuple(conditions), items
                 )
     values = steered.scores("evaluate (controls)", list(requests.values()))
     effects = {
@@ -69,7 +69,7 @@ def steered_controls(
 
 def _searched(run: Run, steered: SteeredTarget, screen: Screen) -> Screen:
     name, strengths = screen.concept.name, run.config.evaluate.strengths
-    items, metric = run.concepts[name].dev, run.config.evaluate.score
+    items, metric = run.concepts[name].dev, run.config.evaluate.score.title
     targets = sorted({pair.target for pair in run.pairs})
 
     def measure(target: int, conditions: Iterable[Condition]) -> dict[Condition, float]:

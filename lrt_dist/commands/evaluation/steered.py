@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,8 @@ import torch
 
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.displacements import Displacements
-from lrt_dist.commands.evaluation.generation import Prompts, continuations
+from lrt_dist.commands.evaluation.generated import judge
+from lrt_dist.commands.evaluation.generation import Writer, Writing
 from lrt_dist.commands.evaluation.scored_items import PromptSharing, readout_address, score_context
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.corpus.rows import RowIndex
@@ -27,7 +29,6 @@ from lrt_dist.tasks.score import ScoreTask
 from lrt_dist.tasks.scored_items import JoinedItems
 from lrt_dist.tasks.scores import ForcedScore, GeneratedScore, Readout
 from lrt_dist.tasks.sequences import CrossEntropies, neutral_sequences
-from lrt_dist.tasks.token_trees import SteeredSequence
 from lrt_dist.workspace.run import Run
 
 NEUTRAL_TOKENS = 64
@@ -103,9 +104,10 @@ class SteeredTarget:
         chains: OnDemandChains,
         displacements: Displacements,
         tokenizer: SiteTokenizer,
+        writer: Writer,
     ) -> None:
         self._run, self._chains = run, chains
-        self._displacements, self._tokenizer = displacements, tokenizer
+        self._displacements, self._tokenizer, self._writer = displacements, tokenizer, writer
         self._budget = run.config.evaluate.batch_tokens
         self._cells = CellStore(run.folder.cells)
         self._sharing = PromptSharing(run, chains)
@@ -126,10 +128,12 @@ class SteeredTarget:
             forced = iter(
                 self._forced(name, [r for r, g in zip(requests, generated, strict=True) if not g])
             )
-            return [
-                self._judged(name, request, score) if judged else next(forced)
-                for request, judged in zip(requests, generated, strict=True)
-            ]
+            judged = iter(
+                self._judged(
+                    name, [r for r, g in zip(requests, generated, strict=True) if g], score
+                )
+            )
+            return [next(judged if g else forced) for g in generated]
         return self._forced(name, requests)
 
     def rows(
@@ -226,39 +230,44 @@ class SteeredTarget:
             block.key, block.target, block.steering, items.trees, items.slots, self._budget
         )
 
-    def _judged(self, name: str, request: Request, score: GeneratedScore) -> torch.Tensor:
-        """Scores of what the model writes, float64 `[conditions, items]`."""
-        special = self._tokenizer.special_tokens
-        ids = [self._tokenizer.encode(i.prompts[0]).ids for i in self._rendered(request)]
-        prompts = [SteeredSequence(i, len(i), special=special) for i in ids]
-        items = [
-            address(repr((prompt, item, score.tokens)).encode())
-            for prompt, item in zip(prompts, request.items, strict=True)
+    def _judged(
+        self, name: str, requests: Sequence[Request], score: GeneratedScore
+    ) -> list[torch.Tensor]:
+        """Scores of what the model writes, float64 `[conditions, items]` of each request: of
+        several samples their mean."""
+        if not requests:
+            return []
+        prompts = [
+            tuple(self._tokenizer.encode(i.prompts[0]).ids for i in self._rendered(request))
+            for request in requests
         ]
-        addresses = self._addresses(request, items)
-        for chunk in _chunks(request.conditions):
-            if not np.isnan(self._cells.find(addresses[chunk])).any():
-                continue
-            numbers = range(len(chunk))
-            written = continuations(
-                self._chains,
-                [
-                    Prompts(
-                        name,
-                        request.target,
-                        self._steering(request, [request.conditions[i] for i in chunk]),
-                        tuple(number for number in numbers for _ in prompts),
-                        tuple(prompts) * len(chunk),
-                    )
-                ],
-                self._run.positions,
-                tokens=score.tokens,
-                token_budget=self._budget,
+        texts = self._writer.write(
+            name,
+            [
+                Writing(r.concept, r.target, r.conditions, p)
+                for r, p in zip(requests, prompts, strict=True)
+            ],
+        )
+        samples = self._run.config.evaluate.generate.samples
+        of_texts = [
+            (item, text)
+            for request, texts_of in zip(requests, texts, strict=True)
+            for item, text in zip(
+                (i for _ in request.conditions for i in request.items for _ in range(samples)),
+                texts_of,
+                strict=True,
             )
-            texts = iter(self._tokenizer.decode(list(ids)) for ids in written[name])
-            values = [[score.judge(item, next(texts)) for item in request.items] for _ in numbers]
-            self._cells.add(addresses[chunk], np.array(values, dtype=np.float64))
-        return torch.from_numpy(self._cells.find(addresses))
+        ]
+        values = iter(judge(self._run, f"{name}: judge", score, of_texts))
+        return [
+            torch.tensor(
+                list(itertools.islice(values, len(r.conditions) * len(r.items) * samples)),
+                dtype=torch.float64,
+            )
+            .reshape(len(r.conditions), len(r.items), samples)
+            .mean(-1)
+            for r in requests
+        ]
 
     def _rendered(self, request: Request) -> tuple[Item, ...]:
         template = self._run.concepts[request.concept].template
