@@ -81,11 +81,10 @@ def by_hand(folder: Path, task: GenerateTask) -> Written:
         ) -> object:
             hidden = block_output(out).clone()
             steered = [i for i in p.steered if i < len(ids)]
-            direction = task.steering.directions[p.condition]
-            component = hidden[:, steered] @ direction
-            amount = task.steering.amounts[p.condition]
-            length = task.steering.operator.added(component.unsqueeze(-1), amount)
-            hidden[:, steered] += length * direction
+            added = task.steering.displacements[p.condition]
+            there = (hidden[:, steered] @ added / (added @ added)).unsqueeze(-1)
+            strength = task.steering.strengths[p.condition]
+            hidden[:, steered] += task.steering.operator.times(there, strength) * added
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
         handle = find_blocks(model)[task.layer].register_forward_hook(steer)
