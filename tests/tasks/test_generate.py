@@ -81,11 +81,11 @@ def by_hand(folder: Path, task: GenerateTask) -> Written:
         ) -> object:
             hidden = block_output(out).clone()
             steered = [i for i in p.steered if i < len(ids)]
-            direction = task.steering.directions[p.condition]
-            component = hidden[:, steered] @ direction
-            amount = task.steering.amounts[p.condition]
-            length = task.steering.operator.added(component.unsqueeze(-1), amount)
-            hidden[:, steered] += length * direction
+            displacement = task.steering.displacements[p.condition]
+            there = hidden[:, steered] @ displacement / displacement.square().sum().clamp_min(1e-30)
+            strength = task.steering.strengths[p.condition]
+            times = task.steering.operator.times(there.unsqueeze(-1), strength)
+            hidden[:, steered] += times * displacement
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
         handle = find_blocks(model)[task.layer].register_forward_hook(steer)
