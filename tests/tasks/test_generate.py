@@ -122,7 +122,7 @@ def test_stages_write_what_the_whole_model_writes(
 
 def test_an_operator_does_to_every_token_what_its_state_wants(tiny_source: Path) -> None:
     task = generation(32)
-    steering = replace(task.steering, operator=OPERATORS.find("clamp"))
+    steering = replace(task.steering, operator=OPERATORS.find("ablate"))
     task = replace(task, steering=steering)
     assert write(tiny_source, task, (2,)) == by_hand(tiny_source, task)
     assert write(tiny_source, task) != write(tiny_source, generation(32))
