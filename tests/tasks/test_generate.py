@@ -81,10 +81,11 @@ def by_hand(folder: Path, task: GenerateTask) -> Written:
         ) -> object:
             hidden = block_output(out).clone()
             steered = [i for i in p.steered if i < len(ids)]
-            added = task.steering.displacements[p.condition]
-            there = (hidden[:, steered] @ added / (added @ added)).unsqueeze(-1)
+            displacement = task.steering.displacements[p.condition]
+            there = hidden[:, steered] @ displacement / displacement.square().sum().clamp_min(1e-30)
             strength = task.steering.strengths[p.condition]
-            hidden[:, steered] += task.steering.operator.times(there, strength) * added
+            times = task.steering.operator.times(there.unsqueeze(-1), strength)
+            hidden[:, steered] += times * displacement
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
         handle = find_blocks(model)[task.layer].register_forward_hook(steer)
@@ -121,7 +122,7 @@ def test_stages_write_what_the_whole_model_writes(
 
 def test_an_operator_does_to_every_token_what_its_state_wants(tiny_source: Path) -> None:
     task = generation(32)
-    steering = replace(task.steering, operator=OPERATORS.find("clamp"))
+    steering = replace(task.steering, operator=OPERATORS.find("ablate"))
     task = replace(task, steering=steering)
     assert write(tiny_source, task, (2,)) == by_hand(tiny_source, task)
     assert write(tiny_source, task) != write(tiny_source, generation(32))
