@@ -84,7 +84,7 @@ def steer(folder: Path, cells: int) -> dict[str, float]:
         )
         screened = ScreenedConcept(name, "", {}, Path(), {}, {})
         displacements = Displacements(
-            run, corpus_maps(run), {name: Screen(screened, {}, {})}, norms, rows
+            run, corpus_maps(run), (), {name: Screen(screened, {}, {})}, norms, rows
         )
         tokens = config.evaluate.batch_tokens
         with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:

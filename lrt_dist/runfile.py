@@ -177,6 +177,9 @@ def path_values(values: dict[str, Any]) -> Iterator[PathValue]:
     for part in _sections(values.get("corpus"), "mixture"):
         yield from _paths("corpus.mixture.paths", part, "paths")
     yield from _paths("fit.moments_of", values.get("fit"), "moments_of")
+    for detour in _sections(values.get("evaluate"), "detours"):
+        for leg in ("first", "then"):
+            yield from _paths("evaluate.detours", detour, leg)
     yield from _paths("sites.rows_of", values.get("sites"), "rows_of")
     yield from _paths("extract.store_url", values.get("extract"), "store_url")
 

@@ -8,15 +8,16 @@ OUT/atlas.parquet  OUT/atlas.html
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lrt_dist.atlasfile import Atlas
-from lrt_dist.commands.extract import quarantined_units
+from lrt_dist.commands.extract import extract, quarantined_units
+from lrt_dist.commands.fit import fit
 from lrt_dist.commands.index import index
 from lrt_dist.commands.run import run_steps
-from lrt_dist.config import RunConfig, fingerprint_of
+from lrt_dist.config import DetourConfig, RunConfig, fingerprint_of
 from lrt_dist.errors import IncompleteError, UserError
 from lrt_dist.files import atomic_write, is_file, place
 from lrt_dist.report.atlas import write_atlas
@@ -66,9 +67,16 @@ def atlas(wanted: Atlas, out: str | Path) -> Table[AtlasRow]:
     runs = _with_one_extraction(wanted, root)
     _check(runs, root)
     finished, unfinished = [], {}
+    fitted: dict[tuple[str, str], RunConfig] = {}
     for pair, config in runs.items():
         try:
-            finished.append(_finish(pair, config, root))
+            _fit(pair, config, root)
+            fitted[pair] = config
+        except IncompleteError as error:
+            unfinished[" to ".join(pair)] = str(error)
+    for pair, config in fitted.items():
+        try:
+            finished.append(_finish(pair, _with_detours(pair, config, fitted, root), root))
         except IncompleteError as error:
             unfinished[" to ".join(pair)] = str(error)
     table = Table.of(AtlasRow, _rows(finished))
@@ -140,6 +148,32 @@ def _check(runs: Mapping[tuple[str, str], RunConfig], root: Path) -> None:
     for pair, config in runs.items():
         with open_run(_out_of(pair, root), config) as live:
             index(live)
+
+
+def _fit(pair: tuple[str, str], config: RunConfig, root: Path) -> None:
+    with open_run(_out_of(pair, root), config) as live:
+        index(live)
+        extract(live)
+        fit(live)
+
+
+def _with_detours(
+    pair: tuple[str, str],
+    config: RunConfig,
+    fitted: Collection[tuple[str, str]],
+    root: Path,
+) -> RunConfig:
+    """A run with the ways by every third model to which, and from which, there are maps."""
+    source, target = pair
+    thirds = [end for begin, end in fitted if begin == source and (end, target) in fitted]
+    named = [
+        DetourConfig(
+            first=str(_out_of((source, third), root)), then=str(_out_of((third, target), root))
+        )
+        for third in thirds
+    ]
+    evaluate = config.evaluate.model_copy(update={"detours": tuple(named)})
+    return config.model_copy(update={"evaluate": evaluate})
 
 
 def _finish(pair: tuple[str, str], config: RunConfig, root: Path) -> _Finished:

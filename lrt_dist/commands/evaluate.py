@@ -21,6 +21,7 @@ from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
 from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
+from lrt_dist.commands.evaluation.detours import detours
 from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.generated import generated
 from lrt_dist.commands.evaluation.generation import Writer
@@ -105,12 +106,12 @@ def _evaluate(run: Run, fingerprint: str) -> None:
     states = Sided(source_states, target_states)
     for side in Side:
         save_native_vectors(run, side, states[side], norms[side])
-    carriers = Carriers(run, states, norms)
+    carriers, ways_round = Carriers(run, states, norms), detours(run)
     carriers.fit_claimed()
     rows = sample_rows(run, records)
     scales = layer_scales(run, norms.target)
     screens = screen(run, carriers, states.source, gradients, scales, rows)
-    displacements = Displacements(run, carriers, screens, scales, rows)
+    displacements = Displacements(run, carriers, ways_round, screens, scales, rows)
     with OnDemandChains(run, Side.TARGET, head=True, batch_tokens=tokens) as chains:
         writer = Writer(run, chains, displacements, tokenizers.target)
         steered = SteeredTarget(run, chains, displacements, tokenizers.target, writer)
@@ -199,6 +200,7 @@ def _settings(run: Run) -> dict[str, Any]:
     settings = run.config.evaluate.model_dump(mode="json", exclude={"batch_tokens"})
     settings["positions"] = POSITIONS.identity(run.config.evaluate.positions)
     settings["operator"] = OPERATORS.identity(run.config.evaluate.operator)
+    settings["detours"] = [detour.fingerprint for detour in detours(run)]
     settings["score"] = {**settings["score"], **score_identity(run.config.evaluate.score)}
     for known, score in zip(
         settings["generate"]["scores"], run.config.evaluate.generate.scores, strict=True

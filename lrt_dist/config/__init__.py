@@ -18,7 +18,7 @@ from lrt_dist.config.concepts import (
     VectorConfig,
 )
 from lrt_dist.config.corpus import CorpusConfig, PartConfig, SitesConfig, TextConfig
-from lrt_dist.config.evaluation import EvaluateConfig, GenerateConfig, ScoreConfig
+from lrt_dist.config.evaluation import DetourConfig, EvaluateConfig, GenerateConfig, ScoreConfig
 from lrt_dist.config.identity import differing_keys, fingerprint_of
 from lrt_dist.config.models import ModelConfig
 from lrt_dist.config.run import ClusterConfig, ReportConfig, RunConfig
@@ -29,6 +29,7 @@ __all__ = [
     "ConceptConfig",
     "CorpusConfig",
     "DataConfig",
+    "DetourConfig",
     "EvaluateConfig",
     "ExtractConfig",
     "FitConfig",

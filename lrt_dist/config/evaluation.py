@@ -97,6 +97,17 @@ class GenerateConfig(Strict):
         return self
 
 
+class DetourConfig(Strict):
+    """A way round, by maps of other runs."""
+
+    first: str = Field(
+        description="Output directory of a run from this source model to a third model."
+    )
+    then: str = Field(
+        description="Output directory of a run from that third model to this target model."
+    )
+
+
 class EvaluateConfig(Strict):
     """How steering is measured."""
 
@@ -152,6 +163,11 @@ class EvaluateConfig(Strict):
     )
     generate: GenerateConfig = Field(
         GenerateConfig(), description="What the model writes, and how it is judged."
+    )
+    detours: tuple[DetourConfig, ...] = Field(
+        (),
+        description="Ways round, from the source model by a third one to the target model: each "
+        "concept's vector is also carried there by two maps, one after the other.",
     )
     batch_tokens: Positive = Field(
         4096, description="Number of tokens of a batch, over all its conditions, padding included."

@@ -36,6 +36,8 @@ class Arm(StrEnum):
     """The source model's vector under a map fitted to mismatched rows: a control."""
     CONCEPT_MAP = "concept_map"
     """The source model's vector under a map fitted on the contrast texts of one concept."""
+    DETOUR = "detour"
+    """The source model's vector under two maps, by way of a third model."""
     MEAN = "mean"
     """The mean of the layer's hidden states: a control."""
     IDENTITY = "identity"
@@ -61,7 +63,7 @@ class Condition:
         source_layer: whose vector was mapped, or whose mapped vector a control is as long as;
             `NO_LAYER` for the other arms.
         draw: number of the draw, of the mismatched map, or of the concept whose vector it is or
-            on whose texts the map was fitted; 0 for the other arms.
+            on whose texts the map was fitted, or of the third model; 0 for the other arms.
         strength: in the unit of `evaluate.scale`; 0 for `none`.
     """
 
@@ -122,6 +124,7 @@ def test_conditions(
     mismatched: int,
     foreign: Sequence[int],
     concept_maps: Sequence[int],
+    detours: int,
     identity: bool,
 ) -> list[Condition]:
     """What all test items are steered with: the claim and one mismatched map at every strength, and
@@ -132,6 +135,7 @@ def test_conditions(
         mismatched: number of mismatched maps.
         foreign: numbers of the other concepts.
         concept_maps: numbers of the concepts on whose texts a map was fitted.
+        detours: number of ways by a third model.
         identity: whether the source model's vector fits the target model as it is.
     """
     both = (-chosen, chosen)
@@ -143,6 +147,7 @@ def test_conditions(
         *conditions_of(Arm.MISMATCHED, both, source=source, draws=range(mismatched)[1:]),
         *conditions_of(Arm.FOREIGN, both, source=source, draws=foreign),
         *conditions_of(Arm.CONCEPT_MAP, both, source=source, draws=concept_maps),
+        *conditions_of(Arm.DETOUR, both, source=source, draws=range(detours)),
         *conditions_of(Arm.MEAN, both, source=source),
     ]
     if identity:

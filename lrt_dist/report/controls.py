@@ -12,7 +12,7 @@ from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.report.items import ItemScores
 from lrt_dist.store.tables import ControlRow, Table, VerdictRow
 
-STEERED = (Arm.FOREIGN, Arm.MISMATCHED, Arm.CONCEPT_MAP, Arm.MEAN, Arm.IDENTITY)
+STEERED = (Arm.FOREIGN, Arm.MISMATCHED, Arm.CONCEPT_MAP, Arm.DETOUR, Arm.MEAN, Arm.IDENTITY)
 """Arms of which there are few: each is steered at the pair that was chosen for the claim."""
 
 LABELS = {
@@ -26,6 +26,7 @@ LABELS = {
     Arm.RANDOM: "random directions",
     Arm.MISMATCHED: "mismatched map",
     Arm.CONCEPT_MAP: "map fitted on",
+    Arm.DETOUR: "by way of",
     Arm.MEAN: "mean state",
     Arm.IDENTITY: "no map",
 }
@@ -47,6 +48,8 @@ ARM_MEANINGS = {
     "documents, paired at random: what a map gives that learnt nothing about the two models.",
     Arm.CONCEPT_MAP: "The concept's vector under a map that was fitted on one concept's contrast "
     "texts, as L-Cross did. Fitted on its own texts it proves nothing.",
+    Arm.DETOUR: "The concept's vector under two maps, one after the other, by way of a third "
+    "model.",
     Arm.MEAN: "Control: the mean of the target layer's hidden states.",
     Arm.IDENTITY: "Control: the source model's vector without a map, where both models are "
     "equally wide.",
@@ -90,7 +93,8 @@ class SteeredControl:
     Attributes:
         arm: which one.
         draw: its number.
-        vector: the concept from whose texts it, or its map, was made; empty where from none.
+        vector: the concept from whose texts it, or its map, was made, or the third model by which
+            it came; empty where there is none.
         retention: its effect on the test items over the native one there.
         share: the same over the best native effect.
     """
@@ -104,7 +108,7 @@ class SteeredControl:
     @property
     def label(self) -> str:
         """Its name."""
-        if self.arm in (Arm.FOREIGN, Arm.CONCEPT_MAP):
+        if self.arm in (Arm.FOREIGN, Arm.CONCEPT_MAP, Arm.DETOUR):
             return f"{LABELS[self.arm]}: {self.vector}"
         if self.arm is Arm.MISMATCHED:
             return f"{LABELS[self.arm]} {self.draw + 1}"

@@ -36,6 +36,7 @@ STYLES = {
     Arm.RANDOM: ArmStyle("#71767e", "#a3a9b2", "|"),
     Arm.MISMATCHED: ArmStyle("#7b4fa3", "#b692d8", "D"),
     Arm.CONCEPT_MAP: ArmStyle("#3f6b3a", "#8fbf88", "v"),
+    Arm.DETOUR: ArmStyle("#9c3848", "#e08a97", "<"),
     Arm.MEAN: ArmStyle("#7a4a2b", "#c8977a", "P"),
     Arm.IDENTITY: ArmStyle("#a87400", "#e6b23c", "X"),
 }

@@ -156,7 +156,8 @@ class ScoreRow:
         draw: number of the draw, of the mismatched map, or of the concept whose vector it is; 0
             for the other arms.
         vector: concept from whose texts the injected vector was made, or for arm `concept_map`
-            on whose texts its map was fitted; empty where from none.
+            on whose texts its map was fitted, or for `detour` the third model; empty where there is
+            none.
         strength: in the unit of `evaluate.scale`; 0 for `none`.
         metric: what was measured, e.g. propensity; cross_entropy on neutral text.
         value: of the metric. Propensity: log-odds of the positive continuation, in nats;
@@ -562,11 +563,16 @@ def is_current(path: Path, fingerprint: str) -> bool:
     if not is_file(path):
         return False
     try:
-        with path.open("rb") as stream:
-            metadata = pq.read_schema(stream).metadata or {}
+        return made_from(path) == fingerprint
     except (pa.ArrowInvalid, OSError):
         return False
-    return bool(metadata.get(_FINGERPRINT, b"").decode() == fingerprint)
+
+
+def made_from(path: Path) -> str:
+    """The fingerprint that a table was saved with; empty for one without."""
+    with path.open("rb") as stream:
+        metadata = pq.read_schema(stream).metadata or {}
+    return str(metadata.get(_FINGERPRINT, b"").decode())
 
 
 def schema(row: type[Row]) -> pa.Schema:

@@ -17,6 +17,7 @@ from tiny_run import store_digests, write_tiny_run
 from lrt_dist.atlasfile import load_atlas
 from lrt_dist.commands.atlas import atlas
 from lrt_dist.errors import UserError
+from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.results import Results
 from lrt_dist.runtime.log import read_log
 from lrt_dist.significance import holm
@@ -84,7 +85,7 @@ def test_a_model_that_joins_costs_its_own_extraction(
     before = store_digests(out)
 
     # In front of the others: the rows stay those of the first run.
-    pairs = [["gpt", "llama"], there, ["gemma", "gpt"]]
+    pairs = [["gpt", "llama"], there, ["gpt", "gemma"]]
     path = written("gpt", "llama", "gemma", pairs=pairs)
     found = atlas(load_atlas(path), out)
     assert extractions(out) == ["tiny-gemma", "tiny-gpt2", "tiny-llama"]
@@ -103,6 +104,18 @@ def test_a_model_that_joins_costs_its_own_extraction(
         for verdict, p in zip(own, holm([verdict.p_adjusted for verdict in own]), strict=True)
     ]
     assert len(list(out.glob("activations/*.states/mood-*"))) == 3, "one for each model"
+    assert len(list(out.glob("activations/tiny-gemma-*.gradients/means-*"))) == 1
+    by_way_of = {
+        row.run: {
+            score.vector for score in Results.read(out / row.run).scores if score.arm == Arm.DETOUR
+        }
+        for row in found
+    }
+    assert by_way_of == {
+        "runs/gpt-to-gemma": {"tiny-llama"},
+        "runs/gpt-to-llama": set(),
+        "runs/llama-to-gemma": set(),
+    }
     page = (out / "atlas.html").read_text()
     links = re.findall(r'href="(runs/[^"]*)"', page)
     assert len(links) == 3

@@ -401,6 +401,7 @@ def test_run_is_every_step_and_gives_the_tables(
     assert {row.arm for row in results.scores} == set(Arm) - {
         Arm.FOREIGN,
         Arm.CONCEPT_MAP,
+        Arm.DETOUR,
         Arm.IDENTITY,
     }
     assert len(results.vectors) == 4

@@ -24,10 +24,13 @@ from lrt_dist.store.tables import (
 
 STRENGTHS = (-0.1, -0.05, 0.05, 0.1)
 SOURCE_ARMS = {
-    *(Arm.TRANSFERRED, Arm.MISMATCHED, Arm.FOREIGN, Arm.CONCEPT_MAP, Arm.IDENTITY),
+    *(Arm.TRANSFERRED, Arm.MISMATCHED, Arm.FOREIGN, Arm.CONCEPT_MAP, Arm.DETOUR, Arm.IDENTITY),
     *DRAWN,
 }
 """Arms that depend on the source layer."""
+
+
+OTHERS = (Arm.FOREIGN, Arm.CONCEPT_MAP, Arm.DETOUR)
 
 
 def score_rows(
@@ -67,7 +70,7 @@ def score_rows(
                 arm=arm,
                 source_layer=pair.source if arm in SOURCE_ARMS else NO_LAYER,
                 draw=draw,
-                vector=others[draw] if arm in (Arm.FOREIGN, Arm.CONCEPT_MAP) else concept,
+                vector=others[draw] if arm in OTHERS else concept,
                 strength=strength,
                 metric="propensity",
                 value=value,

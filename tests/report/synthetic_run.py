@@ -92,6 +92,7 @@ SHARES = {
     (Arm.MISMATCHED, 0): -0.02,
     (Arm.MISMATCHED, 1): 0.03,
     (Arm.CONCEPT_MAP, 0): 0.4,
+    (Arm.DETOUR, 0): 0.55,
     (Arm.MEAN, 0): 0.08,
     (Arm.IDENTITY, 0): 0.17,
 }

@@ -57,6 +57,7 @@ def test_no_control_is_missing(tmp_path: Path) -> None:
             "mismatched map 1": -0.02,
             "mismatched map 2": 0.03,
             "map fitted on: calm": 0.4,
+            "by way of: calm": 0.55,
             "mean state": 0.08,
             "no map": 0.17,
         }

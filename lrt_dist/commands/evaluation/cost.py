@@ -75,6 +75,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         mismatched=run.config.fit.mismatched_draws,
         foreign=range(1, concepts),
         concept_maps=() if run.config.fit.on == "corpus" else range(concepts),
+        detours=len(config.detours),
         identity=run.widths.source == run.widths.target,
     )
     compared = len(compared_conditions(pair.source, config.strengths[-1], generate.random_draws))

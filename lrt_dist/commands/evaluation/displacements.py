@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lrt_dist.commands.evaluation.carriers import Carriers
+from lrt_dist.commands.evaluation.detours import Detour
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector, displacement, length_at_one
@@ -32,6 +33,7 @@ class Displacements:
         self,
         run: Run,
         carriers: Carriers,
+        detours: Sequence[Detour],
         screens: dict[str, Screen],
         scales: Mapping[int, float | None],
         rows: Path,
@@ -40,11 +42,12 @@ class Displacements:
 
         Args:
             carriers: the maps.
+            detours: ways by a third model.
             screens: by concept; their order numbers the concepts.
             scales: see `maps.vectors.length_at_one`, by layer of the target model.
             rows: see `sample_rows`.
         """
-        self._run, self._carriers = run, carriers
+        self._run, self._carriers, self._detours = run, carriers, detours
         self._screens, self._scales, self._rows = screens, scales, rows
         self._names = list(screens)
 
@@ -65,10 +68,12 @@ class Displacements:
         return Steering(self._run.operator, torch.stack(rows), torch.tensor(strengths))
 
     def vector_of(self, concept: str, condition: Condition) -> str:
-        """The concept from whose texts an injected vector, or its map, was made; empty where from
-        none."""
+        """The concept from whose texts an injected vector, or its map, was made, or the third
+        model by which it came; empty where there is none."""
         if condition.arm in (Arm.FOREIGN, Arm.CONCEPT_MAP):
             return self._names[condition.draw]
+        if condition.arm is Arm.DETOUR:
+            return self._detours[condition.draw].by_way_of
         made = (Arm.NATIVE, Arm.TRANSFERRED, Arm.MISMATCHED, Arm.IDENTITY)
         return concept if condition.arm in made else ""
 
@@ -92,20 +97,23 @@ class Displacements:
             return sampled_rows(self._rows, target).double().mean(0)
         if arm is Arm.IDENTITY:
             return _values(folder.native_vector(concept, Side.SOURCE, source))
+        if arm is Arm.DETOUR:
+            return self._mapped(concept, pair, self._detours[draw].map(pair))
         maps = self._carriers.of(concept, pair)
         if arm is Arm.FOREIGN:
-            return self._mapped(self._names[draw], pair, maps[0])
+            return self._mapped(self._names[draw], pair, AffineMap.load(maps[0]))
         if arm is Arm.MISMATCHED:
-            return self._mapped(concept, pair, maps[1 + draw])
+            return self._mapped(concept, pair, AffineMap.load(maps[1 + draw]))
         if arm is Arm.CONCEPT_MAP:
-            return self._mapped(concept, pair, self._carriers.on(self._names[draw], pair))
+            path = self._carriers.on(self._names[draw], pair)
+            return self._mapped(concept, pair, AffineMap.load(path))
         return self._drawn(concept, pair, arm, draw)
 
-    def _mapped(self, concept: str, pair: LayerPair, path: Path) -> torch.Tensor:
+    def _mapped(self, concept: str, pair: LayerPair, affine: AffineMap) -> torch.Tensor:
         """A concept's vector of the source model under some map of the pair."""
         native = self._run.folder.native_vector(concept, Side.SOURCE, pair.source)
         vector, bias = SteeringVector.load(native), self._run.config.evaluate.map_bias
-        return AffineMap.load(path).transfer(vector, bias=bias).values
+        return affine.transfer(vector, bias=bias).values
 
     def _drawn(self, concept: str, pair: LayerPair, arm: Arm, draw: int) -> torch.Tensor:
         """One draw of a control at a pair, float32 `[d_target]`."""

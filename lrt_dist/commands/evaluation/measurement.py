@@ -93,6 +93,7 @@ def _requests(
         mismatched=run.config.fit.mismatched_draws,
         foreign=[number for number, other in enumerate(names) if other != name],
         concept_maps=() if run.config.fit.on == "corpus" else range(len(names)),
+        detours=len(config.detours),
         identity=run.widths.source == run.widths.target,
     )
     requests = [Request(name, "test", config.score.title, pair.target, tuple(conditions), items)]
