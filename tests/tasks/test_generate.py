@@ -122,7 +122,7 @@ def test_stages_write_what_the_whole_model_writes(
 
 def test_an_operator_does_to_every_token_what_its_state_wants(tiny_source: Path) -> None:
     task = generation(32)
-    steering = replace(task.steering, operator=OPERATORS.find("clamp"))
+    steering = replace(task.steering, operator=OPERATORS.find("ablate"))
     task = replace(task, steering=steering)
     assert write(tiny_source, task, (2,)) == by_hand(tiny_source, task)
     assert write(tiny_source, task) != write(tiny_source, generation(32))
@@ -184,6 +184,7 @@ def test_a_text_ends_where_the_model_ends_it(tiny_source: Path) -> None:
     assert write(tiny_source, replace(task, stops=every), (2,)) == ((),) * len(task.prompts)
 
 
+@pytest.mark.slow
 def test_on_ray_it_is_the_same(ray_runtime: Runtime, tiny_source: Path, one_thread: None) -> None:
     task = replace(generation(32), sampling=Sampling(1.0))
     assert write(tiny_source, task, (2,), ray_runtime) == write(tiny_source, task, (2,))
