@@ -326,6 +326,15 @@ class VectorConfig(_Strict):
         "component of the differences; `logistic`: normal of a logistic regression, with the "
         "parameter `penalty`; or `module:attribute`, a function of your own.",
     )
+    source: str | None = Field(
+        None,
+        description="File with the source model's vectors, used in place of vectors made from "
+        "`data`: a control vector of repeng or llama.cpp (`.gguf`), `.pt` of steering-vectors or "
+        "torch, `.npy`, `.safetensors`. It has a vector for each wanted layer.",
+    )
+    target: str | None = Field(
+        None, description="The same of the target model: its native vectors."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -336,6 +345,11 @@ class VectorConfig(_Strict):
     def parameters(self) -> dict[str, Any]:
         """Of the method, by name."""
         return dict(self.model_extra or {})
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files of vectors that are not made from data, by side."""
+        return {side: file for side in ("source", "target") if (file := getattr(self, side))}
 
 
 def _share_or_number(amount: int | float) -> int | float:

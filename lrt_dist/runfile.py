@@ -171,6 +171,8 @@ def path_values(values: dict[str, Any]) -> Iterator[PathValue]:
             yield from _paths(f"concepts.{key}", concept, key)
             for inner in ("file", "positive", "negative"):
                 yield from _paths(f"concepts.{key}", concept.get(key), inner)
+        for side in ("source", "target"):
+            yield from _paths("concepts.vector", concept.get("vector"), side)
     yield from _paths("corpus.paths", values.get("corpus"), "paths")
     for part in _sections(values.get("corpus"), "mixture"):
         yield from _paths("corpus.mixture.paths", part, "paths")

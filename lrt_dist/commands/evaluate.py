@@ -24,6 +24,7 @@ from lrt_dist.commands.evaluation.conclusions import best_effect, conclude
 from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.generated import generated
 from lrt_dist.commands.evaluation.generation import Writer
+from lrt_dist.commands.evaluation.given import given_content
 from lrt_dist.commands.evaluation.gradients import item_gradients
 from lrt_dist.commands.evaluation.measurement import Measured, measure
 from lrt_dist.commands.evaluation.scales import layer_scales
@@ -210,8 +211,11 @@ def _concept_identity(run: Run) -> list[dict[str, Any]]:
     concepts = []
     for concept in run.config.concepts:
         # By content: the same data under another path is the same data.
-        known = concept.model_dump(mode="json", exclude={"data", "items", "prompts"})
+        known = concept.model_dump(
+            mode="json",
+            exclude={"data": True, "items": True, "prompts": True, "vector": {"source", "target"}},
+        )
         method = VECTOR_METHODS.identity(concept.vector.method)
-        content = run.concepts[concept.name].digest
+        content = [run.concepts[concept.name].digest, given_content(concept)]
         concepts.append({**known, "method": method, "content": content})
     return concepts

@@ -10,6 +10,7 @@ from typing import Any
 
 from lrt_dist.commands._items import check_items, item_warnings
 from lrt_dist.commands.evaluation.carriers import check_map_texts
+from lrt_dist.commands.evaluation.given import check_given_vectors
 from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
@@ -37,6 +38,7 @@ def index(run: Run) -> RowIndex:
     run.check()
     check_items(run)
     check_map_texts(run)
+    check_given_vectors(run)
     for warning in item_warnings(run):
         run.progress.note("items", warning)
     config, path = run.config, run.folder.rows

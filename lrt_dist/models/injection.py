@@ -97,16 +97,16 @@ def chosen_positions(positions: Positions, parts: Parts) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class Operator:
-    """What is done along a direction v̂ to a hidden state h.
+    """What is done to a hidden state h by a displacement δ = α s v̂.
 
     Attributes:
-        added: `(h·v̂, amount) -> length`: what is added along v̂, given the component that is there;
-            float32 `[..., T, 1]` and `[..., 1, 1]`.
-        displaces: whether an amount is a length, α · s, by which α and -α lie apart from each other
-            whatever h is, so that gradients predict effects. Otherwise it is α alone.
+        times: `(there, α) -> factor`: how many times δ is added to h, given how many times it is
+            there already, `h·δ / δ·δ`; float32 `[..., T, 1]` and `[..., 1, 1]`.
+        displaces: whether h comes to lie 2 δ apart at α and at -α, whatever it is, so that
+            gradients predict effects.
     """
 
-    added: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    times: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     displaces: bool = True
 
 
@@ -115,20 +115,20 @@ OPERATORS: Registry[Operator] = Registry(
 )
 
 
-def add(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+def add(there: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """`h + α s v̂`, as in LRT, L-Cross and CAA."""
-    return amount
+    return torch.ones_like(strength)
 
 
-def ablate(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+def ablate(there: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """`h + α (h·v̂) v̂`: -1 removes the component, which is directional ablation (Arditi et al.,
     arXiv 2406.11717, §2.4), and 1 doubles it."""
-    return amount * component
+    return strength * there
 
 
-def clamp(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+def clamp(there: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """`h + (α s - h·v̂) v̂`: the component becomes α s in every state."""
-    return amount - component
+    return 1 - there
 
 
 OPERATORS.add("add")(Operator(add))
@@ -142,37 +142,37 @@ class Steering:
 
     Attributes:
         operator: the same for all.
-        directions: float32 `[N, D]`, of length 1; a zero row is no steering.
-        amounts: float32 `[N, 1]`, see `Operator`.
+        displacements: float32 `[N, D]`; a zero row is no steering.
+        strengths: α, float32 `[N, 1]`.
     """
 
     operator: Operator
-    directions: torch.Tensor
-    amounts: torch.Tensor
+    displacements: torch.Tensor
+    strengths: torch.Tensor
 
     @classmethod
     def adding(cls, displacements_ND: torch.Tensor) -> Steering:
         """Of displacements that are added as they are."""
-        amounts = torch.linalg.vector_norm(displacements_ND, dim=1, keepdim=True)
-        return cls(OPERATORS.find("add"), displacements_ND / amounts.clamp_min(1e-30), amounts)
+        strengths = torch.ones(len(displacements_ND), 1)
+        return cls(OPERATORS.find("add"), displacements_ND, strengths)
 
     def __len__(self) -> int:
-        return len(self.directions)
+        return len(self.displacements)
 
     def __getitem__(self, index: Any) -> Steering:
         """Some conditions, or the same ones with further dimensions before the last."""
-        return replace(self, directions=self.directions[index], amounts=self.amounts[index])
-
-    @property
-    def displacements(self) -> torch.Tensor:
-        """`α s v̂` of each condition, float32 `[N, D]`, where the operator displaces."""
-        return self.amounts * self.directions
+        return replace(
+            self, displacements=self.displacements[index], strengths=self.strengths[index]
+        )
 
     @property
     def contents(self) -> list[bytes]:
         """What tells each condition from others; empty where nothing is steered."""
-        rows = torch.cat([self.directions, self.amounts], dim=1)
-        return [row.numpy().tobytes() if bool(row[:-1].any()) else b"" for row in rows]
+        rows = self.displacements
+        if not self.operator.displaces:
+            rows = torch.cat([rows, self.strengths], dim=1)
+        steered = self.displacements.any(dim=1).tolist()
+        return [row.numpy().tobytes() if s else b"" for row, s in zip(rows, steered, strict=True)]
 
 
 def inject(
@@ -185,11 +185,11 @@ def inject(
         steering: of a shape that broadcasts against `[..., B, T, D]`.
         mask_BT: bool `[B, T]`; None for every position.
     """
-    direction = steering.directions.to(hidden_BTD.device)
-    component = torch.einsum("...d,...d->...", hidden_BTD.to(torch.float32), direction)
-    amounts = steering.amounts.to(hidden_BTD.device)
-    length = steering.operator.added(component.unsqueeze(-1), amounts)
-    change = (length * direction).to(hidden_BTD)
+    displacement = steering.displacements.to(hidden_BTD.device)
+    along = torch.einsum("...d,...d->...", hidden_BTD.to(torch.float32), displacement)
+    there = along / displacement.square().sum(-1).clamp_min(1e-30)
+    times = steering.operator.times(there.unsqueeze(-1), steering.strengths.to(there.device))
+    change = (times * displacement).to(hidden_BTD)
     if mask_BT is not None:
         change = change * mask_BT.to(hidden_BTD).unsqueeze(-1)
     return hidden_BTD + change

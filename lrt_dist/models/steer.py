@@ -64,8 +64,9 @@ def steer(
             cannot be told.
     """
     block, chosen = _block_of(model, vector), OPERATORS.find(operator)
-    amount = strength * vector.known_norm if chosen.displaces else strength
-    steering = Steering(chosen, displacement(vector.values, 1.0), torch.tensor([amount]))
+    # Ablation takes a direction alone.
+    length = 1.0 if operator == "ablate" else strength * vector.known_norm
+    steering = Steering(chosen, displacement(vector.values, length), torch.tensor([strength]))
     config = model.config.get_text_config()
     texts = _Texts(POSITIONS.find(positions), prompt, getattr(config, "bos_token_id", None))
 

@@ -67,9 +67,8 @@ def test_an_operator_changes_the_component_along_the_vector_alone(
     random = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 3, WIDTH, generator=random).to(dtype)
     direction = torch.nn.functional.normalize(torch.randn(1, WIDTH, generator=random))
-    rows = torch.cat([direction, direction, torch.zeros(1, WIDTH)])
-    amounts = torch.tensor([[-1.0], [2.0], [0.0]])
-    steering = Steering(OPERATORS.find(operator), rows, amounts)
+    strengths = torch.tensor([[-1.0], [2.0], [0.0]])
+    steering = Steering(OPERATORS.find(operator), strengths * direction, strengths)
     assert [content == b"" for content in steering.contents] == [False, False, True]
     steered = inject(hidden, steering[:, None, None]).float()
     before = hidden.float()

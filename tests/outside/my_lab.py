@@ -46,8 +46,8 @@ FIRST_HALF = Positions(first_half, needs_prompt=True)
 BEYOND = Positions(beyond)
 
 
-def at_least(component: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
-    return (amount - component).clamp(min=0)
+def at_least(there: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    return (1 - there).clamp(min=0)
 
 
 AT_LEAST = Operator(at_least, displaces=False)

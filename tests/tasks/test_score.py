@@ -97,7 +97,7 @@ def test_the_sign_of_a_direction_plays_no_part_in_ablation(
 ) -> None:
     """To rounding: 1e-5. Without a direction nothing is steered: equal bits."""
     steering = replace(task(1).steering, operator=OPERATORS.find("ablate"))
-    minus = replace(steering, directions=-steering.directions)
+    minus = replace(steering, displacements=-steering.displacements)
     one, other = (score(tiny_source, replace(task(1), steering=s), cuts) for s in (steering, minus))
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert (one[1:] - one[0]).abs().max() > 0.01

@@ -92,7 +92,7 @@ def _verdict(
         screened=screened,
         agreement=found.agreement.r,
         slope=found.agreement.slope,
-        pairs_vary=spread.pairs_vary,
+        pairs_vary=spread.pairs_vary(name),
         documents_vary=spread.documents_vary,
         pairs_searched=len(run.pairs),
     )

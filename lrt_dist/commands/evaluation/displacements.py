@@ -49,20 +49,20 @@ class Displacements:
         self._names = list(screens)
 
     def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> Steering:
-        """What each condition does: its direction, and the amount α · s, or α alone for an operator
-        that does not displace. s is the layer's scale, or where it has none the native vector's
-        length for that vector, and the transferred one's for all others."""
+        """What each condition does, by the displacement `α · s · v/‖v‖`: s is the layer's scale, or
+        where it has none the native vector's length for that vector, and the transferred one's for
+        all others."""
         known = {NONE: (torch.zeros(self._run.widths.target), 0.0)}
-        rows, amounts = [], []
+        rows, strengths = [], []
         for condition in conditions:
             whose = replace(condition, strength=0.0)
             if whose not in known:
                 direction = self._direction(concept, target, whose)
-                known[whose] = displacement(direction, 1.0), self._length(concept, target, whose)
-            row, length = known[whose]
-            rows.append(row)
-            amounts.append([condition.strength * length])
-        return Steering(self._run.operator, torch.stack(rows), torch.tensor(amounts))
+                known[whose] = direction, self._length(concept, target, whose)
+            direction, length = known[whose]
+            rows.append(displacement(direction, condition.strength * length))
+            strengths.append([condition.strength])
+        return Steering(self._run.operator, torch.stack(rows), torch.tensor(strengths))
 
     def vector_of(self, concept: str, condition: Condition) -> str:
         """The concept from whose texts an injected vector, or its map, was made; empty where from
@@ -73,8 +73,8 @@ class Displacements:
         return concept if condition.arm in made else ""
 
     def _length(self, concept: str, target: int, condition: Condition) -> float:
-        """Amount of a strength of 1."""
-        scale = self._scales[target] if self._run.operator.displaces else 1.0
+        """Of what a strength of 1 adds."""
+        scale = self._scales[target]
         if scale is not None:
             return scale
         claim = replace(condition, arm=Arm.TRANSFERRED)

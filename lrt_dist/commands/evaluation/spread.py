@@ -13,6 +13,7 @@ from lrt_dist.commands._rows import Records
 from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.gradients import GradientFiles
 from lrt_dist.commands.evaluation.measurement import Measured
+from lrt_dist.config import ConceptConfig
 from lrt_dist.linear.methods import Choice
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.controls import resampled_vectors
@@ -34,7 +35,6 @@ class Spread:
     """Predicts how mean effects would change with other contrast pairs and other documents.
 
     Attributes:
-        pairs_vary: whether contrast pairs are among what varies.
         documents_vary: whether the map's documents are.
     """
 
@@ -59,8 +59,12 @@ class Spread:
         self._run, self._carriers = run, carriers
         self._states, self._scales = states, scales
         self._gradients, self._without_fold = gradients, without_fold
-        self.pairs_vary = gradients is not None
         self.documents_vary = gradients is not None and bool(without_fold)
+
+    def pairs_vary(self, concept: str) -> bool:
+        """Whether a concept's contrast pairs are among what varies: vectors that are given have
+        none that are known."""
+        return self._gradients is not None and not self._config(concept).vector.files
 
     def covariance(self, concept: str, found: Measured) -> torch.Tensor:
         """Of the mean transferred and the mean native effect, float64 `[2, 2]`; items not counted.
@@ -104,7 +108,7 @@ class Spread:
 
     def _resampled(self, concept: str, pair: LayerPair) -> Sided[torch.Tensor]:
         """Vectors of the same resampled pairs in both models."""
-        (config,) = (c for c in self._run.config.concepts if c.name == concept)
+        config = self._config(concept)
         counts = resampled_items(
             range(len(self._run.concepts[concept].vector)),
             RESAMPLES,
@@ -113,12 +117,18 @@ class Spread:
 
         def vectors(side: Side) -> torch.Tensor:
             layer = pair.source if side is Side.SOURCE else pair.target
+            if side in config.vector.files:
+                path = self._run.folder.native_vector(concept, side, layer)
+                return SteeringVector.load(path).values.expand(RESAMPLES, -1)
             states = ContrastStates.load(self._states[side][concept], [layer]).of(layer)
             return resampled_vectors(
                 config.vector.method, config.vector.parameters, *states, counts
             )
 
         return Sided.of(vectors)
+
+    def _config(self, concept: str) -> ConceptConfig:
+        return next(c for c in self._run.config.concepts if c.name == concept)
 
 
 def without_folds(

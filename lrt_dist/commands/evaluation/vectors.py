@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lrt_dist.commands.evaluation.chains import OnDemandChains
+from lrt_dist.commands.evaluation.given import given_vector
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.maps.vectors import SteeringVector, make_vector
 from lrt_dist.models.tokens import SiteTokenizer
@@ -82,7 +84,8 @@ def contrast_states(
 def save_native_vectors(
     run: Run, side: Side, states: dict[str, Path], norms: dict[int, float]
 ) -> None:
-    """Make every concept's vector at every wanted layer of one model.
+    """Make every concept's vector at every wanted layer of one model; those that are given are
+    taken as they are.
 
     Args:
         states: files of contrast states, by concept.
@@ -94,6 +97,11 @@ def save_native_vectors(
     for concept in run.config.concepts:
         kept = ContrastStates.load(states[concept.name], run.layers[side])
         for layer in run.layers[side]:
+            path = run.folder.native_vector(concept.name, side, layer)
+            given = given_vector(run, concept, side, layer)
+            if given is not None:
+                replace(given, norm=norms[layer]).save(path)
+                continue
             values = make_vector(concept.vector.method, *kept.of(layer), concept.vector.parameters)
             if not bool(values.any()):
                 raise UserError(
@@ -110,7 +118,7 @@ def save_native_vectors(
                 len(kept.positive[layer]),
                 norms[layer],
             )
-            vector.save(run.folder.native_vector(concept.name, side, layer))
+            vector.save(path)
 
 
 def _address(run: Run, side: Side, texts: ContrastTexts) -> str:
