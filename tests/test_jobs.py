@@ -23,6 +23,7 @@ from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 from lrt_dist.runtime.replica import credits
 from lrt_dist.sites import LayerPair, Sided
+from lrt_dist.workspace.run import check_names
 
 ROOT = Path(__file__).parents[1]
 ATLASES = sorted((ROOT / "jobs").glob("*atlas.yaml"))
@@ -51,7 +52,9 @@ def _width(name: str) -> int:
         "EleutherAI/pythia-160m": 768,
         "EleutherAI/pythia-410m": 1024,
         "google/gemma-2-2b": 2304,
+        "google/gemma-2-2b-it": 2304,
         "google/gemma-2-9b": 3584,
+        "google/gemma-2-9b-it": 3584,
         "Qwen/Qwen2-0.5B": 896,
         "Qwen/Qwen2-7B": 3584,
         "Qwen/Qwen2-0.5B-Instruct": 896,
@@ -76,12 +79,14 @@ def test_recipe_is_a_valid_run(path: Path) -> None:
     assert run.cluster.address == "auto", "a recipe runs on the cluster that it is submitted to"
     assert run.concepts
     for concept in run.concepts:
-        files = [*concept.data.files, *(concept.items.files if concept.items else ())]
+        given = (concept.data, concept.items, concept.prompts)
+        files = [file for data in given if data for file in data.files]
         assert all(Path(file).is_file() or is_task(file) for file in files)
     # Only the text, and the papers' tasks, are for the user to bring.
     patterns = [pattern for part in run.corpus.parts for pattern in part.paths]
     assert patterns
     assert all(pattern.startswith("/shared/") for pattern in patterns)
+    check_names(run)
 
 
 @pytest.mark.parametrize("path", ATLASES, ids=lambda path: path.stem)
