@@ -16,6 +16,7 @@ from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
 from lrt_dist.models.anatomy import UnsupportedModelError
 from lrt_dist.models.gate import check_stages
+from lrt_dist.models.memory_gate import why_not
 from lrt_dist.models.sources import causal_lm
 from lrt_dist.models.study import anatomy_of
 
@@ -62,15 +63,16 @@ def model_types() -> list[str]:
     return sorted({config.model_type for config in own})
 
 
-def support(model_type: str) -> tuple[str, str]:
-    """Name of the class, and `yes`, `yes, …` or why not."""
+def support(model_type: str) -> tuple[str, str, str]:
+    """Name of the class; `yes`, `yes, …` or why not; and of those that pass, whether they go on
+    from kept keys and values when they write."""
     mapping = transformers.AutoModelForCausalLM._model_mapping
     (config_class, *_) = [c for c in mapping if c.model_type == model_type]
     name = mapping[config_class].__name__
     try:
         hf_config = config_class(**CHANGES.get(model_type, {}))
     except Exception:  # noqa: BLE001 (whatever a configuration's own code raises)
-        return name, "its configuration class has no valid default"
+        return name, "its configuration class has no valid default", ""
     with tempfile.TemporaryDirectory() as folder:
         hf_config.save_pretrained(folder)
         config = ModelConfig(model=folder)
@@ -78,29 +80,32 @@ def support(model_type: str) -> tuple[str, str]:
             check_stages(config)
             anatomy = anatomy_of(*causal_lm(config))
         except UnsupportedModelError as error:
-            return name, error.reason
+            return name, error.reason, ""
         except UserError as error:
-            return name, str(error).replace(folder, "it")
-    return name, "yes, with the embeddings in every stage" if anatomy.reads_embeddings else "yes"
+            return name, str(error).replace(folder, "it"), ""
+        keeps = "no" if why_not(config) else "yes"
+    passes = "yes, with the embeddings in every stage" if anatomy.reads_embeddings else "yes"
+    return name, passes, keeps
 
 
 def row(model_type: str) -> str:
     """A line of the table."""
-    name, answer = support(model_type)
-    return f"| `{model_type}` | `{name}` | {answer} |"
+    name, answer, keeps = support(model_type)
+    return f"| `{model_type}` | `{name}` | {answer} | {keeps} |"
 
 
 def main() -> None:
     """Write the table."""
     rows = [row(model_type) for model_type in model_types()]
     supported = sum("| yes" in line for line in rows)
+    keep = sum(line.endswith("| yes |") for line in rows)
     table = "\n".join(
         [
             f"Of {len(rows)} types that transformers {transformers.__version__} registers, "
-            f"{supported} pass.",
+            f"{supported} pass, {keep} of them with kept keys and values.",
             "",
-            "| type | class | supported |",
-            "|---|---|---|",
+            "| type | class | supported | keeps keys and values |",
+            "|---|---|---|---|",
             *rows,
         ]
     )

@@ -16,7 +16,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, MinLen
 from pydantic import AfterValidator, Field, validate_call
 
 from lrt_dist.config import fingerprint_of
@@ -73,19 +72,19 @@ Variable = Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")]
 def judge(
     *,
     folder: Path,
-    model: Annotated[str, MinLen(1)],
-    rubric: Annotated[str, MinLen(1)],
+    model: Annotated[str, Field(min_length=1)],
+    rubric: Annotated[str, Field(min_length=1)],
     base_url: Url = "https://api.openai.com/v1",
     key_from: Variable | None = "OPENAI_API_KEY",
-    max_tokens: Annotated[int, Ge(1)] = 16,
+    max_tokens: Annotated[int, Field(ge=1)] = 16,
     body: dict[str, Any] | None = None,
     price: Price | None = None,
-    budget: Annotated[float, Gt(0)] | None = None,
-    timeout: Annotated[float, Gt(0)] = 60.0,
-    retries: Annotated[int, Ge(0)] = 4,
-    wait: Annotated[float, Ge(0)] = 1.0,
-    requests_per_minute: Annotated[float, Gt(0)] | None = None,
-    at_once: Annotated[int, Ge(1)] = 4,
+    budget: Annotated[float, Field(gt=0)] | None = None,
+    timeout: Annotated[float, Field(gt=0)] = 60.0,
+    retries: Annotated[int, Field(ge=0)] = 4,
+    wait: Annotated[float, Field(ge=0)] = 1.0,
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None,
+    at_once: Annotated[int, Field(ge=1)] = 4,
 ) -> GeneratedScore:
     """A number from 0 to 10 that a chat model gives to a text by a rubric.
 

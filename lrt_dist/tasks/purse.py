@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Annotated
 
-from annotated_types import Ge
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from lrt_dist.errors import IncompleteError
 
@@ -18,8 +17,8 @@ class Price(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    input: Annotated[float, Ge(0)]
-    output: Annotated[float, Ge(0)]
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
 
     def of(self, tokens_in: int, tokens_out: int) -> float:
         """The cost of so many tokens that were sent, and written."""

@@ -6,14 +6,13 @@ import re
 from functools import cache
 from typing import Annotated
 
-from annotated_types import MinLen
-from pydantic import validate_call
+from pydantic import Field, validate_call
 
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.classifier import TextClassifier
 from lrt_dist.tasks.scores import GeneratedScore
 
-Texts = Annotated[tuple[str, ...], MinLen(1)]
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
 REFUSALS = (
     *("i'm sorry", "i am sorry", "i apologize", "as an ai", "i'm just an", "as a language model"),

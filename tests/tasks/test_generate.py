@@ -4,6 +4,7 @@ would be: by a plain forward of the whole text with a plain hook, for every toke
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +70,11 @@ def write(
     return written
 
 
-def by_hand(folder: Path, task: GenerateTask) -> Written:
+def by_hand(
+    folder: Path,
+    task: GenerateTask,
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = torch.add,
+) -> Written:
     """One text after the other, the whole of it for every token."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     written = []
@@ -82,10 +87,7 @@ def by_hand(folder: Path, task: GenerateTask) -> Written:
             hidden = block_output(out).clone()
             steered = [i for i in p.steered if i < len(ids)]
             displacement = task.steering.displacements[p.condition]
-            there = hidden[:, steered] @ displacement / displacement.square().sum().clamp_min(1e-30)
-            strength = task.steering.strengths[p.condition]
-            times = task.steering.operator.times(there.unsqueeze(-1), strength)
-            hidden[:, steered] += times * displacement
+            hidden[:, steered] = change(hidden[:, steered], displacement)
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
         handle = find_blocks(model)[task.layer].register_forward_hook(steer)
@@ -120,11 +122,17 @@ def test_stages_write_what_the_whole_model_writes(
         assert write(tiny_source, replace(task, lanes=len(cuts) + 1), cuts) == whole
 
 
-def test_an_operator_does_to_every_token_what_its_state_wants(tiny_source: Path) -> None:
+def test_what_is_written_lacks_a_component_that_is_removed(tiny_source: Path) -> None:
+    """An operator does to every token what its own hidden state wants."""
     task = generation(32)
-    steering = replace(task.steering, operator=OPERATORS.find("ablate"))
-    task = replace(task, steering=steering)
-    assert write(tiny_source, task, (2,)) == by_hand(tiny_source, task)
+    away = replace(task.steering, operator=OPERATORS.find("ablate"), strengths=-torch.ones(3, 1))
+    task = replace(task, steering=away)
+
+    def without(hidden: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        along = (hidden @ direction).unsqueeze(-1) / direction.square().sum().clamp_min(1e-30)
+        return hidden - along * direction
+
+    assert write(tiny_source, task, (2,)) == by_hand(tiny_source, task, without)
     assert write(tiny_source, task) != write(tiny_source, generation(32))
 
 
@@ -184,6 +192,7 @@ def test_a_text_ends_where_the_model_ends_it(tiny_source: Path) -> None:
     assert write(tiny_source, replace(task, stops=every), (2,)) == ((),) * len(task.prompts)
 
 
+@pytest.mark.slow
 def test_on_ray_it_is_the_same(ray_runtime: Runtime, tiny_source: Path, one_thread: None) -> None:
     task = replace(generation(32), sampling=Sampling(1.0))
     assert write(tiny_source, task, (2,), ray_runtime) == write(tiny_source, task, (2,))
