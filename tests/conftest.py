@@ -12,6 +12,7 @@ import torch
 import transformers
 from tiny_models import byte_level_tokenizer, metaspace_tokenizer, save_model
 from tiny_run import command_line, write_tiny_run
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lrt_dist.runtime.contract import Runtime
 
@@ -56,6 +57,26 @@ def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=0,
     )
     return save_model(tmp_path_factory.mktemp("models") / "tiny-gemma", config, tokenizer, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_third(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 of 2 blocks, width 20. Its tokens are characters, so the beginning of a text is all
+    that it reads."""
+    known = byte_level_tokenizer().get_vocab()
+    tokenizer = Tokenizer(models.BPE(vocab=known, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    config = transformers.GPT2Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        n_embd=20,
+        n_layer=2,
+        n_head=2,
+        n_positions=256,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-gpt2", config, tokenizer, seed=2)
 
 
 @pytest.fixture

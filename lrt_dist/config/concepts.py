@@ -6,20 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
-from lrt_dist.config.base import NonNegative, Strict
+from lrt_dist.config.base import MethodConfig, NonNegative, Strict
 
 
-class VectorConfig(Strict):
+class VectorConfig(MethodConfig):
     """How a steering vector is made from contrasting states; other keys are the method's own
     parameters, e.g. `{method: logistic, penalty: 0.1}`."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     method: str = Field(
         "mean_difference",
@@ -36,16 +33,6 @@ class VectorConfig(Strict):
     target: str | None = Field(
         None, description="The same of the target model: its native vectors."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_name_is_a_method(cls, value: Any) -> Any:
-        return {"method": value} if isinstance(value, str) else value
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Of the method, by name."""
-        return dict(self.model_extra or {})
 
     @property
     def files(self) -> dict[str, str]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
-    ConfigDict,
     Field,
     field_validator,
     model_validator,
 )
 
-from lrt_dist.config.base import NonNegative, Positive, Strict
+from lrt_dist.config.base import MethodConfig, NonNegative, Positive, Strict
 
 
-class ScoreConfig(Strict):
+class ScoreConfig(MethodConfig):
     """What is measured of an item, or of a text that the model wrote; other keys are the score's
     own parameters, e.g. `{method: words, words: [good, fine]}`."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     method: str = Field(
         "propensity",
@@ -38,20 +35,10 @@ class ScoreConfig(Strict):
         None, description="What tables and the report call it. `null` means its method."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _a_name_is_a_method(cls, value: Any) -> Any:
-        return {"method": value} if isinstance(value, str) else value
-
     @property
     def title(self) -> str:
         """What tables and the report call it."""
         return self.name or self.method
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Of the score, by name."""
-        return dict(self.model_extra or {})
 
 
 class GenerateConfig(Strict):

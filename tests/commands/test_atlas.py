@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 import yaml
-from tiny_models import byte_level_tokenizer, save_model
 from tiny_run import store_digests, write_tiny_run
 
 from lrt_dist.atlasfile import load_atlas
@@ -28,28 +26,18 @@ CommandLine = Callable[..., tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def written(
-    tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_source: Path,
+    tiny_target: Path,
+    tiny_third: Path,
 ) -> Callable[..., Path]:
     """Writes an ATLAS.yaml of some of three tiny models."""
     folder = tmp_path_factory.mktemp("atlas")
     values = yaml.safe_load(write_tiny_run(folder, tiny_source, tiny_target).read_text())
-    tokenizer = byte_level_tokenizer()
-    config = transformers.GPT2Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        n_positions=256,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
     models = {
         "llama": {**values.pop("source"), "layers": [2]},
         "gemma": {**values.pop("target"), "layers": [1]},
-        "gpt": {
-            "model": str(save_model(folder / "tiny-gpt2", config, tokenizer, seed=2)),
-            "layers": [1],
-        },
+        "gpt": {"model": str(tiny_third), "layers": [1]},
     }
     del values["name"]
 

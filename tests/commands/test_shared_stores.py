@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import transformers
-from tiny_models import byte_level_tokenizer, save_model
 from tiny_run import store_digests, write_tiny_run
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lrt_dist import api
 from lrt_dist.corpus.rows import RowIndex
@@ -23,26 +20,6 @@ from lrt_dist.sites import ABSENT, Direction, Side
 from lrt_dist.store.activations import ActivationStore
 
 CommandLine = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="module")
-def tiny_third(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 of 2 blocks, width 20, whose tokens are long: few of them end where others' do."""
-    words = byte_level_tokenizer()
-    tokenizer = Tokenizer(models.BPE(vocab=words.get_vocab(), merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    config = transformers.GPT2Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        n_embd=20,
-        n_layer=2,
-        n_head=2,
-        n_positions=256,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    return save_model(tmp_path_factory.mktemp("third") / "tiny-gpt2", config, tokenizer, seed=2)
 
 
 @pytest.fixture(scope="module")
