@@ -57,9 +57,6 @@ TARGETS = {
 SLOW = ("extraction_hidden_states", "extraction_nnsight", "extraction_transformer_lens")
 LAYER = 15
 BATCH_TOKENS = 2048
-UNIT_ROWS = 16_384
-"""Rows of a unit: 19 MB of this narrow model's states. Batches do not span units, so in small units
-of short texts many are not full."""
 SHORTEST = 80
 """Characters of a paragraph that is a text: shorter ones are headings."""
 MAX_TOKENS = 256
@@ -198,7 +195,7 @@ def _config(folder: Path, characters: int) -> RunConfig:
             "source": model,
             "target": model,
             "corpus": {"paths": [str(corpus)], "max_tokens": MAX_TOKENS},
-            "extract": {"batch_tokens": BATCH_TOKENS, "rows_per_unit": UNIT_ROWS},
+            "extract": {"batch_tokens": BATCH_TOKENS},
             "fit": {"folds": 2},
             "cluster": {"address": "local", "replicas": 1},
         }
