@@ -31,7 +31,6 @@ from lrt_dist.commands.fit import fit
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
 from lrt_dist.commands.report import report
-from lrt_dist.commands.run import run_steps
 from lrt_dist.commands.status import status
 from lrt_dist.commands.verify import verify
 from lrt_dist.config import RunConfig
@@ -83,3 +82,12 @@ def run(config: RunConfig | str | Path, out: str | Path) -> Results:
     with open_run(out, chosen) as live:
         run_steps(live)
     return Results.read(live.folder.out)
+
+
+def run_steps(live: Run) -> None:
+    """All steps of an open run, in order."""
+    index(live)
+    extract(live)
+    fit(live)
+    evaluate(live)
+    report(live)

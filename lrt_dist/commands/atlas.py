@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lrt_dist.atlasfile import Atlas
+from lrt_dist.commands.evaluate import evaluate
 from lrt_dist.commands.extract import extract, quarantined_units
 from lrt_dist.commands.fit import fit
 from lrt_dist.commands.index import index
-from lrt_dist.commands.run import run_steps
+from lrt_dist.commands.report import report
 from lrt_dist.config import DetourConfig, RunConfig, fingerprint_of
 from lrt_dist.errors import IncompleteError, UserError
 from lrt_dist.files import atomic_write, is_file, place
@@ -152,7 +153,6 @@ def _check(runs: Mapping[tuple[str, str], RunConfig], root: Path) -> None:
 
 def _fit(pair: tuple[str, str], config: RunConfig, root: Path) -> None:
     with open_run(_out_of(pair, root), config) as live:
-        index(live)
         extract(live)
         fit(live)
 
@@ -179,7 +179,8 @@ def _with_detours(
 def _finish(pair: tuple[str, str], config: RunConfig, root: Path) -> _Finished:
     out = _out_of(pair, root)
     with open_run(out, config) as live:
-        run_steps(live)
+        evaluate(live)
+        report(live)
         quarantined = quarantined_units(live)
         blocks = Sided.of(lambda side: live.facts[side].layers)
     if quarantined:

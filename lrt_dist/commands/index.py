@@ -231,10 +231,9 @@ def _near_note(rows: RowIndex) -> str:
 
 def _absent_note(rows: RowIndex) -> str:
     """How many rows of another run one of the models lacks, as the end of a sentence."""
-    absent = int((~rows.present_rows()).sum())
-    if not absent:
+    if not rows.absent:
         return ""
-    return f"; at {absent:,} rows no token of one of the models ends: they are in no fit"
+    return f"; at {rows.absent:,} rows no token of one of the models ends: they are in no fit"
 
 
 def check_overlap(run: Run, rows: RowIndex) -> dict[str, list[str]]:

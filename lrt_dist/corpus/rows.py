@@ -56,6 +56,7 @@ class RowIndex:
         fingerprint: hash of what the index was made from.
         digests: of each model a hash of the segments and sites as it sees them: hidden states
             depend on nothing else, so they may serve every run with this digest.
+        absent: rows that one of the models does not have.
         corpus: the `corpus_digest` of the files it was made from.
     """
 
@@ -67,6 +68,7 @@ class RowIndex:
     rows_per_unit: int
     fingerprint: str
     digests: Sided[str]
+    absent: int = 0
     corpus: str = ""
 
     @property
@@ -138,6 +140,8 @@ class RowIndex:
 
     def present_rows(self) -> NDArray[np.bool_]:
         """Whether a token of both models ends at a site, `[rows]`."""
+        if not self.absent:
+            return np.ones(self.rows, dtype=np.bool_)
         table = self._columns("source_positions", "target_positions")
         ends = (pc.list_flatten(column).to_numpy() != ABSENT for column in table.columns)
         present: NDArray[np.bool_] = np.logical_and(*ends)
@@ -177,7 +181,7 @@ def write_index(
         UserError: there is not one site.
     """
     groups = groups or {}
-    rows = units = segments_count = 0
+    rows = units = segments_count = absent = 0
     documents: set[str] = set()
     contents = Sided.of(lambda side: hashlib.sha256())
     with (
@@ -194,6 +198,7 @@ def write_index(
                     contents[side].update((shared + own).encode())
             documents.update(segment.document for segment in unit)
             rows += sum(len(segment.char_ends) for segment in unit)
+            absent += sum(ABSENT in both for s in unit for both in zip(*s.positions, strict=True))
             units += 1
             segments_count += len(unit)
         if not rows:
@@ -209,6 +214,7 @@ def write_index(
             "rows_per_unit": rows_per_unit,
             "fingerprint": fingerprint,
             "digests": [content.hexdigest()[:16] for content in contents],
+            "absent": absent,
             "corpus": corpus,
         }
         writer.add_key_value_metadata({_META: json.dumps(summary).encode()})
