@@ -32,6 +32,7 @@ MODULES = {
         "extraction_nnsight",
         "extraction_transformer_lens",
     ],
+    "step": ["extraction_step"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

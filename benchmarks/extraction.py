@@ -57,6 +57,9 @@ TARGETS = {
 SLOW = ("extraction_hidden_states", "extraction_nnsight", "extraction_transformer_lens")
 LAYER = 15
 BATCH_TOKENS = 2048
+UNIT_ROWS = 16_384
+"""Rows of a unit: 19 MB of this narrow model's states. Batches do not span units, so in small units
+of short texts many are not full."""
 SHORTEST = 80
 """Characters of a paragraph that is a text: shorter ones are headings."""
 MAX_TOKENS = 256
@@ -94,7 +97,7 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     """Each against ours, in rounds."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_worker_niceness": "0"}
     with TemporaryDirectory() as folder:
-        config = _config(Path(folder), characters=20_000 if quick else 240_000)
+        config = run_config(Path(folder), characters=20_000 if quick else 240_000)
         texts = _texts(Path(folder), config)
         tokens = _tokens(texts)
         loops = _loops(config, wanted)
@@ -147,8 +150,8 @@ def _loops(config: RunConfig, wanted: Sequence[str]) -> dict[str, Loop]:
     model = transformers.AutoModelForCausalLM.from_pretrained(source)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     loops: dict[str, Loop] = {
-        "extraction_bare": Loop(_by_length, _hooked(model, early=True)),
-        "extraction_whole": Loop(_by_length, _hooked(model, early=False)),
+        "extraction_bare": Loop(_by_length, hooked(model, early=True)),
+        "extraction_whole": Loop(_by_length, hooked(model, early=False)),
         "extraction_hidden_states": Loop(_as_they_come, _masked(_hidden_states(model))),
     }
     if "extraction_nnsight" in wanted:
@@ -180,7 +183,7 @@ def _loops(config: RunConfig, wanted: Sequence[str]) -> dict[str, Loop]:
     return {name: loops[name] for name in wanted}
 
 
-def _config(folder: Path, characters: int) -> RunConfig:
+def run_config(folder: Path, characters: int) -> RunConfig:
     corpus = folder / "corpus.jsonl"
     paragraphs = [
         paragraph
@@ -195,7 +198,7 @@ def _config(folder: Path, characters: int) -> RunConfig:
             "source": model,
             "target": model,
             "corpus": {"paths": [str(corpus)], "max_tokens": MAX_TOKENS},
-            "extract": {"batch_tokens": BATCH_TOKENS},
+            "extract": {"batch_tokens": BATCH_TOKENS, "rows_per_unit": UNIT_ROWS},
             "fit": {"folds": 2},
             "cluster": {"address": "local", "replicas": 1},
         }
@@ -247,7 +250,7 @@ def _as_they_come(texts: Sequence[Text]) -> list[Batch]:
     return [texts[begin : begin + AT_ONCE] for begin in range(0, len(texts), AT_ONCE)]
 
 
-def _hooked(model: nn.Module, *, early: bool) -> Callable[[Batch], torch.Tensor]:
+def hooked(model: nn.Module, *, early: bool) -> Callable[[Batch], torch.Tensor]:
     backbone = model.get_decoder()  # type: ignore[operator]
     block = find_blocks(model)[LAYER]
 

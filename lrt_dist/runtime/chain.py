@@ -14,7 +14,6 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from lrt_dist.errors import LrtError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.runtime.carry import has_direct_transport, packed, unpacked
 from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
@@ -32,28 +31,28 @@ FINISHING = 4
     allow_out_of_order_execution=True,
 )
 class StageActor:
-    """Holds one stage. Steps run in one thread, what comes before and after them in others.
+    """Holds one stage. It is built and its steps run in one thread, the rest in others.
 
-    All but `ready` is in a group: while a call outside of one runs, Ray starts no other.
+    Every thread that computes gets OpenMP threads of its own, and where a process has more of them
+    than it has cores, GNU's OpenMP lets them sleep between any two operators instead of waiting: an
+    eighth of a forward pass's time on two cores. So only one thread may compute with torch.
+
+    Every method is in a group: while a call outside of one runs, Ray starts no other.
     """
 
     def __init__(self, spec: StageSpec) -> None:
         if not spec.gpus:  # Ray no longer hides GPUs from actors that asked for none
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._direct = bool(spec.gpus) and has_direct_transport()
-        self._failure: LrtError | None = None
+        self._spec = spec
         self._busy = 0.0
         self._began: float | None = None
         self._ended = 0.0
-        try:
-            self._stage = spec.build()
-        except LrtError as error:  # told by `ready`: an actor that dies loses the error's class
-            self._failure = error
 
-    def ready(self) -> int:
-        """Process id, once the stage is built."""
-        if self._failure is not None:
-            raise self._failure
+    @ray.method(concurrency_group="steps")  # type: ignore[untyped-decorator]
+    def build(self) -> int:
+        """Build the stage; the process id."""
+        self._stage = self._spec.build()
         return os.getpid()
 
     @ray.method(concurrency_group="ahead")  # type: ignore[untyped-decorator]
@@ -112,7 +111,7 @@ class Chain:
             ).remote(stage)
             for index, stage in enumerate(self._spec.stages)
         ]
-        return [actor.ready.remote() for actor in self._actors]
+        return [actor.build.remote() for actor in self._actors]
 
     def open(self, task: Task, forgotten: Sequence[ray.ObjectRef] = ()) -> list[ray.ObjectRef]:
         """Prepare a task in every stage; a reference for each.

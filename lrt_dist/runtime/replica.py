@@ -22,7 +22,7 @@ from lrt_dist.runtime.contract import ChainSpec, Ends, Task
 T = TypeVar("T", bound=Task)
 
 BUILDS = 3
-"""Times in a row that a replica may die while it is built."""
+"""Times in a row that building a replica may fail."""
 
 
 def credits(spec: ChainSpec, shared_memory: float, nodes: int = 1) -> int:
@@ -98,7 +98,7 @@ class Replica:
         self.running = False
         self.alone = False
         self.failures_in_a_row = 0
-        self._deaths_in_building = 0
+        self._failed_builds = 0
         self._place()
 
     def _place(self) -> None:
@@ -137,7 +137,7 @@ class Replica:
         """What was waited for while it was not running is there.
 
         Raises:
-            LrtError: what building a stage raised; or it died too often while it was built.
+            LrtError: what building a stage raised; or building failed too often.
         """
         ref = self._coming.pop(0)
         self.heard = time.monotonic()
@@ -147,16 +147,16 @@ class Replica:
             return
         try:
             self.processes.append(result(ref))
-        except ray.exceptions.RayActorError as error:
-            self._deaths_in_building += 1
-            if self._deaths_in_building >= BUILDS:
-                raise LrtError(
-                    f"a stage died {BUILDS} times while it was built: {error}"
-                ) from error
+        except LrtError:
+            raise
+        except Exception as error:
+            self._failed_builds += 1
+            if self._failed_builds >= BUILDS:
+                raise LrtError(f"building a stage failed {BUILDS} times: {error}") from error
             self.again()
             return
         if not self._coming:
-            self.running, self._deaths_in_building = True, 0
+            self.running, self._failed_builds = True, 0
 
     def arrived(self, ref: ray.ObjectRef) -> Attempt[Any] | None:
         """Take note of a reference that is there; the attempt that ended with it, if one did."""

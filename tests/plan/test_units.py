@@ -78,7 +78,7 @@ def test_a_batch_ends_only_where_one_more_would_cost_too_much(
 
     def is_allowed(batch: list[int]) -> bool:
         padded = len(batch) * max(batch)
-        return padded <= budget and padded - sum(batch) <= MOST_PADDING * budget
+        return padded <= budget and padded - sum(batch) <= MOST_PADDING
 
     assert all(is_allowed(batch) or len(batch) == 1 for batch in batches)
     for batch, following in itertools.pairwise(batches):
