@@ -341,6 +341,50 @@ def transfer(
 
 
 @app.command()
+def import_map(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="one matrix and at most one vector, the bias: .safetensors, .pt, .npz, .npy",
+        ),
+    ],
+    form: Annotated[
+        str,
+        typer.Option(
+            help="which product the matrix A is for: Ax (d_target rows, as in torch.nn.Linear) or "
+            "xA (d_source rows)"
+        ),
+    ],
+    source: Annotated[str, typer.Option(help="model where the map begins")],
+    source_layer: Annotated[int, typer.Option(help="its block, from 0", min=0)],
+    target: Annotated[str, typer.Option(help="model where the map ends")],
+    target_layer: Annotated[int, typer.Option(help="its block, from 0", min=0)],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="a .safetensors file, or a folder with a model card")
+    ],
+) -> None:
+    """Make a map of another tool one that `transfer` takes."""
+    from lrt_dist.commands.transfer import import_map as read
+
+    if form not in ("Ax", "xA"):
+        raise UserError(f"--form is Ax or xA, not {form}")
+    found = read(
+        path,
+        out,
+        form="Ax" if form == "Ax" else "xA",
+        source=(source, source_layer),
+        target=(target, target_layer),
+    )
+    d_source, d_target = found.weight.shape
+    console.print(
+        f"{escape(source)} layer {source_layer}, {d_source} dimensions, to {escape(target)} layer "
+        f"{target_layer}, {d_target}: {escape(out)}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def export(
     vectors: Annotated[
         list[str],

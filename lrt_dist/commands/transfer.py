@@ -1,4 +1,4 @@
-"""`lrt-dist transfer` and `lrt-dist export`: vectors from file to file, without a run."""
+"""`lrt-dist transfer`, `export` and `import-map`: from file to file, without a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from lrt_dist.errors import UserError
 from lrt_dist.files import place
 from lrt_dist.maps.affine import AffineMap
+from lrt_dist.maps.map_files import Form, read_map
 from lrt_dist.maps.vector_files import read_vector, write_vectors
 from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.sites import layers_text
@@ -57,6 +58,27 @@ def transfer(
     transferred = found.transfer(vector)
     transferred.save(out)
     return transferred
+
+
+def import_map(
+    path: str | Path,
+    out: str | Path,
+    *,
+    form: Form,
+    source: tuple[str, int],
+    target: tuple[str, int],
+) -> AffineMap:
+    """Write a map of another tool as one of ours; see `lrt_dist.maps.map_files.read_map`.
+
+    Args:
+        out: a `.safetensors` file, or a folder with a model card.
+
+    Raises:
+        UserError: the file is not there, or is no map.
+    """
+    found = read_map(path, form=form, source=source, target=target)
+    found.save(out)
+    return found
 
 
 def export(

@@ -7,12 +7,12 @@
 | `.npy` | one vector | NumPy |
 | `.safetensors` | our own; or tensors named by their layer; or one tensor | anything |
 
-Nothing is unpickled but tensors: a file cannot run code.
+vLLM itself takes no vectors; EasySteer (github.com/ZJU-REAL/EasySteer), which is built on it, reads
+the `.gguf`.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.files import atomic_write, is_file, is_local, place
+from lrt_dist.files import atomic_write, is_file, place
+from lrt_dist.maps.foreign import check_local, read_numpy, read_safetensors, read_torch
 from lrt_dist.maps.vectors import SteeringVector
 
 ENDINGS = (".gguf", ".pt", ".npy", ".safetensors")
@@ -134,10 +134,6 @@ def _check(vectors: Sequence[SteeringVector], path: Path) -> None:
 
 def _read(path: Path) -> SteeringVector | Mapping[int | None, torch.Tensor]:
     """By layer; None for one that does not say it."""
-    if path.suffix != ".safetensors" and not is_local(path):
-        raise UserError(
-            f"{path}: only .safetensors files are read from object stores; copy it here"
-        )
     readers = {".gguf": _read_gguf, ".pt": _read_torch, ".npy": _read_numpy}
     if path.suffix in readers:
         return readers[path.suffix](path)
@@ -167,6 +163,7 @@ def _choose(path: Path, found: Mapping[int | None, torch.Tensor], layer: int | N
 
 def _read_gguf(path: Path) -> Mapping[int | None, torch.Tensor]:
     gguf = _gguf()
+    check_local(path)
     try:
         reader = gguf.GGUFReader(path)
         field = reader.get_field("general.architecture")
@@ -188,33 +185,18 @@ def _read_gguf(path: Path) -> Mapping[int | None, torch.Tensor]:
 
 
 def _read_torch(path: Path) -> Mapping[int | None, torch.Tensor]:
-    try:
-        with torch.serialization.safe_globals([(_Theirs, _THEIRS)]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds Python objects other than tensors, which are not loaded, as that could "
-            "run code. Save the tensors alone: torch.save({layer: tensor}, path)"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CorruptionError(f"{path} cannot be read by torch: {error}") from error
+    found = read_torch(path, (_Theirs, _THEIRS))
     if isinstance(found, _Theirs):
         found = found.layer_activations
     return _by_layer(path, found if isinstance(found, Mapping) else {"": found})
 
 
 def _read_numpy(path: Path) -> Mapping[int | None, torch.Tensor]:
-    try:
-        return {None: torch.from_numpy(np.load(path, allow_pickle=False))}
-    except (ValueError, EOFError, TypeError) as error:
-        raise UserError(f"{path} is not a NumPy file of numbers: {error}") from error
+    return _by_layer(path, read_numpy(path))
 
 
 def _read_safetensors(path: Path) -> Mapping[int | None, torch.Tensor]:
-    try:
-        found = load_file(path)
-    except SafetensorError as error:
-        raise CorruptionError(f"{path} is not a safetensors file: {error}") from error
+    found = read_safetensors(path)
     if {"weight", "bias"} <= found.keys():
         raise UserError(f"{path} is a map, not a vector")
     return _by_layer(path, found)

@@ -1,4 +1,4 @@
-"""Vectors from file to file: `lrt-dist transfer` and `lrt-dist export`."""
+"""From file to file: `lrt-dist transfer`, `lrt-dist import-map` and `lrt-dist export`."""
 
 from __future__ import annotations
 
@@ -118,3 +118,43 @@ def test_a_missing_file_and_an_unknown_format_are_named(
     code, text = lrt_dist("export", "nowhere.safetensors", "-o", "x.gguf")
     assert code == 2
     assert "no steering vector at nowhere.safetensors" in text
+
+
+IMPORT = (
+    "--source",
+    "a/small",
+    "--source-layer",
+    "3",
+    "--target",
+    "b/large",
+    "--target-layer",
+    "7",
+)
+
+
+def test_a_map_of_another_tool_maps_vectors(tmp_path: Path, lrt_dist: CommandLine) -> None:
+    layer = torch.nn.Linear(3, 2)
+    torch.save(layer.state_dict(), tmp_path / "theirs.pt")
+    VECTOR.save(tmp_path / "mood.safetensors")
+    ours, there = str(tmp_path / "ours.safetensors"), str(tmp_path / "there.safetensors")
+    code, text = lrt_dist(
+        "import-map", str(tmp_path / "theirs.pt"), "--form", "Ax", *IMPORT, "-o", ours
+    )
+    assert (code, text) == (0, f"a/small layer 3, 3 dimensions, to b/large layer 7, 2: {ours}")
+    assert lrt_dist("transfer", ours, str(tmp_path / "mood.safetensors"), "-o", there)[0] == 0
+    torch.testing.assert_close(
+        SteeringVector.load(there).values, layer.weight.detach() @ VECTOR.values
+    )
+
+
+def test_a_map_of_another_tool_that_goes_the_other_way(
+    tmp_path: Path, lrt_dist: CommandLine
+) -> None:
+    torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "theirs.pt")
+    out = str(tmp_path / "ours.safetensors")
+    code, text = lrt_dist(
+        "import-map", str(tmp_path / "theirs.pt"), "--form", "xA", *IMPORT, "-o", out
+    )
+    assert code == 2
+    assert "as Ax it would fit" in " ".join(text.split())
+    assert not Path(out).exists()
