@@ -33,6 +33,7 @@ MODULES = {
         "extraction_transformer_lens",
     ],
     "step": ["extraction_step"],
+    "row_index": ["index_unit", "index_growth"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

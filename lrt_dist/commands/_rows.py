@@ -102,15 +102,13 @@ def layer_facts(folder: Path) -> LayerFacts:
 def _write_groups(run: Run, index: RowIndex, units: Collection[int], folder: Path) -> None:
     """The fold of every row of the corpus, and the number of its group."""
     folds = run.config.fit.folds
-    group_of = index.groups()
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(group_of.values()))}
+    names = dict.fromkeys(index.groups().values())
+    numbers = {group: number for number, group in enumerate(names)}
     present = index.present_rows()
     fold_R = np.full(index.rows, LEFT_OUT, dtype=np.int16)
     group_R = np.full(index.rows, LEFT_OUT, dtype=np.int64)
     for unit in units:
-        segments = index.unit(unit)
-        counts = [len(segment.char_ends) for segment in segments]
-        groups = [group_of[segment.document] for segment in segments]
+        groups, counts = zip(*index.groups_of(unit), strict=True)
         rows = np.asarray(index.unit_rows(unit))
         kept = present[rows]
         fold_R[rows[kept]] = np.repeat([fold_of(group, folds) for group in groups], counts)[kept]

@@ -73,7 +73,7 @@ def _extract_missing(
 
     def tasks() -> Iterator[ExtractTask]:
         for unit in missing:
-            lengths = tuple(len(segment.ids[side]) for segment in index.unit(unit))
+            lengths = index.lengths(unit, side)
             if unit == missing[0] and run.runtime.gpus:
                 message = small_units_message(sum(lengths), index.rows_per_unit, budget)
                 if message:

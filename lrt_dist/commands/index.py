@@ -18,7 +18,7 @@ from lrt_dist.corpus.readers import Document, corpus_digest, furthest_behind, re
 from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.corpus.segments import cut_segments, seen_anew
 from lrt_dist.errors import UserError
-from lrt_dist.files import is_file, place
+from lrt_dist.files import place
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.sites import Segment, Sided, fold_of
 from lrt_dist.store.tables import OverlapRow, Table, is_current
@@ -53,7 +53,7 @@ def index(run: Run) -> RowIndex:
             "sources": corpus,
         }
     )
-    if is_file(path):
+    if RowIndex.is_at(path):
         existing = RowIndex.open(path)
         if existing.fingerprint == fingerprint:
             _check_folds(run, existing)

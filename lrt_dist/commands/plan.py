@@ -15,7 +15,6 @@ from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
-from lrt_dist.files import is_file
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
 from lrt_dist.plan.memory import StagePlan
@@ -109,7 +108,7 @@ def plan(run: Run) -> Plan:
     """
     run.check()
     check_items(run)
-    exact = is_file(run.folder.rows)
+    exact = RowIndex.is_at(run.folder.rows)
     documents, rows, tokens = _counts(run) if exact else _estimate(run)
     speed, source = _speed(run)
 
@@ -172,7 +171,7 @@ def plan(run: Run) -> Plan:
 
 def _counts(run: Run) -> tuple[int, int, Sided[int]]:
     index = RowIndex.open(run.folder.rows)
-    tokens = Sided.of(lambda side: sum(index.token_counts(side)))
+    tokens = Sided.of(index.tokens)
     return index.documents, index.rows, tokens
 
 

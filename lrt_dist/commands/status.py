@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lrt_dist.commands._busy import busy_messages
+from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.files import is_file
 from lrt_dist.runtime.log import read_log
 from lrt_dist.sites import Direction, Side
@@ -87,4 +88,4 @@ def status(folder: RunFolder) -> RunStatus:
         "report": is_file(folder.report),
     }
     busy = tuple(busy_messages(read_log(folder.log)))
-    return RunStatus(folder.config.name, is_file(folder.rows), tuple(stores), present, busy)
+    return RunStatus(folder.config.name, RowIndex.is_at(folder.rows), tuple(stores), present, busy)

@@ -1,45 +1,62 @@
 """The row index: every site's row, known before any forward pass.
 
-A Parquet file with one line per segment and one row group per unit, so that a worker reads its
-own unit and nothing else, and needs no tokenizer. Rows are numbered from `first_row` in the order
-of `char_ends`.
+A folder of two Arrow files with one record batch per unit, and a summary that is written last:
+
+- `units.arrow`: the segments with their texts, tokens and sites. A worker reads its own unit and
+  nothing else, and needs no tokenizer.
+- `segments.arrow`: a line per segment with all that is asked of the whole corpus (documents,
+  groups, numbers of sites and tokens). It is not compressed, so it is mapped, not read.
+
+Rows are numbered from `first_row` in the order of `char_ends`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lrt_dist.errors import UserError
-from lrt_dist.files import atomic_write, is_file
+from lrt_dist.files import atomic_write, is_file, is_local
 from lrt_dist.plan.units import fill_units
 from lrt_dist.sites import ABSENT, Segment, Side, Sided
 
-SCHEMA = pa.schema(
+_INTEGERS = pa.list_(pa.int32())
+UNITS = pa.schema(
+    [
+        ("document", pa.string()),
+        ("start", pa.int64()),
+        ("text", pa.string()),
+        ("char_ends", _INTEGERS),
+        ("first_row", pa.int64()),
+        ("source_ids", _INTEGERS),
+        ("target_ids", _INTEGERS),
+        ("source_positions", _INTEGERS),
+        ("target_positions", _INTEGERS),
+    ]
+)
+SEGMENTS = pa.schema(
     [
         ("document", pa.string()),
         ("group", pa.string()),
-        ("start", pa.int64()),
-        ("text", pa.string()),
-        ("char_ends", pa.list_(pa.int32())),
-        ("first_row", pa.int64()),
-        ("source_ids", pa.list_(pa.int32())),
-        ("target_ids", pa.list_(pa.int32())),
-        ("source_positions", pa.list_(pa.int32())),
-        ("target_positions", pa.list_(pa.int32())),
+        ("sites", pa.int32()),
+        ("source_tokens", pa.int32()),
+        ("target_tokens", pa.int32()),
     ]
 )
-_META = b"lrt_dist"
+_SUMMARY = "index.json"
+_UNITS = "units.arrow"
+_SEGMENTS = "segments.arrow"
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class RowIndex:
     """A finished row index.
 
     Attributes:
-        path: the Parquet file.
+        path: the folder.
         rows: number of sites.
         units: number of units.
         segments: number of segments.
@@ -77,44 +94,57 @@ class RowIndex:
         return hashlib.sha256("".join(self.digests).encode()).hexdigest()[:16]
 
     @classmethod
+    def is_at(cls, path: Path) -> bool:
+        """Whether there is a finished index."""
+        return is_file(path / _SUMMARY)
+
+    @classmethod
     def open(cls, path: Path) -> RowIndex:
         """Read the summary of an index.
 
         Raises:
-            UserError: there is no index, or the file is not one.
+            UserError: there is no index, or its summary is not one.
         """
-        if not is_file(path):
+        if not cls.is_at(path):
             raise UserError(f"no row index at {path}; run `lrt-dist index` first")
         try:
-            with path.open("rb") as stream:
-                file = pq.ParquetFile(stream)
-                meta = json.loads(file.metadata.metadata[_META])
-                columns = file.schema_arrow.names
-        except (pa.ArrowInvalid, KeyError, TypeError) as error:
+            summary = json.loads((path / _SUMMARY).read_text(encoding="utf-8"))
+            return cls(path=path, **(summary | {"digests": Sided(*summary["digests"])}))
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
-        if "group" not in columns or "digests" not in meta:
-            raise UserError(
-                f"{path} was written by an earlier version, which cannot be continued; use another "
-                "--out"
-            )
-        return cls(path=path, **(meta | {"digests": Sided(*meta["digests"])}))
 
     def unit(self, number: int) -> list[Segment]:
         """The segments of one unit."""
-        with self.path.open("rb") as stream:
-            table = pq.ParquetFile(stream).read_row_group(number)
+        batch = self._units.batch(number)
+        documents, starts, texts, first_rows = (
+            batch.column(name).to_pylist() for name in ("document", "start", "text", "first_row")
+        )
+        char_ends = _tuples(batch, "char_ends")
+        ids, positions = (
+            Sided.of(partial(_sided_tuples, batch, name)) for name in ("ids", "positions")
+        )
         return [
             Segment(
-                document=line["document"],
-                start=line["start"],
-                text=line["text"],
-                char_ends=tuple(line["char_ends"]),
-                first_row=line["first_row"],
-                ids=Sided(tuple(line["source_ids"]), tuple(line["target_ids"])),
-                positions=Sided(tuple(line["source_positions"]), tuple(line["target_positions"])),
+                document=documents[n],
+                start=starts[n],
+                text=texts[n],
+                char_ends=char_ends[n],
+                first_row=first_rows[n],
+                ids=Sided(ids.source[n], ids.target[n]),
+                positions=Sided(positions.source[n], positions.target[n]),
             )
-            for line in table.to_pylist()
+            for n in range(len(batch))
         ]
+
+    def lengths(self, number: int, side: Side) -> tuple[int, ...]:
+        """Tokens of each segment of one unit in one of the models."""
+        return tuple(self._segments.batch(number).column(f"{side}_tokens").to_pylist())
+
+    def groups_of(self, number: int) -> list[tuple[str, int]]:
+        """Group and number of sites of each segment of one unit."""
+        batch = self._segments.batch(number)
+        columns = (batch.column(name).to_pylist() for name in ("group", "sites"))
+        return list(zip(*columns, strict=True))
 
     def all_segments(self) -> Iterator[Segment]:
         """Every segment, in row order."""
@@ -127,40 +157,68 @@ class RowIndex:
         Near duplicates are one group, named by the first of their ids; any other document is a
         group of its own. Folds are made of whole groups.
         """
-        table = self._columns("document", "group")
+        table = self._segments.table("document", "group")
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def document_digests(self) -> dict[str, str]:
         """`{digest of its text: id}` of all documents that have a site, whatever their names."""
-        table = self._columns("document", "text")
         digests: dict[str, Any] = {}
-        for document, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            digests.setdefault(document, hashlib.sha256()).update(text.encode())
+        for number in range(self.units):
+            batch = self._units.batch(number)
+            texts = (batch.column(name).to_pylist() for name in ("document", "text"))
+            for document, text in zip(*texts, strict=True):
+                digests.setdefault(document, hashlib.sha256()).update(text.encode())
         return {digest.hexdigest(): document for document, digest in digests.items()}
 
     def present_rows(self) -> NDArray[np.bool_]:
         """Whether a token of both models ends at a site, `[rows]`."""
         if not self.absent:
             return np.ones(self.rows, dtype=np.bool_)
-        table = self._columns("source_positions", "target_positions")
-        ends = (pc.list_flatten(column).to_numpy() != ABSENT for column in table.columns)
-        present: NDArray[np.bool_] = np.logical_and(*ends)
-        return present
+        return np.concatenate([_present(self._units.batch(n)) for n in range(self.units)])
 
     def unit_rows(self, number: int) -> range:
         """The rows of one unit."""
         first = number * self.rows_per_unit
         return range(first, min(first + self.rows_per_unit, self.rows))
 
-    def token_counts(self, side: Side) -> list[int]:
-        """Tokens of every segment in one of the models."""
-        ids = self._columns(f"{side}_ids").column(0)
-        counts: list[int] = pc.list_value_length(ids).to_pylist()
-        return counts
+    def tokens(self, side: Side) -> int:
+        """Number of tokens of all segments in one of the models."""
+        counts = self._segments.table(f"{side}_tokens").column(0).to_numpy()
+        return int(counts.sum(dtype=np.int64))
 
-    def _columns(self, *names: str) -> pa.Table:
-        with self.path.open("rb") as stream:
-            return pq.read_table(stream, columns=list(names))
+    @property
+    def _units(self) -> _Batches:
+        return _opened(self.path / _UNITS, self.digest)
+
+    @property
+    def _segments(self) -> _Batches:
+        return _opened(self.path / _SEGMENTS, self.digest)
+
+
+class _Batches:
+    """An Arrow file with one record batch per unit, opened once: any unit is found without reading
+    what lies before it. Threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        source = pa.memory_map(str(path)) if is_local(path) else path.open("rb")
+        self._reader = pa.ipc.open_file(source)
+        self._lock = threading.Lock()
+
+    def batch(self, unit: int) -> pa.RecordBatch:
+        """The lines of one unit."""
+        with self._lock:
+            return self._reader.get_batch(unit)
+
+    def table(self, *columns: str) -> pa.Table:
+        """Some columns of all units."""
+        with self._lock:
+            return self._reader.read_all().select(list(columns))
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path, digest: str) -> _Batches:
+    """`digest` tells apart what may lie at one path, one after the other."""
+    return _Batches(path)
 
 
 def write_index(
@@ -171,7 +229,7 @@ def write_index(
     groups: Mapping[str, str] | None = None,
     corpus: str = "",
 ) -> RowIndex:
-    """Number the rows, cut units, write the index atomically.
+    """Number the rows, cut units, write the index; its summary last.
 
     Args:
         groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
@@ -185,20 +243,29 @@ def write_index(
     documents: set[str] = set()
     contents = Sided.of(lambda side: hashlib.sha256())
     with (
-        atomic_write(path) as partial,
-        pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
+        atomic_write(path / _UNITS) as units_file,
+        atomic_write(path / _SEGMENTS) as segments_file,
+        pa.ipc.new_file(
+            units_file, UNITS, options=pa.ipc.IpcWriteOptions(compression="zstd")
+        ) as units_writer,
+        pa.ipc.new_file(segments_file, SEGMENTS) as segments_writer,
     ):
         for unit in fill_units(segments, rows_per_unit):
-            lines = [_line(segment, groups) for segment in unit]
-            writer.write_table(pa.Table.from_pylist(lines, SCHEMA), row_group_size=len(unit))
-            for segment in unit:
-                shared = json.dumps(_shared(segment, groups))
-                for side in Side:
-                    own = json.dumps(_seen_by(segment, side))
-                    contents[side].update((shared + own).encode())
+            batch = _unit_batch(unit)
+            lines = _segments_batch(unit, groups)
+            units_writer.write_batch(batch)
+            segments_writer.write_batch(lines)
+            shared = [
+                *_content(lines, "document", "group"),
+                *_content(batch, "start", "text", "char_ends", "first_row"),
+            ]
+            for side in Side:
+                for part in [*shared, *_content(batch, f"{side}_ids", f"{side}_positions")]:
+                    contents[side].update(part)
             documents.update(segment.document for segment in unit)
-            rows += sum(len(segment.char_ends) for segment in unit)
-            absent += sum(ABSENT in both for s in unit for both in zip(*s.positions, strict=True))
+            present = _present(batch)
+            rows += len(present)
+            absent += len(present) - int(present.sum())
             units += 1
             segments_count += len(unit)
         if not rows:
@@ -206,38 +273,87 @@ def write_index(
                 "the two tokenizers share no site in this corpus: no token of both models ends at "
                 "the same character; use longer documents or a smaller sites.min_context"
             )
-        summary = {
-            "rows": rows,
-            "units": units,
-            "segments": segments_count,
-            "documents": len(documents),
-            "rows_per_unit": rows_per_unit,
-            "fingerprint": fingerprint,
-            "digests": [content.hexdigest()[:16] for content in contents],
-            "absent": absent,
-            "corpus": corpus,
-        }
-        writer.add_key_value_metadata({_META: json.dumps(summary).encode()})
+        if RowIndex.is_at(path):  # the files are about to be others than it says
+            (path / _SUMMARY).unlink()
+    summary = {
+        "rows": rows,
+        "units": units,
+        "segments": segments_count,
+        "documents": len(documents),
+        "rows_per_unit": rows_per_unit,
+        "fingerprint": fingerprint,
+        "digests": [content.hexdigest()[:16] for content in contents],
+        "absent": absent,
+        "corpus": corpus,
+    }
+    with atomic_write(path / _SUMMARY) as unfinished:
+        unfinished.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return RowIndex.open(path)
 
 
-def _line(segment: Segment, groups: Mapping[str, str]) -> dict[str, Any]:
+def _unit_batch(unit: Sequence[Segment]) -> pa.RecordBatch:
     sided = {
-        f"{side}_{name}": value for side in Side for name, value in _seen_by(segment, side).items()
+        f"{side}_{name}": _lists([getattr(segment, name)[side] for segment in unit])
+        for name in ("ids", "positions")
+        for side in Side
     }
-    return _shared(segment, groups) | sided
-
-
-def _shared(segment: Segment, groups: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "document": segment.document,
-        "group": groups.get(segment.document, segment.document),
-        "start": segment.start,
-        "text": segment.text,
-        "char_ends": list(segment.char_ends),
-        "first_row": segment.first_row,
+    alike = {
+        "document": [segment.document for segment in unit],
+        "start": [segment.start for segment in unit],
+        "text": [segment.text for segment in unit],
+        "char_ends": _lists([segment.char_ends for segment in unit]),
+        "first_row": [segment.first_row for segment in unit],
     }
+    return pa.RecordBatch.from_pydict(alike | sided, schema=UNITS)
 
 
-def _seen_by(segment: Segment, side: Side) -> dict[str, Any]:
-    return {"ids": list(segment.ids[side]), "positions": list(segment.positions[side])}
+def _segments_batch(unit: Sequence[Segment], groups: Mapping[str, str]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pydict(
+        {
+            "document": [segment.document for segment in unit],
+            "group": [groups.get(segment.document, segment.document) for segment in unit],
+            "sites": [len(segment.char_ends) for segment in unit],
+            **{f"{side}_tokens": [len(segment.ids[side]) for segment in unit] for side in Side},
+        },
+        schema=SEGMENTS,
+    )
+
+
+def _lists(values: Sequence[Sequence[int]]) -> pa.ListArray:
+    """Lists of int32, without an object for each number."""
+    lengths = np.fromiter(map(len, values), dtype=np.int32, count=len(values))
+    offsets = np.concatenate([np.zeros(1, dtype=np.int32), lengths.cumsum(dtype=np.int32)])
+    flat = np.fromiter(itertools.chain.from_iterable(values), np.int32, count=int(offsets[-1]))
+    return pa.ListArray.from_arrays(offsets, flat)
+
+
+def _tuples(batch: pa.RecordBatch, name: str) -> list[tuple[int, ...]]:
+    column = batch.column(name)
+    offsets, values = column.offsets.to_pylist(), column.values.to_pylist()
+    return [tuple(values[begin:end]) for begin, end in itertools.pairwise(offsets)]
+
+
+def _sided_tuples(batch: pa.RecordBatch, name: str, side: Side) -> list[tuple[int, ...]]:
+    return _tuples(batch, f"{side}_{name}")
+
+
+def _present(batch: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Whether a token of both models ends at each site of a unit."""
+    source, target = (
+        batch.column(f"{side}_positions").values.to_numpy() != ABSENT for side in Side
+    )
+    both: NDArray[np.bool_] = source & target
+    return both
+
+
+def _content(batch: pa.RecordBatch, *names: str) -> Iterator[bytes]:
+    """Bytes that say what columns hold, whatever Arrow's way to keep them."""
+    for name in names:
+        column = batch.column(name)
+        if pa.types.is_list(column.type):
+            yield column.offsets.to_numpy().tobytes()
+            yield column.values.to_numpy().tobytes()
+        elif pa.types.is_string(column.type):
+            yield json.dumps(column.to_pylist()).encode()
+        else:
+            yield column.to_numpy().tobytes()

@@ -43,7 +43,7 @@ class RunFolder:
     def __init__(self, out: Path, config: RunConfig) -> None:
         self.out = out
         self.config = config
-        self.rows = out / "rows.parquet"
+        self.rows = out / "rows"
         self.moments = out / "moments"
         self.fits = {
             Direction.FORWARD: out / "fits.parquet",

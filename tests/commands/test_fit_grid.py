@@ -226,7 +226,7 @@ def test_one_document_has_no_mismatched_rows(
     settings = (*PLAIN, "fit.folds=2", f"fit.moments_of=[{halves[0] / 'out'}]")
     with (
         api.open_run(tmp_path / "out", load_run(run_file, settings)) as run,
-        pytest.raises(UserError, match=r"all rows of .*rows.parquet are of one document"),
+        pytest.raises(UserError, match=r"all rows of .*rows are of one document"),
     ):
         api.index(run)
 
@@ -274,7 +274,7 @@ def test_stopped_anywhere_it_goes_on_and_recounts_nothing(
         with pytest.raises(_Killed):
             fitted(extracted, tmp_path / "out")
     assert made(fitted(extracted, tmp_path / "out")) == whole
-    units = RowIndex.open(tmp_path / "out" / "rows.parquet").units
+    units = RowIndex.open(tmp_path / "out" / "rows").units
     assert sorted(unit for leaf in counted for unit in leaf) == list(range(units))
 
 

@@ -171,4 +171,4 @@ def test_texts_that_cannot_make_a_map_are_refused(
     code, text = lrt_dist("index", str(fitted), "--out", str(tmp_path / "out"), *arguments)
     assert code == 2, text
     assert told in text
-    assert not (tmp_path / "out" / "rows.parquet").exists()
+    assert not (tmp_path / "out" / "rows").exists()

@@ -98,4 +98,4 @@ def test_what_cannot_be_the_vector_is_refused(
         assert code == 2, text
         assert "concept mood, vector.source:" in text
         assert told in text, text
-    assert not (tmp_path / "out" / "rows.parquet").exists()
+    assert not (tmp_path / "out" / "rows").exists()

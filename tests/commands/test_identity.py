@@ -83,11 +83,11 @@ def test_activations_of_other_tokens_are_refused(
 def test_a_corpus_may_be_moved_but_not_changed(write_run: WriteRun, tmp_path: Path) -> None:
     run_file = write_run()
     folder = extracted(run_file, tmp_path / "out")
-    before = folder.rows.read_bytes()
+    before = RowIndex.open(folder.rows)
     (tmp_path / "elsewhere").mkdir()
     moved = (tmp_path / "corpus.jsonl").rename(tmp_path / "elsewhere/corpus.jsonl")
     again = extracted(run_file, tmp_path / "out", f"corpus.paths=[{moved}]")
-    assert again.rows.read_bytes() == before
+    assert RowIndex.open(again.rows) == before
     kept = (tmp_path / "out/run.yaml").read_bytes()
     other = tmp_path / "elsewhere/other.jsonl"
     other.write_text(moved.read_text())
@@ -116,10 +116,10 @@ def test_a_mixture_may_be_moved_but_not_weighed_anew(write_run: WriteRun, tmp_pa
         return {"mixture": parts, "max_tokens": 48}
 
     out = tmp_path / "out"
-    before = extracted(write_run(corpus=corpus(tmp_path / "a")), out).rows.read_bytes()
+    before = RowIndex.open(extracted(write_run(corpus=corpus(tmp_path / "a")), out).rows)
     shutil.rmtree(tmp_path / "a")
     moved = extracted(write_run(corpus=corpus(tmp_path / "b")), out)
-    assert moved.rows.read_bytes() == before
+    assert RowIndex.open(moved.rows) == before
     notes = [event["message"] for event in read_log(moved.log) if event["event"] == "corpus"]
     (note,) = notes
     assert re.search(r"part0/t\.jsonl: \d documents with (4\d|5\d)\.\d% of the characters; ", note)
@@ -160,7 +160,7 @@ def test_a_row_index_of_other_rows_is_refused(write_run: WriteRun, tmp_path: Pat
     run_file = write_run()
     folder = extracted(run_file, tmp_path / "out")
     other = extracted(run_file, tmp_path / "other", "sites.seed=1")
-    shutil.copy(other.rows, folder.rows)
+    shutil.copytree(other.rows, folder.rows, dirs_exist_ok=True)
     digest = RowIndex.open(other.rows).digests.source
     with (
         api.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run,
@@ -205,7 +205,7 @@ def test_other_versions_are_told(write_run: WriteRun, tmp_path: Path) -> None:
 def test_stages_that_saw_different_texts_are_an_error() -> None:
     from lrt_dist.commands.extract import _record
 
-    task = ExtractTask(3, Side.SOURCE, Path("rows.parquet"), "store", (1,), (4,), 8, "f")
+    task = ExtractTask(3, Side.SOURCE, Path("rows"), "store", (1,), (4,), 8, "f")
     receipts = [UnitReceipt(4, {}, {}, "cpu", digest, 0.1) for digest in ("aa", "bb")]
     with pytest.raises(CorruptionError, match="saw different texts as unit 3: 4 rows of tokens aa"):
         _record(Done(task, receipts), "f", {})

@@ -31,7 +31,7 @@ from lrt_dist.store import lease
 CommandLine = Callable[..., tuple[int, str]]
 BUCKET = "runs"
 WAITS_FOR = (
-    "rows.parquet",
+    "rows/index.json",
     ".ledger/unit-00000001.json",
     "fits.parquet",
     "cells/",

@@ -7,8 +7,6 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,7 +50,7 @@ CORPUS = st.lists(segments(), min_size=1, max_size=12)
 def test_the_index_gives_back_exactly_the_filled_units(
     tmp_path: Path, corpus: list[Segment], rows_per_unit: int
 ) -> None:
-    index = write_index(tmp_path / "rows.parquet", corpus, rows_per_unit, "f")
+    index = write_index(tmp_path / "rows", corpus, rows_per_unit, "f")
     units = list(fill_units(corpus, rows_per_unit))
     assert [index.unit(n) for n in range(index.units)] == units
     assert list(index.all_segments()) == list(itertools.chain.from_iterable(units))
@@ -61,7 +59,15 @@ def test_the_index_gives_back_exactly_the_filled_units(
     sites = [sum(len(s.char_ends) for s in unit) for unit in units]
     assert sites == [len(index.unit_rows(n)) for n in range(index.units)]
     for side in Side:
-        assert index.token_counts(side) == [len(s.ids[side]) for s in corpus]
+        lengths = [len(s.ids[side]) for s in corpus]
+        by_unit = [index.lengths(n, side) for n in range(index.units)]
+        assert [len(unit) for unit in by_unit] == [len(unit) for unit in units]
+        assert index.tokens(side) == sum(itertools.chain.from_iterable(by_unit))
+        if index.units == 1:
+            assert by_unit == [tuple(lengths)]
+    assert [index.groups_of(n) for n in range(index.units)] == [
+        [(s.document, len(s.char_ends)) for s in unit] for unit in units
+    ]
 
 
 @few
@@ -69,7 +75,7 @@ def test_the_index_gives_back_exactly_the_filled_units(
 def test_rows_are_dense_and_only_the_last_unit_may_be_short(
     tmp_path: Path, corpus: list[Segment], rows_per_unit: int
 ) -> None:
-    index = write_index(tmp_path / "rows.parquet", corpus, rows_per_unit, "f")
+    index = write_index(tmp_path / "rows", corpus, rows_per_unit, "f")
     seen: list[int] = []
     for number in range(index.units):
         rows = [
@@ -88,7 +94,7 @@ def test_rows_are_dense_and_only_the_last_unit_may_be_short(
 def test_an_index_read_again_is_the_one_that_was_written(
     tmp_path: Path, corpus: list[Segment], rows_per_unit: int
 ) -> None:
-    path = tmp_path / "rows.parquet"
+    path = tmp_path / "rows"
     written = write_index(path, corpus, rows_per_unit, "fingerprint")
     assert RowIndex.open(path) == written
     assert (written.fingerprint, written.rows_per_unit) == ("fingerprint", rows_per_unit)
@@ -114,14 +120,14 @@ ONE = Segment("d", 3, "some text", (4, 9), 0, Sided((5, 6), (7, 8, 9)), Sided((0
 def test_the_digest_sees_every_change(tmp_path: Path, change: dict[str, object]) -> None:
     last = dataclasses.replace(ONE, document="z")
     digests = {
-        write_index(tmp_path / "rows.parquet", [s, last], 8, "f").digest
+        write_index(tmp_path / "rows", [s, last], 8, "f").digest
         for s in (ONE, dataclasses.replace(ONE, **change))  # type: ignore[arg-type]
     }
     assert len(digests) == 2
 
 
 def test_the_digest_sees_order_and_cut_but_not_the_input_numbering(tmp_path: Path) -> None:
-    path, other = tmp_path / "rows.parquet", dataclasses.replace(ONE, document="z")
+    path, other = tmp_path / "rows", dataclasses.replace(ONE, document="z")
 
     def digest(*corpus: Segment, rows_per_unit: int = 8) -> str:
         return write_index(path, corpus, rows_per_unit, "f").digest
@@ -132,7 +138,7 @@ def test_the_digest_sees_order_and_cut_but_not_the_input_numbering(tmp_path: Pat
 
 
 def test_an_index_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "rows.parquet"
+    path = tmp_path / "deep" / "rows"
     old = write_index(path, [ONE], 8, "old")
 
     def broken() -> Iterator[Segment]:
@@ -143,13 +149,13 @@ def test_an_index_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_pa
     with pytest.raises(OSError, match="the disk is gone"):
         write_index(path, broken(), 2, "new")
     assert RowIndex.open(path) == old
-    assert [p.name for p in path.parent.iterdir()] == ["rows.parquet"]
+    assert sorted(p.name for p in path.iterdir()) == ["index.json", "segments.arrow", "units.arrow"]
 
 
 def test_without_one_site_there_is_no_index(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="share no site"):
-        write_index(tmp_path / "rows.parquet", [], 8, "f")
-    assert list(tmp_path.iterdir()) == []
+        write_index(tmp_path / "rows", [], 8, "f")
+    assert list((tmp_path / "rows").iterdir()) == []
 
 
 class EveryOther:
@@ -177,7 +183,7 @@ def test_tokenizers_that_share_no_site_are_refused(
             for s in cut_segments(Document(f"d{n}", text), pair, 4096, sites)
         )
         with pytest.raises(UserError, match=r"share no site .* sites\.min_context"):
-            write_index(tmp_path / "rows.parquet", corpus, 8, "f")
+            write_index(tmp_path / "rows", corpus, 8, "f")
 
 
 def test_a_real_corpus_makes_an_index_that_needs_no_tokenizer_to_be_read(
@@ -189,7 +195,7 @@ def test_a_real_corpus_makes_an_index_that_needs_no_tokenizer_to_be_read(
         for n, text in enumerate(documentation(4))
         for s in cut_segments(Document(f"d{n}", text), Sided(byte_level, metaspace), 48, sites)
     ]
-    index = write_index(tmp_path / "rows.parquet", corpus, 16, "f")
+    index = write_index(tmp_path / "rows", corpus, 16, "f")
     assert index.rows == sum(len(s.char_ends) for s in index.all_segments())
     for s in index.all_segments():
         assert s.ids == Sided(byte_level.encode(s.text).ids, metaspace.encode(s.text).ids)
@@ -197,15 +203,19 @@ def test_a_real_corpus_makes_an_index_that_needs_no_tokenizer_to_be_read(
 
 def test_a_missing_index_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `lrt-dist index` first"):
-        RowIndex.open(tmp_path / "rows.parquet")
+        RowIndex.open(tmp_path / "rows")
 
 
-@pytest.mark.parametrize("content", [b"", b"no parquet", b"PAR1PAR1", None])
-def test_another_file_is_not_taken_for_an_index(tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "rows.parquet"
-    if content is None:
-        pq.write_table(pa.table({"text": ["a"]}), path)
-    else:
-        path.write_bytes(content)
+@pytest.mark.parametrize("content", ["", "no JSON", "[]", "{}", '{"digests": ["a", "b"]}'])
+def test_another_file_is_not_taken_for_an_index(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rows"
+    path.mkdir()
+    (path / "index.json").write_text(content)
     with pytest.raises(UserError, match="is not a row index"):
         RowIndex.open(path)
+
+
+def test_an_index_that_replaces_another_is_read_anew(tmp_path: Path) -> None:
+    path, other = tmp_path / "rows", dataclasses.replace(ONE, text="some test")
+    assert write_index(path, [ONE], 8, "f").unit(0) == [ONE]
+    assert write_index(path, [other], 8, "f").unit(0) == [other]

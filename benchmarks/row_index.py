@@ -1,0 +1,89 @@
+"""What the driver pays to find a unit's work in the row index, and whether that grows.
+
+`index_unit`: milliseconds in which the lengths of a unit's segments are found, at random, in an
+index of 25,000 units (100 million tokens in units of 4,096 rows); target 1.
+`index_growth`: that time, and that of a worker which reads the unit's texts and tokens, divided by
+the same in an index of 250 units.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.harness import Result, result
+from lrt_dist.corpus.rows import RowIndex, write_index
+from lrt_dist.sites import Segment, Side, Sided
+
+TARGETS = {"index_unit": 1.0, "index_growth": 1.5}
+UNITS, FEW = 25_000, 250
+SEGMENTS = 16
+"""Of a unit: as many as 256 tokens each make of 4,096 rows."""
+TOKENS = 16
+"""Of a segment here: how many there are plays no part in finding a unit."""
+LOOKS = 400
+
+
+def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
+    """Medians over random units, in rounds."""
+    units = UNITS // 50 if quick else UNITS
+    with TemporaryDirectory() as folder:
+        large, small = (_index(Path(folder) / str(n), n) for n in (units, FEW))
+        rounds = [
+            {
+                "ms": 1e3 * _seconds(large, _lengths),
+                "growth": max(_seconds(large, f) / _seconds(small, f) for f in (_lengths, _unit)),
+            }
+            for _ in range(3)
+        ]
+    setting = f"{units:,} units of {SEGMENTS} segments"
+    keys = {"index_unit": "ms", "index_growth": "growth"}
+    return [
+        result(
+            name,
+            [{"ratio": one[keys[name]], "setting": setting} for one in rounds],
+            TARGETS[name],
+            higher_is_better=False,
+        )
+        for name in wanted
+    ]
+
+
+def _lengths(index: RowIndex, unit: int) -> object:
+    return index.lengths(unit, Side.SOURCE)
+
+
+def _unit(index: RowIndex, unit: int) -> object:
+    return RowIndex.open(index.path).unit(unit)
+
+
+def _seconds(index: RowIndex, look: Callable[[RowIndex, int], object]) -> float:
+    random.seed(0)
+    times = []
+    for unit in random.choices(range(index.units), k=LOOKS):
+        began = time.perf_counter()
+        look(index, unit)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def _index(path: Path, units: int) -> RowIndex:
+    return write_index(path, _segments(units), SEGMENTS * TOKENS, "benchmark")
+
+
+def _segments(units: int) -> Iterator[Segment]:
+    some = tuple(range(TOKENS))
+    for number in range(units * SEGMENTS):
+        yield Segment(
+            document=f"corpus.jsonl#{number}",
+            start=0,
+            text="word " * TOKENS,
+            char_ends=tuple(range(5, 5 * TOKENS + 1, 5)),
+            first_row=0,
+            ids=Sided(some, some),
+            positions=Sided(some, some),
+        )
