@@ -12,6 +12,8 @@ import boto3
 import fsspec
 from moto.server import ThreadedMotoServer
 
+import lrt_dist.files  # noqa: F401 (obstore becomes fsspec's client of S3)
+
 
 @contextmanager
 def s3_bucket(name: str) -> Iterator[str]:

@@ -40,7 +40,7 @@ def extract_side(run: Run, side: Side) -> None:
     index = RowIndex.open(run.folder.rows)
     ledger = Ledger(run.folder.ledger_url(side))
     fingerprint = ledger.claim(identity(run, side, index))
-    if len(ledger.committed()) == index.units:
+    if len(ledger.committed_units()) == index.units:
         return
     with sole_driver(ledger.url, partial(run.progress.note, "lease")) as lease:
         _extract_missing(run, side, index, ledger, fingerprint, lease)
@@ -198,7 +198,7 @@ def quarantined_units(run: Run) -> dict[str, str]:
     for side in Side:
         ledger = Ledger(run.folder.ledger_url(side))
         quarantined = ledger.quarantined()
-        missing = index.units - len(ledger.committed().keys() | quarantined.keys())
+        missing = index.units - len(ledger.committed_units() | quarantined.keys())
         if missing:
             raise IncompleteError(
                 f"{run.folder.store_url(side)} is incomplete: {missing} of {index.units} units are "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,9 @@ from lrt_dist.errors import CorruptionError, UserError, as_disk_full_error
 from lrt_dist.store.objects import child, exists_at, open_objects
 
 _IDENTITY = "identity.json"
+_RECORD = "unit-"
+READERS = 32
+"""Records that are read at once: an object store answers each after a while, whatever its size."""
 ROUNDING = 1e-2
 """Relative difference of mean norms that rounding on unlike machines may make, in bfloat16 too."""
 
@@ -167,8 +171,15 @@ class Ledger:
 
     def committed(self) -> dict[int, UnitRecord]:
         """All committed units, by number."""
-        records = (self._get(name) for name in self._names("") if name.startswith("unit-"))
-        return {record.unit: record for record in records}
+        with ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader") as readers:
+            records = readers.map(self._get, self._record_names())
+            return {record.unit: record for record in records}
+
+    def committed_units(self) -> set[int]:
+        """Their numbers alone, from the names of the records: no record is read."""
+        return {
+            int(name.removeprefix(_RECORD).removesuffix(".json")) for name in self._record_names()
+        }
 
     def quarantined(self) -> dict[int, str]:
         """Reasons of the units quarantined, by number."""
@@ -184,6 +195,9 @@ class Ledger:
     def drop(self, unit: int) -> None:
         """Forget a unit, so that extraction redoes it."""
         self._delete(_record_name(unit))
+
+    def _record_names(self) -> list[str]:
+        return [name for name in self._names("") if name.startswith(_RECORD)]
 
     def _names(self, prefix: str) -> list[str]:
         if not exists_at(self.url):
@@ -213,8 +227,8 @@ class Ledger:
 
 
 def _record_name(unit: int) -> str:
-    return f"unit-{unit:08d}.json"
+    return f"{_RECORD}{unit:08d}.json"
 
 
 def _quarantine_name(unit: int) -> str:
-    return f"quarantined/unit-{unit:08d}.json"
+    return f"quarantined/{_record_name(unit)}"

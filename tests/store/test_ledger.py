@@ -23,6 +23,7 @@ def test_what_is_committed_is_known_to_everyone(ledger: Ledger) -> None:
     ledger.commit(record(3), unread)
     ledger.commit(record(1), unread)
     assert Ledger(ledger.url).committed() == {1: record(1), 3: record(3)}
+    assert Ledger(ledger.url).committed_units() == {1, 3}
 
 
 def test_committing_the_same_twice_is_harmless(ledger: Ledger) -> None:
@@ -102,6 +103,7 @@ def test_reading_makes_no_folders(tmp_path: Path) -> None:
     nothing = Ledger(str(tmp_path / "none.ledger"))
     assert nothing.identity() == {}
     assert nothing.committed() == {}
+    assert nothing.committed_units() == set()
     assert nothing.quarantined() == {}
     assert not (tmp_path / "none.ledger").exists()
 
