@@ -293,14 +293,15 @@ def verify(
         bool, typer.Option("--repair", help="drop bad units, so that extract redoes them")
     ] = False,
 ) -> None:
-    """Re-read every checksum and count of the activation stores."""
+    """Re-read every checksum and count of the activation stores, on the run's cluster."""
     from lrt_dist.commands.verify import verify as reread
     from lrt_dist.runtime.progress import Progress
     from lrt_dist.workspace.folder import RunFolder
+    from lrt_dist.workspace.run import Run
 
     folder = RunFolder.open(place(out).resolve())
     with Progress(folder.log) as progress:
-        findings = reread(folder, progress, repair=repair)
+        findings = reread(Run(folder, progress), repair=repair)
     if not findings:
         console.print("every committed unit is as it was written")
         return

@@ -2,66 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import CorruptionError
-from lrt_dist.runtime.progress import Progress
 from lrt_dist.sites import Side
-from lrt_dist.store.activations import ActivationStore
-from lrt_dist.store.ledger import Ledger, UnitRecord
-from lrt_dist.workspace.folder import RunFolder
+from lrt_dist.store.ledger import Ledger
+from lrt_dist.tasks.recheck import Finding, RecheckTask, recheck
+from lrt_dist.workspace.run import Run
+
+UNITS_A_TASK = 16
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One bad unit of one store: which arrays, and what is wrong."""
-
-    side: Side
-    unit: int
-    problems: tuple[str, ...]
-
-
-def verify(folder: RunFolder, progress: Progress, *, repair: bool) -> list[Finding]:
-    """Check checksums and counts of both stores.
+def verify(run: Run, *, repair: bool) -> list[Finding]:
+    """Check checksums and counts of both stores, as tasks over the cluster.
 
     Args:
         repair: drop bad units from the ledger, so that `extract` redoes them.
+
+    Raises:
+        CorruptionError: a record of a ledger cannot be read.
     """
-    index = RowIndex.open(folder.rows)
     findings: list[Finding] = []
     for side in Side:
-        ledger = Ledger(folder.ledger_url(side))
-        committed = ledger.committed()
-        if not committed:
+        ledger = Ledger(run.folder.ledger_url(side))
+        units = sorted(ledger.committed_units())
+        tasks = [
+            RecheckTask(
+                side,
+                tuple(units[begin : begin + UNITS_A_TASK]),
+                run.folder.rows,
+                run.folder.store_url(side),
+                ledger.url,
+            )
+            for begin in range(0, len(units), UNITS_A_TASK)
+        ]
+        if not tasks:
             continue
-        store = ActivationStore.open(folder.store_url(side))
-        with progress.phase(f"verify ({side})", len(committed), "units") as phase:
-            for unit, record in committed.items():
-                problems = tuple(_problems(index, store, record))
-                if problems:
-                    findings.append(Finding(side, unit, problems))
-                    if repair:
-                        ledger.drop(unit)
-                phase.advance()
+        with run.progress.phase(f"verify ({side})", len(units), "units") as phase:
+            for task, found in zip(tasks, run.runtime.map(recheck, tasks), strict=True):
+                findings += found
+                phase.advance(len(task.units))
+    if repair:
+        for finding in findings:
+            Ledger(run.folder.ledger_url(finding.side)).drop(finding.unit)
     return findings
-
-
-def _problems(index: RowIndex, store: ActivationStore, record: UnitRecord) -> Iterator[str]:
-    """What is wrong with one unit, in words."""
-    if record.fingerprint != store.fingerprint:
-        yield "record and store belong to different runs"
-    if record.unit >= index.units or record.rows != len(index.unit_rows(record.unit)):
-        yield f"{record.rows} rows, not as many as the row index has"
-    arrays = {f"{kind}/{layer}" for kind in ("layers", "norms") for layer in store.layers}
-    if arrays != record.checksums.keys():
-        yield "the record does not name every array of the store"
-    for name, checksum in record.checksums.items():
-        try:
-            stored = store.checksum(name, record.unit)
-        except CorruptionError as error:
-            yield f"{name}: {error}"
-            continue
-        if stored != checksum:
-            yield f"{name}: crc32 is {stored}, the ledger says {checksum}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -171,9 +171,11 @@ class Ledger:
 
     def committed(self) -> dict[int, UnitRecord]:
         """All committed units, by number."""
-        with ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader") as readers:
-            records = readers.map(self._get, self._record_names())
-            return {record.unit: record for record in records}
+        return self._read(self._record_names())
+
+    def records(self, units: Iterable[int]) -> dict[int, UnitRecord]:
+        """The records of some committed units, by number."""
+        return self._read(map(_record_name, units))
 
     def committed_units(self) -> set[int]:
         """Their numbers alone, from the names of the records: no record is read."""
@@ -195,6 +197,10 @@ class Ledger:
     def drop(self, unit: int) -> None:
         """Forget a unit, so that extraction redoes it."""
         self._delete(_record_name(unit))
+
+    def _read(self, names: Iterable[str]) -> dict[int, UnitRecord]:
+        with ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader") as readers:
+            return {record.unit: record for record in readers.map(self._get, names)}
 
     def _record_names(self) -> list[str]:
         return [name for name in self._names("") if name.startswith(_RECORD)]

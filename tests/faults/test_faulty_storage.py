@@ -48,4 +48,4 @@ def test_extraction_ends_as_if_nothing_had_been(
             assert faults.struck > 10
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{target}")
         with api.open_run(tmp_path / "out", load_run(run_file, settings)) as run:
-            assert verify(run.folder, run.progress, repair=False) == []
+            assert verify(run, repair=False) == []
