@@ -216,19 +216,33 @@ def report(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = Non
 
 
 @app.command()
-def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None) -> None:
+def plan(
+    run_file: RunFile,
+    out: Out = DEFAULT_OUT,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            help="a description of machines to plan for, e.g. cluster/ten-nodes.yaml  \\[default: "
+            "those of cluster.address]",
+        ),
+    ] = None,
+) -> None:
     """What a run would take: units, bytes, memory per stage, hours. Starts nothing."""
     from lrt_dist import api
+    from lrt_dist.clusterfile import load_cluster
     from lrt_dist.formatting import format_bytes, format_layers, format_seconds
     from lrt_dist.runfile import load_run
     from lrt_dist.runtime.progress import Progress
     from lrt_dist.workspace.folder import RunFolder
 
     config = load_run(run_file, overrides or ())
-    planned = api.plan(api.Run(RunFolder(place(out).resolve(), config), Progress()))
+    described = load_cluster(cluster) if cluster else None
+    planned = api.plan(api.Run(RunFolder(place(out).resolve(), config), Progress(), described))
     about = "" if planned.exact else "about "
     table = Table(title=f"{config.name}: {about}{planned.rows:,} rows in {planned.units:,} units")
-    for column in ("", "model", "layers", "stages × replicas", "memory per stage", "store", "time"):
+    memory = ("memory per stage", "of its node")
+    for column in ("", "model", "layers", "stages × replicas", *memory, "store", "time"):
         table.add_column(column, overflow="fold")
     for model in planned.models:
         table.add_row(
@@ -237,6 +251,7 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
             format_layers(model.layers),
             f"{len(model.stages)} × {model.replicas} {model.device}",
             format_bytes(max(stage.bytes for stage in model.stages)),
+            format_bytes(model.host_bytes),
             format_bytes(model.store_bytes),
             format_seconds(model.hours * 3600),
         )
@@ -244,7 +259,8 @@ def plan(run_file: RunFile, out: Out = DEFAULT_OUT, overrides: Overrides = None)
     console.print(
         f"fit: {planned.pairs} pairs of layers in {planned.tiles} tiles of up to "
         f"{format_bytes(planned.tile_memory)} of memory; reads {format_bytes(planned.read_bytes)} "
-        f"({planned.passes:.1f} passes), leaves {format_bytes(planned.moments_bytes)} of moments; "
+        f"({planned.passes:.1f} passes), writes {format_bytes(planned.written_bytes)} of moments, "
+        f"of which {format_bytes(planned.moments_bytes)} stay; "
         f"{format_seconds(planned.fit_hours * 3600)}"
     )
     if (found := planned.evaluation) is not None:

@@ -89,7 +89,7 @@ def read_run(out: Path) -> RunConfig:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [explain(problem) for problem in error.errors()]
         raise UserError(
             f"{path} was written by another version, or edited; use another --out:\n  "
             + "\n  ".join(lines)
@@ -107,7 +107,7 @@ def resolve_run(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [explain(problem) for problem in error.errors()]
         raise UserError(f"{origin} is not a valid run:\n  " + "\n  ".join(lines)) from error
 
 
@@ -208,11 +208,16 @@ def _is_path(text: Any) -> bool:
     return isinstance(text, str) and bool(text) and "://" not in text
 
 
-def _explain(problem: Any) -> str:
+def explain(problem: Any, file: type[BaseModel] = RunConfig) -> str:
+    """One error of pydantic in words.
+
+    Args:
+        file: what the whole file is.
+    """
     path = ".".join(str(part) for part in problem["loc"]) or "run"
     if problem["type"] == "extra_forbidden":
         *parents, key = problem["loc"]
-        known = _known_keys(parents)
+        known = _known_keys(parents, file)
         near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{path}: unknown key {key!r}; {hint}(known: {', '.join(known)})"
@@ -224,10 +229,9 @@ def _explain(problem: Any) -> str:
     return f"{path}: {message}{shown}"
 
 
-def _known_keys(parents: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] = RunConfig
+def _known_keys(parents: Sequence[Any], model: type[BaseModel]) -> list[str]:
     for part in parents:
-        if isinstance(part, int):
+        if part not in model.model_fields:  # a place in a list, or one of several forms
             continue
         annotation = model.model_fields[part].annotation
         candidates = (annotation, *get_args(annotation))

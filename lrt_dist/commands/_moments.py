@@ -34,6 +34,7 @@ from lrt_dist.tasks.accumulate import (
     merge,
     node_of,
     node_path,
+    nodes_of,
     tile_moments,
 )
 from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, SHRUNK, Block, Leaf, load_row_facts
@@ -170,7 +171,7 @@ def tile_needs(run: Run, tile: Tile) -> Needs:
     """What a task of a tile needs."""
     config = run.config
     return Needs(
-        cpus=cores_of_task(max(run.widths), max(run.runtime.node_cpus)),
+        cpus=cores_of_task(max(run.widths), max(run.machines.node_cpus)),
         memory=accumulate_bytes(
             tile.bytes(run.widths, config.fit.folds),
             sum(tile.numbers_read(run.widths)),
@@ -267,7 +268,9 @@ def _accumulate(
     trees, done = [], finished * count
     for path, tile in tiles.items():
         folder = path.with_suffix("")
-        present = {node_of(file) for file in folder.glob("*.safetensors")}
+        for file in set(folder.glob("*.safetensors")) - set(folder.glob(nodes_of(count))):
+            file.unlink()  # of leaves that were cut otherwise
+        present = {node_of(file) for file in folder.glob(nodes_of(count))}
         nodes = standing_nodes(present, len(leaves))
         for stale in present - set(nodes):  # merged by a task that was killed before it tidied up
             node_path(folder, *stale, count).unlink()

@@ -74,7 +74,7 @@ def _extract_missing(
     def tasks() -> Iterator[ExtractTask]:
         for unit in missing:
             lengths = index.lengths(unit, side)
-            if unit == missing[0] and run.runtime.gpus:
+            if unit == missing[0] and run.machines.gpus:
                 message = small_units_message(sum(lengths), index.rows_per_unit, budget)
                 if message:
                     run.progress.note("small units", message)

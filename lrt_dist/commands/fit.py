@@ -183,7 +183,7 @@ def _needs(run: Run, tasks: list[SolveTask]) -> Needs:
     widths, config = run.widths, run.config.fit
     sizes = [(len(t.layers) * widths[t.direction.begin], widths[t.direction.end]) for t in tasks]
     return Needs(
-        cpus=cores_of_task(max(map(max, sizes)), max(run.runtime.node_cpus)),
+        cpus=cores_of_task(max(map(max, sizes)), max(run.machines.node_cpus)),
         memory=max(solve_bytes(d, e, config.folds, config.mismatched_draws) for d, e in sizes),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
 from lrt_dist.plan.memory import StagePlan
-from lrt_dist.plan.tiles import rows_read_again
+from lrt_dist.plan.tiles import rows_read_again, units_of_leaf
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.workspace.placement import chain, stage_plans
@@ -27,6 +28,8 @@ from lrt_dist.workspace.run import Run
 SAMPLE_DOCUMENTS = 32
 GPU_FLOPS = 2.0e14
 """Operations a second assumed of one GPU: about half of what an A100 does in bfloat16 GEMMs."""
+REACHED = 0.4
+"""Share of a described GPU's operations a second that a forward pass is assumed to reach."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class ModelPlan:
         replicas: of the whole chain.
         device: GPU or CPU.
         tokens: of the whole extraction.
+        host_bytes: memory of its node that the largest stage needs.
         store_bytes: of the whole extraction.
         hours: of the whole extraction.
     """
@@ -52,6 +56,7 @@ class ModelPlan:
     replicas: int
     device: str
     tokens: int
+    host_bytes: int
     store_bytes: int
     hours: float
 
@@ -71,6 +76,7 @@ class Plan:
         moments_bytes: of all tiles, on disk.
         tile_memory: bytes of memory of the task of the largest tile.
         read_bytes: from both stores, for all tiles and mismatched rows.
+        written_bytes: of moments, of all leaves and merges, most of which are deleted again.
         passes: `read_bytes` over the bytes of the stores.
         fit_hours: of accumulation.
         evaluation: of all concepts; None without any.
@@ -88,6 +94,7 @@ class Plan:
     moments_bytes: int
     tile_memory: int
     read_bytes: int
+    written_bytes: int
     passes: float
     fit_hours: float
     evaluation: EvaluationPlan | None
@@ -111,53 +118,64 @@ def plan(run: Run) -> Plan:
     exact = RowIndex.is_at(run.folder.rows)
     documents, rows, tokens = _counts(run) if exact else _estimate(run)
     speed, source = _speed(run)
+    cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
 
     def model_plan(side: Side) -> ModelPlan:
         facts, layers = run.facts[side], run.layers[side]
         budget = run.config.extract.batch_tokens
         stages = stage_plans(run, side, head=False, batch_tokens=budget)
-        replicas = chain(run, side, head=False, batch_tokens=budget).replicas
+        spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
+        replicas = spec.replicas
         flops = forward_flops(tokens[side], facts.block_parameters, max(layers))
-        devices = replicas * len(stages) if run.runtime.gpus else 1
+        devices = replicas * len(stages) if run.machines.gpus else cores
+        stored = store_bytes(
+            rows, dict.fromkeys(layers, facts.width), run.config.extract.store_dtype
+        )
         return ModelPlan(
             side=side,
             model=facts.name,
             layers=layers,
             stages=stages,
             replicas=replicas,
-            device="GPU" if run.runtime.gpus else "CPU",
+            device="GPU" if run.machines.gpus else "CPU",
             tokens=tokens[side],
-            store_bytes=store_bytes(
-                rows, dict.fromkeys(layers, facts.width), run.config.extract.store_dtype
-            ),
-            hours=flops / (speed * devices) / 3600,
+            host_bytes=max(stage.memory for stage in spec.stages),
+            store_bytes=stored,
+            hours=max(flops / (speed * devices), _storage_seconds(run, stored)) / 3600,
         )
 
     models = Sided.of(model_plan)
     evaluation = plan_evaluation(run)
-    fit_speed = _gemm_speed(torch.float64)
+    fit_speed = cores * _gemm_speed(torch.float64)
+    rows_per_unit = run.config.extract.rows_per_unit
+    units = -(-rows // rows_per_unit)
     tiles = run_tiles(run)
     number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
-    again = rows_read_again(
-        rows, run.config.extract.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT
-    )
+    again = rows_read_again(rows, rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
     numbers = [tile.numbers_read(run.widths) for tile in tiles]
     read = number_bytes * sum(rows * sum(n) + again * n.target for n in numbers)
     folds = run.config.fit.folds
+    moments = sum(tile.bytes(run.widths, folds) for tile in tiles)
+    leaves = -(-units // units_of_leaf(units, rows_per_unit))
+    written = moments * (2 * leaves - 1)  # each leaf, and a merge less than there are leaves
+    merged = moments * 2 * (leaves - 1)
     return Plan(
         exact=exact,
         documents=documents,
         rows=rows,
-        units=-(-rows // run.config.extract.rows_per_unit),
+        units=units,
         models=models,
         pairs=len(run.pairs),
         tiles=len(tiles),
-        moments_bytes=sum(tile.bytes(run.widths, folds) for tile in tiles),
+        moments_bytes=moments,
         tile_memory=max(tile_needs(run, tile).memory for tile in tiles),
         read_bytes=read,
+        written_bytes=written,
         passes=read / max(1, sum(model.store_bytes for model in models)),
-        fit_hours=moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
-        / fit_speed
+        fit_hours=max(
+            moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles)) / fit_speed,
+            _storage_seconds(run, read + written + merged),
+        )
         / 3600,
         evaluation=evaluation,
         evaluate_hours=(
@@ -198,8 +216,19 @@ def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
     return int(len(sample) * scale), int(rows * scale), tokens
 
 
+def _storage_seconds(run: Run, count: int) -> float:
+    """Seconds in which so many bytes are written or read; 0 where nobody said how fast that is."""
+    described = run.described
+    return count / described.storage if described and described.storage else 0.0
+
+
 def _speed(run: Run) -> tuple[float, str]:
-    if run.runtime.gpus:
+    """Operations a second in a forward pass, of a GPU or of the cores of this machine."""
+    described = run.described
+    if described and described.gpus:
+        flops = described.flops_of_gpu
+        return REACHED * flops, f"{REACHED:.0%} of {flops / 1e12:.0f} TFLOP/s for each GPU"
+    if run.machines.gpus:
         return GPU_FLOPS, f"assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s for each GPU"
     speed = _gemm_speed(torch.float32)
     return 0.6 * speed, f"60 % of a bare GEMM on this machine ({speed / 1e9:.0f} GFLOP/s)"

@@ -16,6 +16,9 @@ from lrt_dist.sites import LayerPair, Sided
 
 LEAF_ROWS = 131_072
 """Rows of a leaf: many enough that its products cost far more than merging it."""
+MOST_LEAVES = 64
+"""Of a tile, so that a large corpus has larger leaves, not more of them: each writes all moments of
+its tile, and so does each merge, however few its rows were."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +114,22 @@ def plan_tiles(
     return tiles
 
 
+def units_of_leaf(units: int, rows_per_unit: int) -> int:
+    """Units of a leaf, among so many: of `LEAF_ROWS` rows, or of more if there would be more than
+    `MOST_LEAVES`."""
+    return max(1, LEAF_ROWS // rows_per_unit, -(-units // MOST_LEAVES))
+
+
 def plan_leaves(
     units: Sequence[int], rows_per_unit: int, block_rows: int
 ) -> list[list[tuple[int, ...]]]:
-    """Runs of units of at most `LEAF_ROWS` rows, each cut into even blocks of about `block_rows`.
+    """Runs of `units_of_leaf` units, each cut into even blocks of about `block_rows`.
 
     Args:
         units: in the order in which they are taken in.
         block_rows: rows that are worked on at once.
     """
-    size = max(1, LEAF_ROWS // rows_per_unit)
+    size = units_of_leaf(len(units), rows_per_unit)
     block = max(1, block_rows // rows_per_unit)
     leaves = (units[i : i + size] for i in range(0, len(units), size))
     return [[tuple(run) for run in _even_runs(leaf, block)] for leaf in leaves]

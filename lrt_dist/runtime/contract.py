@@ -223,12 +223,24 @@ class Needs:
     memory: int = 0
 
 
-class Runtime(Protocol):
-    """Where work runs: the cores and memory (bytes) of each node, and the GPUs in all."""
+class Machines(Protocol):
+    """What work is placed on: the cores and memory (bytes) of each node, and the GPUs in all."""
 
     node_cpus: tuple[float, ...]
     node_memory: tuple[float, ...]
     gpus: float
+
+    def gpu_memory(self) -> int:
+        """Bytes of memory of a GPU. All GPUs are taken to be alike.
+
+        Raises:
+            LrtError: no GPU came free to be asked.
+        """
+        ...
+
+
+class Runtime(Machines, Protocol):
+    """Where work runs."""
 
     def chains(self, spec: ChainSpec) -> AbstractContextManager[Chains]: ...
 

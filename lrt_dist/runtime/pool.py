@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
+import torch
 
-from lrt_dist.errors import UserError
+from lrt_dist.errors import LrtError, UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.runtime.chain import result
 from lrt_dist.runtime.contract import (
@@ -20,10 +21,14 @@ from lrt_dist.runtime.contract import (
     Node,
     merge_tree,
 )
+from lrt_dist.runtime.preflight import smallest_gpu
 from lrt_dist.runtime.scheduler import RayChains
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+PATIENCE = 300
+"""Seconds that a GPU may take to come free to be asked for its memory."""
 
 
 class RayRuntime:
@@ -68,6 +73,25 @@ class RayRuntime:
         self._object_stores = [float(node["object_store_memory"]) for node in holding]
         self.gpus = float(resources.get("GPU", 0))
         self._policy, self._note = policy, note
+
+    def gpu_memory(self) -> int:
+        """Bytes of memory of a GPU: the driver's own, else one of the cluster's.
+
+        Raises:
+            LrtError: no GPU of the cluster came free to be asked.
+        """
+        if torch.cuda.is_available():
+            return smallest_gpu()
+        asked = ray.remote(num_gpus=1, num_cpus=0)(smallest_gpu).remote()
+        try:
+            total: int = ray.get(asked, timeout=PATIENCE)
+        except ray.exceptions.GetTimeoutError as error:
+            ray.cancel(asked)
+            raise LrtError(
+                f"none of the cluster's {self.gpus:g} GPUs came free within {PATIENCE} s to be "
+                "asked for its memory; wait for other jobs, or set cluster.stages"
+            ) from error
+        return total
 
     @contextmanager
     def chains(self, spec: ChainSpec) -> Iterator[RayChains]:

@@ -22,6 +22,7 @@ from lrt_dist.runtime.contract import (
     merge_tree,
     route,
 )
+from lrt_dist.runtime.preflight import smallest_gpu
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -38,6 +39,10 @@ class SerialRuntime:
             float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         )
         self._policy = policy
+
+    def gpu_memory(self) -> int:
+        """Of the smallest GPU of this machine."""
+        return smallest_gpu()
 
     @contextmanager
     def chains(self, spec: ChainSpec) -> Iterator[SerialChains]:

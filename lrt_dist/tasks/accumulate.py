@@ -104,12 +104,17 @@ def node_path(folder: Path, level: int, number: int, leaves: int) -> Path:
     """
     if 1 << level >= leaves:
         return folder.with_suffix(".safetensors")
-    return folder / f"{level}-{number}.safetensors"
+    return folder / f"{level}-{number}-of-{leaves}.safetensors"
+
+
+def nodes_of(leaves: int) -> str:
+    """What the names of all nodes of a tree but the root match."""
+    return f"*-of-{leaves}.safetensors"
 
 
 def node_of(path: Path) -> tuple[int, int]:
     """Level and number of the node at a `node_path` that is no root."""
-    level, number = path.stem.split("-")
+    level, number, *_ = path.stem.split("-")
     return int(level), int(number)
 
 

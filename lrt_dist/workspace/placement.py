@@ -34,7 +34,7 @@ def compute_dtype(run: Run, side: Side) -> str:
     Raises:
         UserError: the checkpoint's own is none to compute in.
     """
-    if not run.runtime.gpus:
+    if not run.machines.gpus:
         return "float32"
     asked, facts = run.folder.model(side).dtype, run.facts[side]
     dtype = facts.dtype if asked == "auto" else asked
@@ -59,7 +59,7 @@ def stage_plans(run: Run, side: Side, *, head: bool, batch_tokens: int) -> list[
     number_bytes = NUMBER_BYTES[compute_dtype(run, side)]
     shared = {"last_layer": last, "number_bytes": number_bytes, "batch_tokens": batch_tokens}
     memory = _stage_memory(run)
-    if cluster.stages == "auto" and run.runtime.gpus:
+    if cluster.stages == "auto" and run.machines.gpus:
         plans = fewest_stages(size, device_bytes=memory, head=head, **shared)
         if plans is None:
             raise UserError(
@@ -78,11 +78,9 @@ def stage_plans(run: Run, side: Side, *, head: bool, batch_tokens: int) -> list[
 
 def _stage_memory(run: Run) -> int:
     """Bytes that a stage may have: of a GPU, or of the largest node."""
-    if not run.runtime.gpus:
-        return int(max(run.runtime.node_memory))
-    from lrt_dist.runtime.preflight import gpu_memory
-
-    return gpu_memory(run.runtime)
+    if not run.machines.gpus:
+        return int(max(run.machines.node_memory))
+    return run.machines.gpu_memory()
 
 
 def _check_memory(run: Run, facts: ModelFacts, plans: list[StagePlan], memory: int) -> None:
@@ -91,10 +89,10 @@ def _check_memory(run: Run, facts: ModelFacts, plans: list[StagePlan], memory: i
     Raises:
         UserError: the largest has not.
     """
-    together = not run.runtime.gpus and run.config.cluster.address == "serial"
+    together = not run.machines.gpus and run.config.cluster.address == "serial"
     needed = sum(p.bytes for p in plans) if together else max(p.bytes for p in plans)
     if needed > memory * USABLE:
-        where = "a GPU" if run.runtime.gpus else "the largest node"
+        where = "a GPU" if run.machines.gpus else "the largest node"
         raise UserError(
             f"{facts.name} in {len(plans)} stages needs {format_bytes(needed)} on {where}, which "
             f"has {format_bytes(memory)}; set cluster.stages to more, lower batch_tokens, or use "
@@ -113,11 +111,11 @@ def chain(
         extracts: whether its stages hold rows of units until they are written.
     """
     plans = stage_plans(run, side, head=head, batch_tokens=batch_tokens)
-    gpus = 1.0 if run.runtime.gpus else 0.0
+    gpus = 1.0 if run.machines.gpus else 0.0
     carry = batch_tokens * run.facts[side].width * NUMBER_BYTES[compute_dtype(run, side)]
     memory = [host_memory(run, side, plan, carry, extracts=extracts) for plan in plans]
     replicas = _replicas(run, plans, memory)
-    cpus = 1.0 if gpus else cores_each(run.runtime.node_cpus, replicas * len(plans))
+    cpus = 1.0 if gpus else cores_each(run.machines.node_cpus, replicas * len(plans))
     stages = tuple(
         StageSpec(
             build=BuildModelStage(
@@ -151,14 +149,14 @@ def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int, *, extr
     """
     extract, facts = run.config.extract, run.facts[side]
     layers = sum(layer in plan.owned for layer in run.stored_layers(side)) if extracts else 0
-    needed = (0 if run.runtime.gpus else plan.bytes) + host_bytes(
+    needed = (0 if run.machines.gpus else plan.bytes) + host_bytes(
         layers,
         extract.rows_per_unit,
         facts.width,
         NUMBER_BYTES[extract.store_dtype],
         carry_bytes,
     )
-    largest = max(run.runtime.node_memory)
+    largest = max(run.machines.node_memory)
     if needed > largest:
         raise UserError(
             f"a stage of {facts.name} with {layers} layers needs {format_bytes(needed)} of its "
@@ -175,13 +173,13 @@ def _device(run: Run, stage: int) -> str:
     Raises:
         UserError: there are fewer GPUs than stages.
     """
-    if not run.runtime.gpus:
+    if not run.machines.gpus:
         return "cpu"
     if run.config.cluster.address != "serial":
         return "cuda"
-    if stage >= run.runtime.gpus:
+    if stage >= run.machines.gpus:
         raise UserError(
-            f"this process has {run.runtime.gpus:g} GPUs, and stage {stage} needs one more; use a "
+            f"this process has {run.machines.gpus:g} GPUs, and stage {stage} needs one more; use a "
             "Ray cluster, or set cluster.stages"
         )
     return f"cuda:{stage}"
@@ -190,13 +188,13 @@ def _device(run: Run, stage: int) -> str:
 def _replicas(run: Run, plans: list[StagePlan], memory: list[int]) -> int:
     """One for each set of GPUs. Without GPUs a few that share the cores, since one small
     model does not keep many cores busy, as long as half of the memory holds them."""
-    asked, runtime = run.config.cluster.replicas, run.runtime
+    asked, machines = run.config.cluster.replicas, run.machines
     if asked != "auto":
         return asked
-    by_memory = sum(runtime.node_memory) / sum(memory)
-    if runtime.gpus:
-        return max(1, int(min(runtime.gpus // len(plans), by_memory)))
-    return max(1, int(min(CPU_REPLICAS, sum(runtime.node_cpus) // len(plans), by_memory / 2)))
+    by_memory = sum(machines.node_memory) / sum(memory)
+    if machines.gpus:
+        return max(1, int(min(machines.gpus // len(plans), by_memory)))
+    return max(1, int(min(CPU_REPLICAS, sum(machines.node_cpus) // len(plans), by_memory / 2)))
 
 
 def model_size(facts: ModelFacts) -> ModelSize:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from lrt_dist.clusterfile import DescribedMachines
 from lrt_dist.config import ModelConfig, RunConfig
 from lrt_dist.corpus.confounds import check_letters
 from lrt_dist.corpus.splits import ConceptData, check_files, load_concept
@@ -23,7 +24,7 @@ from lrt_dist.models.injection import OPERATORS, POSITIONS, Operator, Positions
 from lrt_dist.models.sources import ModelFacts, check_layers, describe
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.report.figures import FIGURES
-from lrt_dist.runtime.contract import Runtime
+from lrt_dist.runtime.contract import Machines, Runtime
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.runtime.serial import SerialRuntime
 from lrt_dist.sites import LayerPair, Side, Sided
@@ -39,6 +40,8 @@ class Run:
 
     folder: RunFolder
     progress: Progress
+    described: DescribedMachines | None = None
+    """Machines that a plan is made for; None: those that there are."""
 
     @property
     def config(self) -> RunConfig:
@@ -220,6 +223,11 @@ class Run:
                         f"evaluate.score {title} has nothing to compare; give the concept `items` "
                         "with answers, or choose a score of generated text"
                     )
+
+    @property
+    def machines(self) -> Machines:
+        """What the work is placed on."""
+        return self.described or self.runtime
 
     @cached_property
     def runtime(self) -> Runtime:

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt_dist.plan import tiles
-from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, rows_read_again, standing_nodes
+from lrt_dist.plan.tiles import (
+    MOST_LEAVES,
+    Tile,
+    plan_leaves,
+    plan_tiles,
+    rows_read_again,
+    standing_nodes,
+)
 from lrt_dist.sites import LayerPair, Side, Sided
 
 GRIDS = st.sets(st.builds(LayerPair, st.integers(0, 6), st.integers(0, 6)), min_size=1)
@@ -79,7 +86,8 @@ def test_leaves_hold_all_units_in_order(units: int, rows_per_unit: int, block_ro
     leaves = plan_leaves(range(units), rows_per_unit, block_rows)
     assert [unit for leaf in leaves for block in leaf for unit in block] == list(range(units))
     largest = max(sum(map(len, leaf)) for leaf in leaves)
-    assert largest == 1 or largest * rows_per_unit <= tiles.LEAF_ROWS
+    assert largest == 1 or largest * rows_per_unit <= tiles.LEAF_ROWS or units > MOST_LEAVES
+    assert len(leaves) <= MOST_LEAVES
     for leaf in leaves:
         sizes = [len(block) for block in leaf]
         assert max(sizes) == 1 or max(sizes) * rows_per_unit <= block_rows

@@ -71,7 +71,7 @@ class Carriers:
         tasks = [self._task(texts, pair) for texts, pair in missing]
         config, widths = self._run.config.fit, self._run.widths
         needs = Needs(
-            cpus=cores_of_task(max(widths), max(self._run.runtime.node_cpus)),
+            cpus=cores_of_task(max(widths), max(self._run.machines.node_cpus)),
             memory=solve_bytes(widths.source, widths.target, config.folds, config.mismatched_draws),
         )
         with self._run.progress.phase(name, len(wanted), "maps") as phase:

@@ -163,7 +163,7 @@ def without_folds(
             )
         )
     needs = Needs(
-        cpus=cores_of_task(max(run.widths), max(run.runtime.node_cpus)),
+        cpus=cores_of_task(max(run.widths), max(run.machines.node_cpus)),
         memory=solve_bytes(run.widths.source, run.widths.target, run.config.fit.folds, 0),
     )
     mapped: dict[str, torch.Tensor] = {}

@@ -1,0 +1,103 @@
+"""A plan for machines that nobody has started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lrt_dist import api
+from lrt_dist.clusterfile import load_cluster
+from lrt_dist.errors import UserError
+from lrt_dist.runfile import load_run
+from lrt_dist.runtime.progress import Progress
+from lrt_dist.workspace.folder import RunFolder
+
+CommandLine = Callable[..., tuple[int, str]]
+WriteRun = Callable[..., Path]
+TEN = Path(__file__).parent.parent / "cluster" / "ten-nodes.yaml"
+
+
+def described(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_cluster_of_nodes_that_are_alike() -> None:
+    found = load_cluster(TEN)
+    assert found.node_cpus == (96.0,) * 10
+    assert found.node_memory == (float(1 << 40),) * 10
+    assert (found.gpus, found.gpu_memory()) == (80.0, 80 * 10**9)
+    assert (found.flops_of_gpu, found.storage) == (989e12, 10e9)
+
+
+def test_a_gpu_of_ones_own_and_none_at_all(tmp_path: Path) -> None:
+    own = "{nodes: 1, cpus: 8, memory: 64GiB, gpus: 2, gpu: {memory: 12GiB, tflops: 50}}"
+    found = load_cluster(described(tmp_path, own))
+    assert (found.gpus, found.gpu_memory(), found.flops_of_gpu) == (2.0, 12 << 30, 50e12)
+    found = load_cluster(described(tmp_path, "{nodes: 3, cpus: 8, memory: 64GiB}"))
+    assert (found.gpus, found.node_cpus, found.storage) == (0.0, (8.0,) * 3, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{nodes: 1, cpus: 8}", "describes no cluster:\n  memory: missing"),
+        (
+            "{nodes: 1, cpus: 8, memory: 1GiB, gpu_count: 3}",
+            "unknown key 'gpu_count'; did you mean",
+        ),
+        ("{nodes: 0, cpus: 8, memory: 1GiB}", "nodes: .*greater than or equal to 1"),
+        ("{nodes: 1, cpus: 8, memory: much}", "memory: "),
+        (
+            "{nodes: 1, cpus: 8, memory: 1GiB, gpus: 1}",
+            "gpu: None is none of A100-40GB, .*describe",
+        ),
+        ("{nodes: 1, cpus: 8, memory: 1GiB, gpus: 1, gpu: G80}", "'G80' is none of"),
+        ("{nodes: 1, cpus: 8, memory: 1GiB, gpus: 1, gpu: {memory: 1GiB, flop: 1}}", "tflops"),
+        ("[1]", "holds a list"),
+    ],
+)
+def test_what_describes_no_cluster(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_cluster(described(tmp_path, text))
+
+
+def test_a_run_is_planned_for_machines_that_are_not_there(
+    write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
+) -> None:
+    """With as many replicas as they hold; and what no GPU holds is refused."""
+    run_file = write_run(cluster={"address": "auto", "stages": 2})
+    out = ("--out", str(tmp_path / "out"))
+    folder = RunFolder(tmp_path / "out", load_run(run_file))
+    planned = api.plan(api.Run(folder, Progress(), load_cluster(TEN)))
+    assert [(len(m.stages), m.replicas, m.device) for m in planned.models] == [(2, 40, "GPU")] * 2
+    code, text = lrt_dist("plan", str(run_file), *out, "--cluster", str(TEN))
+    assert code == 0, text
+    assert "40% of 989 TFLOP/s for each GPU" in text
+    small = "{nodes: 1, cpus: 8, memory: 64GiB, gpus: 1, gpu: {memory: 100kB, tflops: 1}}"
+    small_file = str(described(tmp_path, small))
+    code, text = lrt_dist("plan", str(run_file), *out, "--cluster", small_file)
+    assert code == 2
+    assert re.search(r"in 2 stages needs .* on a GPU, which has 97\.7 KiB", " ".join(text.split()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_slow_storage_takes_longer_than_computing(
+    write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
+) -> None:
+    machines = "{nodes: 1, cpus: 8, memory: 64GiB, gpus: 1, gpu: L4"
+    texts = [
+        lrt_dist(
+            "plan",
+            str(write_run(cluster={"address": "auto"})),
+            *("--out", str(tmp_path / "out")),
+            *("--cluster", str(described(tmp_path, machines + more))),
+        )[1]
+        for more in ("}", ", storage: 1kB}")
+    ]
+    totals = [text[text.index("all together") : text.index(" (40%")] for text in texts]
+    assert totals[0] != totals[1]
