@@ -7,6 +7,7 @@ others keep the same rows of the same layer, at half the model's depth, in memor
 
 `extraction_bare`: a hook on the bare backbone, texts sorted by length, batches by tokens, nothing
 run behind the layer: the best a loop can do. `extraction_whole`: the same, to the end of the model.
+`extraction_spare`: the first, both with one thread: a core is left to Ray's own processes.
 `extraction_hidden_states`, `extraction_nnsight`, `extraction_transformer_lens`: texts as they come,
 so many at once as the same number of tokens holds at full length, with a mask, as the documentation
 of each does it. These are slow: they get every fourth batch, and speeds are compared.
@@ -49,6 +50,7 @@ from lrt_dist.workspace.run import open_run
 
 TARGETS = {
     "extraction_bare": 0.97,
+    "extraction_spare": 0.97,
     "extraction_whole": 1.8,
     "extraction_hidden_states": 2.0,
     "extraction_nnsight": 3.0,
@@ -95,6 +97,17 @@ class Loop:
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     """Each against ours, in rounds."""
+    threads = torch.get_num_threads()
+    together = [name for name in wanted if name != "extraction_spare"]
+    results = _measure(together, threads, quick=quick) if together else []
+    if "extraction_spare" in wanted:
+        torch.set_num_threads(1)
+        results += _measure(["extraction_spare"], 1, quick=quick)
+        torch.set_num_threads(threads)
+    return results
+
+
+def _measure(wanted: Sequence[str], threads: int, *, quick: bool) -> list[Result]:
     os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_worker_niceness": "0"}
     with TemporaryDirectory() as folder:
         config = run_config(Path(folder), characters=20_000 if quick else 240_000)
@@ -110,7 +123,7 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
         for number in range(1 if quick else 3):
             out = Path(folder) / f"out{number}"
             before = {name: loop.run(batches[name][::2]) for name, loop in loops.items()}
-            paces = {"ours": _ours(out, config) / tokens}
+            paces = {"ours": _ours(out, config, threads) / tokens}
             for name, loop in loops.items():
                 seconds, kept = loop.run(batches[name][1::2])
                 done = [text for batch in batches[name] for text in batch]
@@ -151,6 +164,7 @@ def _loops(config: RunConfig, wanted: Sequence[str]) -> dict[str, Loop]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     loops: dict[str, Loop] = {
         "extraction_bare": Loop(_by_length, hooked(model, early=True)),
+        "extraction_spare": Loop(_by_length, hooked(model, early=True)),
         "extraction_whole": Loop(_by_length, hooked(model, early=False)),
         "extraction_hidden_states": Loop(_as_they_come, _masked(_hidden_states(model))),
     }
@@ -211,8 +225,9 @@ def _texts(folder: Path, config: RunConfig) -> list[Text]:
     return [Text(s.ids.source, s.positions.source) for s in segments]
 
 
-def _ours(out: Path, config: RunConfig) -> float:
+def _ours(out: Path, config: RunConfig, threads: int) -> float:
     """Seconds from when the stages are built to when the last unit is committed."""
+    ray.init("local", num_cpus=threads, include_dashboard=False, log_to_driver=False)
     with open_run(out, config) as run:
         index(run)
         extract_side(run, Side.SOURCE)
