@@ -62,7 +62,7 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
                 ours = theirs = 0.0
                 for unit in range(rows.units):
                     segments = list(rows.unit(unit))
-                    lengths = tuple(len(segment.ids.source) for segment in segments)
+                    lengths = rows.lengths(unit, Side.SOURCE)
                     task = ExtractTask(
                         unit,
                         Side.SOURCE,

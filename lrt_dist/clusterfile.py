@@ -90,8 +90,8 @@ def load_cluster(path: str | Path) -> DescribedMachines:
     try:
         found = ClusterDescription.model_validate(read_values(path, ()))
     except ValidationError as error:
-        lines = [explain(problem, ClusterDescription) for problem in error.errors()]
-        raise UserError(f"{path} describes no cluster:\n  " + "\n  ".join(lines)) from error
+        explained = explain(error, ClusterDescription)
+        raise UserError(f"{path} describes no cluster:\n  {explained}") from error
     gpu = _gpu(path, found)
     return DescribedMachines(
         node_cpus=(float(found.cpus),) * found.nodes,

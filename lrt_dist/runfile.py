@@ -89,10 +89,9 @@ def read_run(out: Path) -> RunConfig:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     except ValidationError as error:
-        lines = [explain(problem) for problem in error.errors()]
         raise UserError(
             f"{path} was written by another version, or edited; use another --out:\n  "
-            + "\n  ".join(lines)
+            + explain(error)
         ) from error
 
 
@@ -107,8 +106,7 @@ def resolve_run(
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [explain(problem) for problem in error.errors()]
-        raise UserError(f"{origin} is not a valid run:\n  " + "\n  ".join(lines)) from error
+        raise UserError(f"{origin} is not a valid run:\n  " + explain(error)) from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -208,12 +206,16 @@ def _is_path(text: Any) -> bool:
     return isinstance(text, str) and bool(text) and "://" not in text
 
 
-def explain(problem: Any, file: type[BaseModel] = RunConfig) -> str:
-    """One error of pydantic in words.
+def explain(error: ValidationError, file: type[BaseModel] = RunConfig) -> str:
+    """What is wrong with a file, in words, a line for each problem.
 
     Args:
         file: what the whole file is.
     """
+    return "\n  ".join(_explain(problem, file) for problem in error.errors())
+
+
+def _explain(problem: Any, file: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in problem["loc"]) or "run"
     if problem["type"] == "extra_forbidden":
         *parents, key = problem["loc"]
