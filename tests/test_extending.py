@@ -204,6 +204,7 @@ def test_a_model_family_under_its_own_name(
     assert len(run_with(run_file, tmp_path / "out", "concepts=[]").fits) == 2
 
 
+@pytest.mark.slow
 def test_all_of_it_on_ray_in_two_stages(
     write_run: WriteRun, tmp_path: Path, toy_model: Path, ray_runtime: Runtime
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_damaged_chunk_is_named_dropped_and_redone(
     record_property("attempts", "1 more for its unit")
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "clock and hash seed change between two attempts", "nothing depends on them: equal"
 )
