@@ -35,6 +35,7 @@ MODULES = {
     ],
     "step": ["extraction_step"],
     "row_index": ["index_unit", "index_growth"],
+    "tokenising": ["tokenising"],
     "ledger": ["ledger_commit", "ledger_resume"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [

@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+
 from benchmarks.harness import Result, result
 from lrt_dist.corpus.rows import RowIndex, write_index
+from lrt_dist.corpus.segment_tables import table_of
 from lrt_dist.sites import Segment, Side, Sided
 
 TARGETS = {"index_unit": 1.0, "index_growth": 1.5}
@@ -72,18 +75,23 @@ def _seconds(index: RowIndex, look: Callable[[RowIndex, int], object]) -> float:
 
 
 def _index(path: Path, units: int) -> RowIndex:
-    return write_index(path, _segments(units), SEGMENTS * TOKENS, "benchmark")
+    return write_index(path, _tables(units), SEGMENTS * TOKENS, "benchmark")
 
 
-def _segments(units: int) -> Iterator[Segment]:
+def _tables(units: int) -> Iterator[pa.RecordBatch]:
     some = tuple(range(TOKENS))
-    for number in range(units * SEGMENTS):
-        yield Segment(
-            document=f"corpus.jsonl#{number}",
-            start=0,
-            text="word " * TOKENS,
-            char_ends=tuple(range(5, 5 * TOKENS + 1, 5)),
-            first_row=0,
-            ids=Sided(some, some),
-            positions=Sided(some, some),
+    for unit in range(units):
+        yield table_of(
+            [
+                Segment(
+                    document=f"corpus.jsonl#{unit}-{number}",
+                    start=0,
+                    text="word " * TOKENS,
+                    char_ends=tuple(range(5, 5 * TOKENS + 1, 5)),
+                    first_row=0,
+                    ids=Sided(some, some),
+                    positions=Sided(some, some),
+                )
+                for number in range(SEGMENTS)
+            ]
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -113,15 +113,6 @@ class Segment:
     first_row: int
     ids: Sided[tuple[int, ...]]
     positions: Sided[tuple[int, ...]]
-
-    def cut_sites(self, count: int, first_row: int) -> Segment:
-        """The same segment with only its first `count` sites, numbered from `first_row`."""
-        return replace(
-            self,
-            char_ends=self.char_ends[:count],
-            positions=Sided.of(lambda side: self.positions[side][:count]),
-            first_row=first_row,
-        )
 
 
 def fold_of(document: str, folds: int) -> int:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from lrt_dist.config import ModelConfig
-from lrt_dist.models.tokens import SiteTokenizer
+from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
 
 
 def tokenizer_folder(folder: Path, backend: Tokenizer, **named: str) -> Path:
@@ -50,6 +50,11 @@ def closing_tokenizer() -> Tokenizer:
 def one_word_tokenizer() -> Tokenizer:
     """A tokenizer to which every text is a single token."""
     return Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+
+
+def position_of(encoding: Encoding) -> dict[int, int]:
+    """Character end -> index of the token that ends there."""
+    return {int(end): at for at, end in enumerate(encoding.ends) if end != NO_END}
 
 
 def spelled(backend: Tokenizer, ids: Sequence[int]) -> bytes:

@@ -32,7 +32,7 @@ def check_items(run: Run) -> None:
     """
     for side in Side:
         _check_side(run, side)
-    if isinstance(run.score, ForcedScore):
+    if run.concepts and isinstance(run.score, ForcedScore):
         _check_reads(run, run.score)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from lrt_dist.commands._items import check_items, item_warnings
 from lrt_dist.commands.evaluation.carriers import check_map_texts
@@ -14,17 +17,35 @@ from lrt_dist.commands.evaluation.given import check_given_vectors
 from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
-from lrt_dist.corpus.readers import Document, corpus_digest, furthest_behind, read_documents
+from lrt_dist.corpus.readers import (
+    Document,
+    corpus_digest,
+    furthest_behind,
+    read_documents,
+    text_bytes,
+)
 from lrt_dist.corpus.rows import RowIndex, write_index
-from lrt_dist.corpus.segments import cut_segments, seen_anew
 from lrt_dist.errors import UserError
-from lrt_dist.files import place
-from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.sites import Segment, Sided, fold_of
+from lrt_dist.files import delete_tree, is_file, place
+from lrt_dist.runtime.progress import Phase
+from lrt_dist.sites import Segment, Side, Sided, fold_of
 from lrt_dist.store.tables import OverlapRow, Table, is_current
+from lrt_dist.tasks.tokenise import (
+    DocumentsTask,
+    SegmentsTask,
+    Tokenizers,
+    read_share,
+    read_signatures,
+    tokenise_documents,
+    tokenise_segments,
+)
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
 
+CHARACTERS_OF_SHARE = 1 << 20
+"""Characters of text that are tokenised by one task, which takes a second or two."""
+SEGMENTS_OF_SHARE = 2048
+"""Segments of another run that are seen anew by one task."""
 SEGMENTS_A_STEP = 256
 """Segments that are searched for overlap between two steps of the bar."""
 
@@ -79,48 +100,171 @@ def index(run: Run) -> RowIndex:
 
 def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
     """An index of this run's own: documents cut into segments, and sites that both models share."""
-    config, encoders = run.config, _encoders(run)
-    documents = list(read_documents(config.corpus))
-    size = sum(len(document.text) for document in documents)
+    config, read, tokenizers = run.config, _Read(run.config.corpus), _tokenizers(run)
+    tasks = (
+        DocumentsTask(
+            path=_share(run, fingerprint, number, documents),
+            tokenizers=tokenizers,
+            max_tokens=config.corpus.max_tokens,
+            sites=config.sites,
+            documents=documents,
+            signed=config.corpus.near_duplicates is not None,
+        )
+        for number, documents in enumerate(_shares(read.documents()))
+    )
+    with run.progress.phase("tokenise", read.expected, "characters") as bar:
+        shares = _tokenised(run, tokenise_documents, tasks, bar)
+        bar.ended()
     if config.corpus.mixture:
-        run.progress.note("corpus", _mixture_note(config.corpus, documents))
-    groups = _near_duplicates(run, documents, size)
-    with run.progress.phase("index", size, "characters") as bar:
-
-        def segments() -> Iterator[Segment]:
-            for document in documents:
-                for segment in cut_segments(
-                    document, encoders, config.corpus.max_tokens, config.sites
-                ):
-                    bar.advance(len(segment.text))
-                    yield segment
-
-        rows_per_unit = config.extract.rows_per_unit
-        return write_index(run.folder.rows, segments(), rows_per_unit, fingerprint, groups, corpus)
+        run.progress.note("corpus", read.note())
+    groups = _near_duplicates(run, shares)
+    return _put_together(run, shares, config.extract.rows_per_unit, fingerprint, groups, corpus)
 
 
 def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
     """The segments and sites of another run, as the models of this one see them."""
-    config, encoders = run.config, _encoders(run)
-    with run.progress.phase("index", earlier.segments, "segments") as bar:
+    config, tokenizers = run.config, _tokenizers(run)
+    at_once = max(1, SEGMENTS_OF_SHARE * earlier.units // earlier.segments)
 
-        def segments() -> Iterator[Segment]:
-            for segment in earlier.all_segments():
+    def known(side: Side) -> Side | None:
+        wanted = tokenizers.digests[side]
+        return next((one for one in Side if earlier.tokenizers[one] == wanted), None)
+
+    tasks = (
+        SegmentsTask(
+            path=_share(run, fingerprint, first),
+            tokenizers=tokenizers,
+            max_tokens=config.corpus.max_tokens,
+            sites=config.sites,
+            rows_path=earlier.path,
+            units=units,
+            size=sum(len(earlier.lengths(unit, Side.SOURCE)) for unit in units),
+            known=Sided.of(known),
+        )
+        for first in range(0, earlier.units, at_once)
+        for units in [range(first, min(first + at_once, earlier.units))]
+    )
+    with run.progress.phase("tokenise", earlier.segments, "segments") as bar:
+        shares = _tokenised(run, tokenise_segments, tasks, bar)
+    return _put_together(
+        run, shares, earlier.rows_per_unit, fingerprint, earlier.groups(), earlier.corpus
+    )
+
+
+def _tokenizers(run: Run) -> Tokenizers:
+    return Tokenizers(Sided.of(run.model), Sided.of(lambda side: run.facts[side].tokenizer))
+
+
+T = TypeVar("T", DocumentsTask, SegmentsTask)
+
+
+def _tokenised(
+    run: Run, function: Callable[[T], None], tasks: Iterable[T], bar: Phase
+) -> list[Path]:
+    """The files of all shares of the corpus, in order; those that are there are not made again."""
+    paths: list[Path] = []
+    sizes: deque[int] = deque()
+
+    def absent() -> Iterator[T]:
+        for task in tasks:
+            paths.append(task.path)
+            if is_file(task.path):
+                bar.resume(task.size)
+            else:
+                sizes.append(task.size)
+                yield task
+
+    for _ in run.runtime.map(function, absent()):
+        bar.advance(sizes.popleft())
+    return paths
+
+
+def _share(run: Run, fingerprint: str, number: int, documents: Sequence[Document] = ()) -> Path:
+    """The file of one share of the corpus; another one if its documents are others."""
+    digest = hashlib.sha256(fingerprint.encode())
+    for document in documents:
+        digest.update(f"{document.id}\n{document.text}\n".encode())
+    return run.folder.shares / f"{number:06d}-{digest.hexdigest()[:16]}.arrow"
+
+
+def _shares(documents: Iterable[Document]) -> Iterator[tuple[Document, ...]]:
+    """Documents in shares of `CHARACTERS_OF_SHARE` or a bit more."""
+    share: list[Document] = []
+    characters = 0
+    for document in documents:
+        share.append(document)
+        characters += len(document.text)
+        if characters >= CHARACTERS_OF_SHARE:
+            yield tuple(share)
+            share, characters = [], 0
+    if share:
+        yield tuple(share)
+
+
+def _put_together(
+    run: Run,
+    shares: Sequence[Path],
+    rows_per_unit: int,
+    fingerprint: str,
+    groups: Mapping[str, str],
+    corpus: str,
+) -> RowIndex:
+    """The row index of the segments of all shares, which are deleted then."""
+    with run.progress.phase("index", len(shares), "shares") as bar:
+
+        def segments() -> Iterator[pa.RecordBatch]:
+            for path in shares:
+                yield read_share(path)
                 bar.advance()
-                yield seen_anew(segment, encoders, config.corpus.max_tokens, config.sites)
 
-        return write_index(
+        made = write_index(
             run.folder.rows,
             segments(),
-            earlier.rows_per_unit,
+            rows_per_unit,
             fingerprint,
-            earlier.groups(),
-            earlier.corpus,
+            groups,
+            corpus,
+            _tokenizers(run).digests,
         )
+    delete_tree(run.folder.shares)
+    return made
 
 
-def _encoders(run: Run) -> Sided[SiteTokenizer]:
-    return Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
+class _Read:
+    """What of a corpus is read, and how much of each of its parts."""
+
+    def __init__(self, corpus: CorpusConfig) -> None:
+        self._corpus = corpus
+        self._counts = [0] * len(corpus.parts)
+        self._characters = [0] * len(corpus.parts)
+
+    @property
+    def expected(self) -> int | None:
+        """About how many characters there are; None where it is not known before they are read."""
+        if self._corpus.max_documents or any(part.dataset for part in self._corpus.parts):
+            return None
+        return text_bytes(self._corpus)
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, counted."""
+        for document in read_documents(self._corpus):
+            self._counts[document.part] += 1
+            self._characters[document.part] += len(document.text)
+            yield document
+
+    def note(self) -> str:
+        """How much was read of each part of a mixture."""
+        parts, total = self._corpus.parts, sum(self._characters)
+        read = (
+            f"{part}: {count:,} documents with {size / total:.1%} of the characters"
+            for part, count, size in zip(parts, self._counts, self._characters, strict=True)
+        )
+        ended = (
+            "as many documents as corpus.max_documents allows"
+            if sum(self._counts) == self._corpus.max_documents
+            else f"it ended with {parts[furthest_behind(self._characters, self._corpus.shares)]}"
+        )
+        return f"mixture of {'; '.join(read)}; {ended}"
 
 
 def _earlier_rows(run: Run, corpus: str) -> RowIndex | None:
@@ -189,35 +333,18 @@ def one_group_message(rows: RowIndex) -> str:
     )
 
 
-def _near_duplicates(run: Run, documents: Sequence[Document], size: int) -> dict[str, str]:
-    """The group of each document that has a near duplicate; `size`: characters of them all."""
+def _near_duplicates(run: Run, shares: Sequence[Path]) -> dict[str, str]:
+    """The group of each document that has a near duplicate."""
     share = run.config.corpus.near_duplicates
     if share is None:
         return {}
     near = NearDuplicates(share)
-    with run.progress.phase("near duplicates", size, "characters") as bar:
-        for document in documents:
-            near.add(document)
-            bar.advance(len(document.text))
+    with run.progress.phase("near duplicates", len(shares), "shares") as bar:
+        for path in shares:
+            for document, signature in read_signatures(path):
+                near.add(document, signature)
+            bar.advance()
         return near.groups()
-
-
-def _mixture_note(corpus: CorpusConfig, documents: Sequence[Document]) -> str:
-    """How much was read of each part."""
-    counts, characters = [0] * len(corpus.parts), [0] * len(corpus.parts)
-    for document in documents:
-        counts[document.part] += 1
-        characters[document.part] += len(document.text)
-    read = (
-        f"{part}: {count:,} documents with {size / sum(characters):.1%} of the characters"
-        for part, count, size in zip(corpus.parts, counts, characters, strict=True)
-    )
-    ended = (
-        "as many documents as corpus.max_documents allows"
-        if len(documents) == corpus.max_documents
-        else f"it ended with {corpus.parts[furthest_behind(characters, corpus.shares)]}"
-    )
-    return f"mixture of {'; '.join(read)}; {ended}"
 
 
 def _near_note(rows: RowIndex) -> str:

@@ -202,11 +202,7 @@ def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
         )
     sample = list(itertools.islice(read_documents(config), SAMPLE_DOCUMENTS))
     encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
-    segments = [
-        segment
-        for document in sample
-        for segment in cut_segments(document, encoders, config.max_tokens, run.config.sites)
-    ]
+    segments = list(cut_segments(sample, encoders, config.max_tokens, run.config.sites))
     read = sum(len(document.text.encode()) for document in sample)
     scale = max(1.0, text_bytes(config) / read)
     if config.max_documents:

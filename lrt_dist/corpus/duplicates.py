@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from rensa import RMinHash
-
-from lrt_dist.corpus.readers import Document
 
 WORDS = 5
 """Words of a run, as blanks part them."""
@@ -25,23 +22,28 @@ SEED = 0
 PAIRS_AT_ONCE = 1 << 16
 
 
+def signature(text: str) -> bytes:
+    """The signature of a text: 128 hashes, uint32, little-endian."""
+    words = text.casefold().split()
+    last = max(1, len(words) - WORDS + 1)
+    minhash = RMinHash(num_perm=BANDS * BAND_HASHES, seed=SEED)
+    minhash.update([" ".join(words[start : start + WORDS]) for start in range(last)])
+    return np.array(minhash.digest(), dtype="<u4").tobytes()
+
+
 class NearDuplicates:
-    """Documents go in, groups come out; memory holds half a KiB of each document."""
+    """Signatures go in, groups come out; memory holds half a KiB of each document."""
 
     def __init__(self, share: float) -> None:
         """`share`: of their runs of words that near duplicates have in common, above 0."""
         self._share = share
         self._ids: list[str] = []
-        self._signatures: list[NDArray[np.uint32]] = []
+        self._signatures: list[bytes] = []
 
-    def add(self, document: Document) -> None:
-        """Take in one document."""
-        words = document.text.casefold().split()
-        last = max(1, len(words) - WORDS + 1)
-        minhash = RMinHash(num_perm=BANDS * BAND_HASHES, seed=SEED)
-        minhash.update([" ".join(words[start : start + WORDS]) for start in range(last)])
-        self._ids.append(document.id)
-        self._signatures.append(np.array(minhash.digest(), dtype=np.uint32))
+    def add(self, document: str, signature: bytes) -> None:
+        """Take in one document, by its id."""
+        self._ids.append(document)
+        self._signatures.append(signature)
 
     def groups(self) -> dict[str, str]:
         """`{id of a document: id of its group}`, for documents that have a near duplicate.
@@ -67,7 +69,8 @@ class NearDuplicates:
 
     def _pairs(self) -> Iterator[tuple[int, int]]:
         """Pairs of near duplicates that join all groups."""
-        signatures = np.stack(self._signatures)
+        signatures = np.frombuffer(b"".join(self._signatures), dtype="<u4")
+        signatures = signatures.reshape(len(self._ids), BANDS * BAND_HASHES)
         bands = signatures.reshape(len(signatures), BANDS, BAND_HASHES)
         for band in np.ascontiguousarray(bands.transpose(1, 0, 2)):
             _, first, inverse = np.unique(band, axis=0, return_index=True, return_inverse=True)

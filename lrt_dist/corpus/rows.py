@@ -13,12 +13,11 @@ Rows are numbered from `first_row` in the order of `char_ends`.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lrt_dist.corpus.segment_tables import SCHEMA, fill_units, lengths, segments_of
 from lrt_dist.errors import UserError
 from lrt_dist.files import atomic_write, is_file, is_local
-from lrt_dist.plan.units import fill_units
 from lrt_dist.sites import ABSENT, Segment, Side, Sided
 
-_INTEGERS = pa.list_(pa.int32())
-UNITS = pa.schema(
-    [
-        ("document", pa.string()),
-        ("start", pa.int64()),
-        ("text", pa.string()),
-        ("char_ends", _INTEGERS),
-        ("first_row", pa.int64()),
-        ("source_ids", _INTEGERS),
-        ("target_ids", _INTEGERS),
-        ("source_positions", _INTEGERS),
-        ("target_positions", _INTEGERS),
-    ]
-)
 SEGMENTS = pa.schema(
     [
         ("document", pa.string()),
@@ -75,6 +60,7 @@ class RowIndex:
             depend on nothing else, so they may serve every run with this digest.
         absent: rows that one of the models does not have.
         corpus: the `corpus_digest` of the files it was made from.
+        tokenizers: hashes of the two tokenizers.
     """
 
     path: Path
@@ -87,6 +73,7 @@ class RowIndex:
     digests: Sided[str]
     absent: int = 0
     corpus: str = ""
+    tokenizers: Sided[str] = Sided("", "")  # noqa: RUF009 (frozen)
 
     @property
     def digest(self) -> str:
@@ -109,32 +96,14 @@ class RowIndex:
             raise UserError(f"no row index at {path}; run `lrt-dist index` first")
         try:
             summary = json.loads((path / _SUMMARY).read_text(encoding="utf-8"))
-            return cls(path=path, **(summary | {"digests": Sided(*summary["digests"])}))
+            pairs = {name: Sided(*summary[name]) for name in ("digests", "tokenizers")}
+            return cls(path=path, **(summary | pairs))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
 
     def unit(self, number: int) -> list[Segment]:
         """The segments of one unit."""
-        batch = self._units.batch(number)
-        documents, starts, texts, first_rows = (
-            batch.column(name).to_pylist() for name in ("document", "start", "text", "first_row")
-        )
-        char_ends = _tuples(batch, "char_ends")
-        ids, positions = (
-            Sided.of(partial(_sided_tuples, batch, name)) for name in ("ids", "positions")
-        )
-        return [
-            Segment(
-                document=documents[n],
-                start=starts[n],
-                text=texts[n],
-                char_ends=char_ends[n],
-                first_row=first_rows[n],
-                ids=Sided(ids.source[n], ids.target[n]),
-                positions=Sided(positions.source[n], positions.target[n]),
-            )
-            for n in range(len(batch))
-        ]
+        return segments_of(self._units.batch(number))
 
     def lengths(self, number: int, side: Side) -> tuple[int, ...]:
         """Tokens of each segment of one unit in one of the models."""
@@ -223,17 +192,20 @@ def _opened(path: Path, digest: str) -> _Batches:
 
 def write_index(
     path: Path,
-    segments: Iterable[Segment],
+    segments: Iterable[pa.RecordBatch],
     rows_per_unit: int,
     fingerprint: str,
     groups: Mapping[str, str] | None = None,
     corpus: str = "",
+    tokenizers: Sided[str] = Sided("", ""),  # noqa: B008 (frozen)
 ) -> RowIndex:
     """Number the rows, cut units, write the index; its summary last.
 
     Args:
+        segments: tables of them, in row order (`segment_tables.SCHEMA`).
         groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
         corpus: see `RowIndex.corpus`.
+        tokenizers: see `RowIndex.tokenizers`.
 
     Raises:
         UserError: there is not one site.
@@ -246,24 +218,23 @@ def write_index(
         atomic_write(path / _UNITS) as units_file,
         atomic_write(path / _SEGMENTS) as segments_file,
         pa.ipc.new_file(
-            units_file, UNITS, options=pa.ipc.IpcWriteOptions(compression="zstd")
+            units_file, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")
         ) as units_writer,
         pa.ipc.new_file(segments_file, SEGMENTS) as segments_writer,
     ):
         for unit in fill_units(segments, rows_per_unit):
-            batch = _unit_batch(unit)
             lines = _segments_batch(unit, groups)
-            units_writer.write_batch(batch)
+            units_writer.write_batch(unit)
             segments_writer.write_batch(lines)
             shared = [
                 *_content(lines, "document", "group"),
-                *_content(batch, "start", "text", "char_ends", "first_row"),
+                *_content(unit, "start", "text", "char_ends", "first_row"),
             ]
             for side in Side:
-                for part in [*shared, *_content(batch, f"{side}_ids", f"{side}_positions")]:
+                for part in [*shared, *_content(unit, f"{side}_ids", f"{side}_positions")]:
                     contents[side].update(part)
-            documents.update(segment.document for segment in unit)
-            present = _present(batch)
+            documents.update(lines.column("document").to_pylist())
+            present = _present(unit)
             rows += len(present)
             absent += len(present) - int(present.sum())
             units += 1
@@ -285,56 +256,24 @@ def write_index(
         "digests": [content.hexdigest()[:16] for content in contents],
         "absent": absent,
         "corpus": corpus,
+        "tokenizers": list(tokenizers),
     }
     with atomic_write(path / _SUMMARY) as unfinished:
         unfinished.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return RowIndex.open(path)
 
 
-def _unit_batch(unit: Sequence[Segment]) -> pa.RecordBatch:
-    sided = {
-        f"{side}_{name}": _lists([getattr(segment, name)[side] for segment in unit])
-        for name in ("ids", "positions")
-        for side in Side
-    }
-    alike = {
-        "document": [segment.document for segment in unit],
-        "start": [segment.start for segment in unit],
-        "text": [segment.text for segment in unit],
-        "char_ends": _lists([segment.char_ends for segment in unit]),
-        "first_row": [segment.first_row for segment in unit],
-    }
-    return pa.RecordBatch.from_pydict(alike | sided, schema=UNITS)
-
-
-def _segments_batch(unit: Sequence[Segment], groups: Mapping[str, str]) -> pa.RecordBatch:
+def _segments_batch(unit: pa.RecordBatch, groups: Mapping[str, str]) -> pa.RecordBatch:
+    documents = unit.column("document").to_pylist()
     return pa.RecordBatch.from_pydict(
         {
-            "document": [segment.document for segment in unit],
-            "group": [groups.get(segment.document, segment.document) for segment in unit],
-            "sites": [len(segment.char_ends) for segment in unit],
-            **{f"{side}_tokens": [len(segment.ids[side]) for segment in unit] for side in Side},
+            "document": documents,
+            "group": [groups.get(document, document) for document in documents],
+            "sites": lengths(unit, "char_ends"),
+            **{f"{side}_tokens": lengths(unit, f"{side}_ids") for side in Side},
         },
         schema=SEGMENTS,
     )
-
-
-def _lists(values: Sequence[Sequence[int]]) -> pa.ListArray:
-    """Lists of int32, without an object for each number."""
-    lengths = np.fromiter(map(len, values), dtype=np.int32, count=len(values))
-    offsets = np.concatenate([np.zeros(1, dtype=np.int32), lengths.cumsum(dtype=np.int32)])
-    flat = np.fromiter(itertools.chain.from_iterable(values), np.int32, count=int(offsets[-1]))
-    return pa.ListArray.from_arrays(offsets, flat)
-
-
-def _tuples(batch: pa.RecordBatch, name: str) -> list[tuple[int, ...]]:
-    column = batch.column(name)
-    offsets, values = column.offsets.to_pylist(), column.values.to_pylist()
-    return [tuple(values[begin:end]) for begin, end in itertools.pairwise(offsets)]
-
-
-def _sided_tuples(batch: pa.RecordBatch, name: str, side: Side) -> list[tuple[int, ...]]:
-    return _tuples(batch, f"{side}_{name}")
 
 
 def _present(batch: pa.RecordBatch) -> NDArray[np.bool_]:

@@ -1,12 +1,16 @@
-"""Documents cut into segments, and the sites in them that both tokenizations share."""
+"""Documents cut into segments, and the sites in them that both tokenizations share.
+
+A text is encoded once, in long pieces. Segments are cut where a token of both models ends, so a
+segment's tokens are some of its piece's, and need no encoding of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
@@ -14,6 +18,12 @@ from lrt_dist.sites import ABSENT, Segment, Side, Sided, seed_of
 
 CHARS_PER_TOKEN = 6
 """Characters looked at per token of room; text with longer tokens is cut a bit early."""
+SEGMENTS_OF_PIECE = 16
+"""At least so many segments are cut from a piece of a long document; the last one, which may go on
+behind the piece, is encoded again with the next."""
+SHORTEST_PIECE = 1 << 16
+"""Characters of a piece of a long document, at least."""
+SPACE, LINE_END = ord(" "), ord("\n")
 
 
 class Encoded(Protocol):
@@ -21,7 +31,7 @@ class Encoded(Protocol):
 
     @property
     def ids(self) -> tuple[int, ...]: ...
-    def position_of(self) -> dict[int, int]: ...
+    def positions(self, length: int) -> NDArray[np.int32]: ...
 
 
 class Encoder(Protocol):
@@ -29,7 +39,7 @@ class Encoder(Protocol):
 
     @property
     def special_tokens(self) -> int: ...
-    def encode(self, text: str) -> Encoded: ...
+    def encode_all(self, texts: Sequence[str]) -> Sequence[Encoded]: ...
 
 
 def min_context(sites: SitesConfig) -> int:
@@ -38,110 +48,151 @@ def min_context(sites: SitesConfig) -> int:
 
 
 def cut_segments(
-    document: Document, encoders: Sided[Encoder], max_tokens: int, sites: SitesConfig
+    documents: Sequence[Document], encoders: Sided[Encoder], max_tokens: int, sites: SitesConfig
 ) -> Iterator[Segment]:
-    """Segments of one document that hold at least one site; rows are numbered later.
+    """Segments of documents that hold at least one site; rows are numbered later.
 
-    In mode `tokens` a document gives all its segments; in mode `last` only its first, with one
-    site at its end, so a text that does not fit is cut (`Segment.text` shows where).
+    A segment is as long as fits both models and ends before a blank if possible. In mode `tokens`
+    a document gives all its segments; in mode `last` only its first, with one site at its end, so
+    a text that does not fit is cut (`Segment.text` shows where). Text in which no token of both
+    models ends within `max_tokens` has no site, and is in no segment.
     """
-    start = 0
-    while start < len(document.text):
-        window = document.text[start : start + max_tokens * CHARS_PER_TOKEN]
-        torn = start + len(window) < len(document.text)
-        text = _longest_prefix(window, encoders, max_tokens, torn=torn)
-        encoded = Sided(encoders.source.encode(text), encoders.target.encode(text))
-        ends = _shared_ends(encoded, encoders, min_context(sites))
-        if ends:
-            chosen = ends[-1:] if sites.mode == "last" else _sample(ends, text, sites)
-            position = Sided(encoded.source.position_of(), encoded.target.position_of())
-            yield Segment(
-                document=document.id,
-                start=start,
-                text=text,
-                char_ends=tuple(chosen),
-                first_row=0,
-                ids=Sided(encoded.source.ids, encoded.target.ids),
-                positions=Sided(
-                    tuple(position.source[end] for end in chosen),
-                    tuple(position.target[end] for end in chosen),
-                ),
+    size = max_tokens * CHARS_PER_TOKEN
+    if sites.mode == "tokens":
+        size = max(SHORTEST_PIECE, SEGMENTS_OF_PIECE * size)
+    first = [document.text[:size] for document in documents]
+    for document, encoded in zip(documents, _encoded(first, encoders), strict=True):
+        start = 0
+        while True:
+            text = document.text[start : start + size]
+            torn = start + len(text) < len(document.text)
+            piece = _Piece(text, encoded, encoders, max_tokens)
+            cuts = list(piece.cuts(torn=torn))
+            for begin, end in cuts[:1] if sites.mode == "last" else cuts:
+                segment = piece.segment(document.id, start, begin, end, sites)
+                if segment.char_ends:
+                    yield segment
+            if not torn or sites.mode == "last":
+                break
+            start += int(piece.ends[cuts[-1][1]]) if cuts else len(text)
+            encoded = _encoded([document.text[start : start + size]], encoders)[0]
+
+
+def _encoded(texts: Sequence[str], encoders: Sided[Encoder]) -> list[Sided[Encoded]]:
+    """Texts as both models see them; once, if both have one tokenizer."""
+    source = encoders.source.encode_all(texts)
+    shared = encoders.source is encoders.target
+    target = source if shared else encoders.target.encode_all(texts)
+    return [Sided(one, other) for one, other in zip(source, target, strict=True)]
+
+
+class _Piece:
+    """A text that both models have encoded.
+
+    Attributes:
+        ends: characters at which a token of both ends, ascending; 0 comes before them all.
+    """
+
+    def __init__(
+        self, text: str, encoded: Sided[Encoded], encoders: Sided[Encoder], max_tokens: int
+    ) -> None:
+        self._text, self._encoded = text, encoded
+        self._special = Sided(*(encoder.special_tokens for encoder in encoders))
+        self._room = [max_tokens - special for special in self._special]
+        source, target = (one.positions(len(text)) for one in encoded)
+        shared = np.flatnonzero((source >= 0) & (target >= 0))
+        self.ends = np.append(0, shared)
+        # For each of the ends: how many tokens come before it.
+        self._tokens = Sided(
+            np.append(self._special.source, source[shared] + 1),
+            np.append(self._special.target, target[shared] + 1),
+        )
+        characters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        following = characters[shared[shared < len(text)]]
+        before_blank = np.flatnonzero((following == SPACE) | (following == LINE_END)) + 1
+        # For each of the ends: the last one up to it that stands before a blank; 0 for none.
+        self._last_blank = np.zeros(len(self.ends), dtype=np.int64)
+        self._last_blank[before_blank] = before_blank
+        np.maximum.accumulate(self._last_blank, out=self._last_blank)
+
+    def cuts(self, *, torn: bool) -> Iterator[tuple[int, int]]:
+        """Where segments begin and end, as numbers of ends.
+
+        Args:
+            torn: the document goes on behind the piece. What is left then, and could be longer
+                there, is no segment, unless it is the only one.
+        """
+        begin, last = 0, len(self.ends) - 1
+        while begin < last:
+            fits = min(
+                int(np.searchsorted(tokens, tokens[begin] + room, side="right")) - 1
+                for tokens, room in zip(self._tokens, self._room, strict=True)
             )
-        if sites.mode == "last":
-            return
-        start += len(text)
+            if fits == last and torn and begin > 0:
+                return
+            if fits <= begin:  # no token of both ends so soon
+                begin += 1
+                continue
+            whole = fits == last and not torn
+            end = last if whole else self._before_blank(begin, fits)
+            yield begin, end
+            begin = end
+
+    def _before_blank(self, begin: int, fits: int) -> int:
+        """The last end before a blank up to `fits`; `fits` itself if that is less than half."""
+        blank = int(self._last_blank[fits])
+        half = (self.ends[fits] - self.ends[begin]) // 2
+        return blank if self.ends[blank] - self.ends[begin] > half else fits
+
+    def segment(
+        self, document: str, start: int, begin: int, end: int, sites: SitesConfig
+    ) -> Segment:
+        """The segment from one end to another; `start`: of the piece in its document."""
+        first = int(self.ends[begin])
+        text = self._text[first : self.ends[end]]
+        # Number of the segment's tokens up to each of its ends.
+        source, target = (tokens[begin + 1 : end + 1] - tokens[begin] for tokens in self._tokens)
+        allowed = np.flatnonzero(np.minimum(source, target) > min_context(sites))
+        chosen = allowed[-1:] if sites.mode == "last" else _sample(allowed, text, sites)
+        return Segment(
+            document=document,
+            start=start + first,
+            text=text,
+            char_ends=tuple((self.ends[chosen + (begin + 1)] - first).tolist()),
+            first_row=0,
+            ids=Sided(self._ids(Side.SOURCE, begin, end), self._ids(Side.TARGET, begin, end)),
+            positions=Sided(
+                tuple((source[chosen] + (self._special.source - 1)).tolist()),
+                tuple((target[chosen] + (self._special.target - 1)).tolist()),
+            ),
+        )
+
+    def _ids(self, side: Side, begin: int, end: int) -> tuple[int, ...]:
+        ids, tokens = self._encoded[side].ids, self._tokens[side]
+        return ids[: self._special[side]] + ids[tokens[begin] : tokens[end]]
 
 
 def seen_anew(
-    segment: Segment, encoders: Sided[Encoder], max_tokens: int, sites: SitesConfig
-) -> Segment:
-    """A segment of another run as these models see it: the same text, the same sites.
+    segments: Sequence[Segment], encoder: Encoder, max_tokens: int, sites: SitesConfig
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Segments of another run as a model sees them that the run did not have: for each its token
+    ids, and the positions of the tokens that end at its sites.
 
-    Where no token of a model ends at a site, or one with too little before it, or one beyond
-    `max_tokens`, its position is `ABSENT`.
+    Where no token ends at a site, or one with too little before it, or one beyond `max_tokens`, it
+    is `ABSENT`.
     """
-    ids, positions = {}, {}
-    for side in Side:
-        encoded = encoders[side].encode(segment.text)
-        first = encoders[side].special_tokens + min_context(sites)
-        found = {
-            end: position
-            for end, position in encoded.position_of().items()
-            if first <= position < max_tokens
-        }
-        ids[side] = encoded.ids[:max_tokens]
-        positions[side] = tuple(found.get(end, ABSENT) for end in segment.char_ends)
-    return replace(
-        segment, ids=Sided.of(ids.__getitem__), positions=Sided.of(positions.__getitem__)
-    )
+    first = encoder.special_tokens + min_context(sites)
+    encoded = encoder.encode_all([segment.text for segment in segments])
+    for segment, seen in zip(segments, encoded, strict=True):
+        at = seen.positions(len(segment.text))[list(segment.char_ends)]
+        found = np.where((first <= at) & (at < max_tokens), at, ABSENT)
+        yield seen.ids[:max_tokens], tuple(found.tolist())
 
 
-def _longest_prefix(window: str, encoders: Sided[Encoder], max_tokens: int, *, torn: bool) -> str:
-    """The longest beginning of `window` that fits both models, cut before a blank if possible.
-
-    At least one character, so that a text always gets shorter. `torn`: the document goes on after
-    the window, so its last word may be half a word.
-    """
-    while True:
-        cut = len(window)
-        for encoder in encoders:
-            encoded = encoder.encode(window)
-            excess = len(encoded.ids) - max_tokens
-            if excess > 0:
-                # Special tokens behind the text stay, so room is counted from the text's end.
-                positions = encoded.position_of()
-                last = max(positions.values(), default=0)
-                room = [c for c, position in positions.items() if position <= last - excess]
-                cut = min(cut, max(room, default=1))
-        if cut == len(window) and not torn:
-            return window
-        # Encoded alone, a prefix may need another token: hence the loop.
-        window, torn = window[: _before_blank(window[:cut])], False
-
-
-def _before_blank(text: str) -> int:
-    """Length of `text` without its last, probably torn word; the whole if that is most of it."""
-    blank = max(text.rfind(" "), text.rfind("\n"))
-    return blank if blank > len(text) // 2 else len(text)
-
-
-def _shared_ends(encoded: Sided[Encoded], encoders: Sided[Encoder], context: int) -> list[int]:
-    """Characters at which a token of both models ends, `context` tokens in."""
-    allowed = [
-        {
-            end
-            for end, position in encoding.position_of().items()
-            if position >= encoder.special_tokens + context
-        }
-        for encoding, encoder in zip(encoded, encoders, strict=True)
-    ]
-    return sorted(allowed[0] & allowed[1])
-
-
-def _sample(ends: list[int], text: str, sites: SitesConfig) -> list[int]:
+def _sample(allowed: NDArray[np.int64], text: str, sites: SitesConfig) -> NDArray[np.int64]:
     """`per_segment` sites, chosen by the seed and the text alone, never by order."""
-    if len(ends) <= sites.per_segment:
-        return ends
+    if len(allowed) <= sites.per_segment:
+        return allowed
     rng = np.random.Generator(np.random.PCG64(seed_of(f"{sites.seed}\n{text}", bits=128)))
-    picked = rng.choice(len(ends), size=sites.per_segment, replace=False)
-    return [ends[i] for i in sorted(picked.tolist())]
+    picked = rng.choice(len(allowed), size=sites.per_segment, replace=False)
+    return allowed[np.sort(picked)]

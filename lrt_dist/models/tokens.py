@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jinja2
+import numpy as np
 import tokenizers
+import torch
 import transformers
+from numpy.typing import NDArray
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
@@ -24,23 +28,27 @@ CHAT_DATE = "01 Jan 2026"
 """Some chat formats print the date; this one, so that a run is the same tomorrow."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoding:
     """A text as one model sees it.
 
     Attributes:
         ids: token ids, with the special tokens that the tokenizer puts in front by itself, and
             without those that it puts behind: they would end the text, which may go on.
-        ends: for each token the character offset at which it ends, or `NO_END` for special
-            tokens and for pieces whose last character goes on in the next piece.
+        ends: for each token the character offset at which it ends, int32, ascending; `NO_END` for
+            special tokens and for pieces whose last character goes on in the next piece.
     """
 
     ids: tuple[int, ...]
-    ends: tuple[int, ...]
+    ends: NDArray[np.int32]
 
-    def position_of(self) -> dict[int, int]:
-        """Character end -> index of the token that ends there."""
-        return {end: position for position, end in enumerate(self.ends) if end != NO_END}
+    def positions(self, length: int) -> NDArray[np.int32]:
+        """At each offset into a text of `length` characters, the index of the token that ends
+        there: `[length + 1]`, `NO_END` where none does."""
+        found = np.full(length + 1, NO_END, dtype=np.int32)
+        (ending,) = np.nonzero(self.ends != NO_END)
+        found[self.ends[ending]] = ending
+        return found
 
 
 class SiteTokenizer:
@@ -92,19 +100,28 @@ class SiteTokenizer:
 
     def encode(self, text: str) -> Encoding:
         """Token ids and ends of `text`, with the special tokens the tokenizer puts in front."""
-        encoded = self._backend.encode(text, add_special_tokens=True)
-        ends: list[int] = []
-        next_start = len(text)
-        for (start, end), special in zip(
-            reversed(encoded.offsets), reversed(encoded.special_tokens_mask), strict=True
-        ):
-            # A piece that overlaps the next one stops inside a character: it ends nowhere.
-            whole = not special and start < end <= next_start
-            ends.append(end if whole else NO_END)
-            if not special and start < end:
-                next_start = start
-        length = len(ends) - self._closing_tokens
-        return Encoding(tuple(encoded.ids[:length]), tuple(reversed(ends))[:length])
+        return self._known(text, self._backend.encode(text, add_special_tokens=True))
+
+    def encode_all(self, texts: Sequence[str]) -> list[Encoding]:
+        """`encode` of many texts at once: on all cores, or on one where others have theirs."""
+        # A task of a cluster is told how many cores it has through torch's number of threads.
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if torch.get_num_threads() > 1 else "false"
+        encoded = self._backend.encode_batch(list(texts), add_special_tokens=True)
+        return [self._known(text, one) for text, one in zip(texts, encoded, strict=True)]
+
+    def _known(self, text: str, encoded: tokenizers.Encoding) -> Encoding:
+        """What is wanted of an encoding of the library's."""
+        ids, offsets = encoded.ids, encoded.offsets
+        length = len(ids) - self._closing_tokens
+        flat = itertools.chain.from_iterable(offsets[self.special_tokens : length])
+        spans = np.fromiter(flat, dtype=np.int32).reshape(-1, 2)
+        (filled,) = np.nonzero(spans[:, 0] < spans[:, 1])
+        starts, stops = spans[filled].T
+        # A piece that overlaps the next one stops inside a character: it ends nowhere.
+        whole = stops <= np.append(starts[1:], len(text))
+        ends = np.full(length, NO_END, dtype=np.int32)
+        ends[filled[whole] + self.special_tokens] = stops[whole]
+        return Encoding(tuple(ids[:length]), ends)
 
     def chat(self, prompt: str) -> str:
         """A prompt as a user's turn in the model's chat format, up to where the model answers.

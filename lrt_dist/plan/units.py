@@ -1,35 +1,14 @@
-"""Units, batches and stages: how work is cut."""
+"""Batches and stages: how work is cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
-from lrt_dist.sites import Segment
+from collections.abc import Sequence
 
 MOST_PADDING = 128
 """Tokens of padding in a batch. Units are small, and their texts differ in length: where batches
 are filled up, much of them can be padding. But every batch reads all weights again, which takes as
 long as so many tokens: 120 on two cores (SmolLM2-135M, by least squares over 114 batches), 180 on
 an H100 by its published bandwidth and arithmetic."""
-
-
-def fill_units(segments: Iterable[Segment], rows_per_unit: int) -> Iterator[list[Segment]]:
-    """Group segments into units of exactly `rows_per_unit` sites, and number the rows.
-
-    A unit holds whole segments; sites beyond its last row are dropped, so rows are dense. Only
-    the last unit may be short. `Segment.first_row` of the input is ignored.
-    """
-    unit: list[Segment] = []
-    rows = first = 0
-    for segment in segments:
-        kept = min(len(segment.char_ends), rows_per_unit - rows)
-        unit.append(segment.cut_sites(kept, first + rows))
-        rows += kept
-        if rows == rows_per_unit:
-            yield unit
-            first, unit, rows = first + rows, [], 0
-    if unit:
-        yield unit
 
 
 def cut_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:

@@ -245,9 +245,10 @@ class Runtime(Machines, Protocol):
     def chains(self, spec: ChainSpec) -> AbstractContextManager[Chains]: ...
 
     def map(
-        self, function: Callable[[A], R], arguments: Sequence[A], needs: Needs = Needs()
+        self, function: Callable[[A], R], arguments: Iterable[A], needs: Needs = Needs()
     ) -> Iterator[R]:
-        """`function(a)` for each `a`, results in the order of the arguments."""
+        """`function(a)` for each `a`, results in the order of the arguments, which are drawn as
+        there is room."""
         ...
 
     def reduce(

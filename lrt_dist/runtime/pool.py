@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -110,7 +110,7 @@ class RayRuntime:
     def map(
         self,
         function: Callable[[A], R],
-        arguments: Sequence[A],
+        arguments: Iterable[A],
         needs: Needs = Needs(),  # noqa: B008 (frozen)
     ) -> Iterator[R]:
         """As Ray tasks, a bounded number at a time.

@@ -91,8 +91,9 @@ class Progress:
             self._line(event, message=message, **facts)
 
     @contextmanager
-    def phase(self, name: str, total: int, unit: str) -> Iterator[Phase]:
-        """Open a phase of `total` units, e.g. `phase("extract SmolLM2", 12, "units")`."""
+    def phase(self, name: str, total: int | None, unit: str) -> Iterator[Phase]:
+        """Open a phase of `total` units, e.g. `phase("extract SmolLM2", 12, "units")`; None where
+        nobody knows how many."""
         self._check()
         phase = Phase(name, total, unit, self._show)
         if self._bar:
@@ -114,8 +115,8 @@ class Progress:
         if self._bar and phase.done == phase.resumed:  # not counted into the bar's rate either
             self._bar.reset(self._tasks[phase.name], total=phase.total, completed=phase.done)
         elif self._bar:
-            self._bar.update(self._tasks[phase.name], completed=phase.done)
-        elif time.monotonic() - self._last_line >= EVERY or phase.done >= phase.total:
+            self._bar.update(self._tasks[phase.name], total=phase.total, completed=phase.done)
+        elif time.monotonic() - self._last_line >= EVERY or phase.done == phase.total:
             self._last_line = time.monotonic()
             self._line("progress", **known)
 
@@ -130,7 +131,7 @@ class Progress:
 class Phase:
     """One phase of a command: how many of its units are done."""
 
-    def __init__(self, name: str, total: int, unit: str, show: Callable[..., None]) -> None:
+    def __init__(self, name: str, total: int | None, unit: str, show: Callable[..., None]) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done = self.resumed = 0
         self._began = time.monotonic()
@@ -144,9 +145,14 @@ class Phase:
     def resume(self, count: int) -> None:
         """`count` units were done before; they are not counted into the rate."""
         self.done += count
-        self.resumed = count
+        self.resumed += count
         if count:
             self._show(self)
+
+    def ended(self) -> None:
+        """All is done: what was a guess of the total is known now."""
+        self.total = self.done
+        self._show(self)
 
     def advance(self, count: int = 1, **facts: Any) -> None:
         """`count` more units are done."""
@@ -157,13 +163,14 @@ class Phase:
         """For the log."""
         elapsed = time.monotonic() - self._began
         rate = (self.done - self.resumed) / elapsed if elapsed else 0.0
+        left = None if self.total is None or not rate else max(0, self.total - self.done) / rate
         return {
             "phase": self.name,
             "done": self.done,
             "total": self.total,
             "unit": self.unit,
             "per_second": round(rate, 3),
-            "seconds_left": round((self.total - self.done) / rate) if rate else None,
+            "seconds_left": None if left is None else round(left),
         }
 
 

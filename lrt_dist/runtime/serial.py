@@ -52,7 +52,7 @@ class SerialRuntime:
     def map(
         self,
         function: Callable[[A], R],
-        arguments: Sequence[A],
+        arguments: Iterable[A],
         needs: Needs = Needs(),  # noqa: B008 (frozen)
     ) -> Iterator[R]:
         """Lazily, in order."""

@@ -44,6 +44,7 @@ class RunFolder:
         self.out = out
         self.config = config
         self.rows = out / "rows"
+        self.shares = out / "rows.unfinished"
         self.moments = out / "moments"
         self.fits = {
             Direction.FORWARD: out / "fits.parquet",

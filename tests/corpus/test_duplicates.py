@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt_dist.corpus import duplicates
-from lrt_dist.corpus.duplicates import NearDuplicates
-from lrt_dist.corpus.readers import Document
+from lrt_dist.corpus.duplicates import NearDuplicates, signature
 
 
 def text(seed: int, words: int = 300) -> list[str]:
@@ -21,7 +20,7 @@ def text(seed: int, words: int = 300) -> list[str]:
 def groups_of(share: float, **texts: list[str]) -> dict[str, str]:
     near = NearDuplicates(share)
     for name, words in texts.items():
-        near.add(Document(name, " ".join(words)))
+        near.add(name, signature(" ".join(words)))
     return near.groups()
 
 
@@ -35,8 +34,8 @@ def test_a_copy_with_a_few_other_words_is_a_near_duplicate() -> None:
 
 def test_case_and_blanks_do_not_matter() -> None:
     near = NearDuplicates(1.0)
-    near.add(Document("x", "One two\nthree  four five six"))
-    near.add(Document("y", "one two three four FIVE six"))
+    near.add("x", signature("One two\nthree  four five six"))
+    near.add("y", signature("one two three four FIVE six"))
     assert near.groups() == {"x": "x", "y": "x"}
 
 
@@ -72,7 +71,7 @@ def test_a_thousand_copies_are_compared_a_thousand_times_not_a_million(
     monkeypatch.setattr(duplicates, "PAIRS_AT_ONCE", 100)
     near = NearDuplicates(0.7)
     for number in range(1000):
-        near.add(Document(f"{number:04}", "the same five words and one more"))
+        near.add(f"{number:04}", signature("the same five words and one more"))
     assert len(list(near._pairs())) == 999 * duplicates.BANDS
     assert set(near.groups().values()) == {"0000"}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,12 +15,22 @@ from tiny_models import documentation
 
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
-from lrt_dist.corpus.rows import RowIndex, write_index
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.corpus.rows import write_index as write_tables
+from lrt_dist.corpus.segment_tables import fill_units, segments_of, table_of
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
-from lrt_dist.plan.units import fill_units
 from lrt_dist.sites import Segment, Side, Sided
+
+
+def write_index(
+    path: Path, segments: Iterable[Segment], rows_per_unit: int, fingerprint: str
+) -> RowIndex:
+    """An index whose segments come one in each table."""
+    tables = (table_of([segment]) for segment in segments)
+    return write_tables(path, tables, rows_per_unit, fingerprint)
+
 
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -51,7 +62,7 @@ def test_the_index_gives_back_exactly_the_filled_units(
     tmp_path: Path, corpus: list[Segment], rows_per_unit: int
 ) -> None:
     index = write_index(tmp_path / "rows", corpus, rows_per_unit, "f")
-    units = list(fill_units(corpus, rows_per_unit))
+    units = [segments_of(u) for u in fill_units([table_of(corpus)], rows_per_unit)]
     assert [index.unit(n) for n in range(index.units)] == units
     assert list(index.all_segments()) == list(itertools.chain.from_iterable(units))
     assert index.segments == len(corpus)
@@ -158,6 +169,10 @@ def test_without_one_site_there_is_no_index(tmp_path: Path) -> None:
     assert list((tmp_path / "rows").iterdir()) == []
 
 
+def documents(count: int) -> list[Document]:
+    return [Document(f"d{n}", text) for n, text in enumerate(documentation(count))]
+
+
 class EveryOther:
     """A tokenizer of two-character pieces; the second one starts a character later."""
 
@@ -166,10 +181,13 @@ class EveryOther:
     def __init__(self, begin: int) -> None:
         self.begin = begin
 
-    def encode(self, text: str) -> Encoding:
+    def encode_all(self, texts: Sequence[str]) -> list[Encoding]:
+        return [self._encode(text) for text in texts]
+
+    def _encode(self, text: str) -> Encoding:
         # The last piece is left open, as a character of several pieces leaves it.
         ends = [*range(self.begin, len(text), 2), NO_END]
-        return Encoding(tuple(range(len(ends))), tuple(ends))
+        return Encoding(tuple(range(len(ends))), np.array(ends, dtype=np.int32))
 
 
 def test_tokenizers_that_share_no_site_are_refused(
@@ -177,11 +195,7 @@ def test_tokenizers_that_share_no_site_are_refused(
 ) -> None:
     sites = SitesConfig(min_context=1)
     for pair in (Sided(EveryOther(1), EveryOther(2)), Sided(byte_level, one_word)):
-        corpus = (
-            s
-            for n, text in enumerate(documentation(3))
-            for s in cut_segments(Document(f"d{n}", text), pair, 4096, sites)
-        )
+        corpus = cut_segments(documents(3), pair, 4096, sites)
         with pytest.raises(UserError, match=r"share no site .* sites\.min_context"):
             write_index(tmp_path / "rows", corpus, 8, "f")
 
@@ -190,15 +204,11 @@ def test_a_real_corpus_makes_an_index_that_needs_no_tokenizer_to_be_read(
     tmp_path: Path, byte_level: SiteTokenizer, metaspace: SiteTokenizer
 ) -> None:
     sites = SitesConfig(per_segment=8, min_context=2)
-    corpus = [
-        s
-        for n, text in enumerate(documentation(4))
-        for s in cut_segments(Document(f"d{n}", text), Sided(byte_level, metaspace), 48, sites)
-    ]
+    corpus = list(cut_segments(documents(4), Sided(byte_level, metaspace), 48, sites))
     index = write_index(tmp_path / "rows", corpus, 16, "f")
     assert index.rows == sum(len(s.char_ends) for s in index.all_segments())
-    for s in index.all_segments():
-        assert s.ids == Sided(byte_level.encode(s.text).ids, metaspace.encode(s.text).ids)
+    read = list(index.all_segments())
+    assert [(s.text, s.ids) for s in read] == [(s.text, s.ids) for s in corpus]
 
 
 def test_a_missing_index_says_what_to_run(tmp_path: Path) -> None:

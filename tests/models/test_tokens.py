@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from tiny_tokenizers import (
     closing_tokenizer,
     load_tokenizer,
     one_word_tokenizer,
+    position_of,
     spelled,
     tokenizer_folder,
     trimming_tokenizer,
@@ -69,7 +71,7 @@ def test_a_token_ends_where_the_spelling_so_far_is_a_beginning_of_the_text(
     encoding = site.encode(text)
     assert len(encoding.ids) == len(encoding.ends)
     assert spelled(backend, encoding.ids) == text.encode()
-    assert encoding.position_of() == brute_force_ends(backend, encoding.ids, text)
+    assert position_of(encoding) == brute_force_ends(backend, encoding.ids, text)
 
 
 def test_loading_takes_away_only_what_is_put_behind(pair: tuple[SiteTokenizer, Tokenizer]) -> None:
@@ -84,7 +86,7 @@ def test_loading_takes_away_only_what_is_put_behind(pair: tuple[SiteTokenizer, T
 def test_ends_ascend_and_the_last_is_the_end_of_the_text(
     pair: tuple[SiteTokenizer, Tokenizer], text: str
 ) -> None:
-    ends = [end for end in pair[0].encode(text).ends if end != NO_END]
+    ends = [int(end) for end in pair[0].encode(text).ends if end != NO_END]
     assert ends == sorted(set(ends))
     assert ends[-1:] == ([len(text)] if text else [])
 
@@ -94,7 +96,8 @@ def test_the_last_byte_of_a_character_is_where_it_ends(
 ) -> None:
     site, backend = pair
     encoding = site.encode("😀")
-    content = [e for e, i in zip(encoding.ends, encoding.ids, strict=True) if spelled(backend, [i])]
+    ends = encoding.ends.tolist()
+    content = [e for e, i in zip(ends, encoding.ids, strict=True) if spelled(backend, [i])]
     assert content == [NO_END, NO_END, NO_END, 1]
 
 
@@ -128,7 +131,7 @@ def test_special_tokens_are_added_and_end_nowhere(tmp_path: Path) -> None:
         site = load_tokenizer(tmp_path / name, MAKERS[name]())
         assert site.special_tokens == count
         encoding = site.encode("the")
-        assert encoding.ends.count(NO_END) == count
+        assert encoding.ends.tolist().count(NO_END) == count
         assert site.decode(list(encoding.ids)) == "the"
 
 
@@ -199,18 +202,31 @@ def test_a_normalizer_that_changes_lengths_keeps_ends_in_the_original_text(tmp_p
     )
     text = "ﬁne Ⅷ the"  # one character each becomes two and four
     encoding = load_tokenizer(tmp_path, backend).encode(text)
-    for end in encoding.position_of():
+    for end in position_of(encoding):
         assert 0 < end <= len(text)
     normal = {backend.normalizer.normalize_str(text[:end]): end for end in range(1, len(text) + 1)}
-    for end, position in encoding.position_of().items():
+    for end, position in position_of(encoding).items():
         spelling = spelled(backend, encoding.ids[: position + 1]).decode()
         assert normal[spelling.replace(" ", "▁")] == end
-    assert len(text) in encoding.position_of()
+    assert len(text) in position_of(encoding)
 
 
-def test_position_of_is_the_inverse_of_ends() -> None:
-    encoding = Encoding(ids=(9, 8, 8, 7), ends=(NO_END, 2, NO_END, 5))
-    assert encoding.position_of() == {2: 1, 5: 3}
+def test_positions_are_the_inverse_of_ends() -> None:
+    encoding = Encoding(ids=(9, 8, 8, 7), ends=np.array([NO_END, 2, NO_END, 5], dtype=np.int32))
+    none = [NO_END] * 7
+    none[2], none[5] = 1, 3
+    assert encoding.positions(6).tolist() == none
+
+
+@settings(max_examples=30)
+@given(texts=st.lists(TEXTS, max_size=5))
+def test_many_texts_at_once_are_encoded_as_one_by_one(
+    pair: tuple[SiteTokenizer, Tokenizer], texts: list[str]
+) -> None:
+    for text, encoding in zip(texts, pair[0].encode_all(texts), strict=True):
+        alone = pair[0].encode(text)
+        assert encoding.ids == alone.ids
+        assert encoding.ends.tolist() == alone.ends.tolist()
 
 
 def test_a_model_folder_without_a_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
@@ -250,6 +266,6 @@ def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path: Path) -> None
 
 def test_a_whole_text_as_one_token_ends_at_its_end(tmp_path: Path) -> None:
     backend = one_word_tokenizer()
-    assert load_tokenizer(tmp_path / "a", backend).encode("any thing").ends == (9,)
+    assert load_tokenizer(tmp_path / "a", backend).encode("any thing").ends.tolist() == [9]
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    assert load_tokenizer(tmp_path / "b", backend).encode(" any thing ").ends == (4, 10)
+    assert load_tokenizer(tmp_path / "b", backend).encode(" any thing ").ends.tolist() == [4, 10]

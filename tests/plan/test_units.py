@@ -1,4 +1,4 @@
-"""Units, batches and ranges of blocks, against brute force over small tables of integers."""
+"""Batches and ranges of blocks, against brute force over small tables of integers."""
 
 from __future__ import annotations
 
@@ -8,55 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt_dist.plan.units import MOST_PADDING, cut_batches, fill_units, split_blocks
-from lrt_dist.sites import Segment, Side, Sided, fold_of
+from lrt_dist.plan.units import MOST_PADDING, cut_batches, split_blocks
+from lrt_dist.sites import fold_of
 
 LENGTHS = st.lists(st.integers(1, 30), max_size=40)
 WEIGHTS = st.lists(st.integers(0, 9), min_size=1, max_size=9)
-
-
-def segment(number: int, sites: int) -> Segment:
-    ends = tuple(range(1, sites + 1))
-    both = Sided(ends, ends)
-    return Segment(f"d{number}", 0, "x" * sites, ends, -1, both, both)
-
-
-@given(st.lists(st.integers(1, 12), max_size=40), st.integers(1, 20))
-def test_units_hold_exactly_their_rows_and_rows_are_dense(
-    counts: list[int], rows_per_unit: int
-) -> None:
-    segments = [segment(number, count) for number, count in enumerate(counts)]
-    units = list(fill_units(segments, rows_per_unit))
-    sizes = [sum(len(s.char_ends) for s in unit) for unit in units]
-    assert all(size == rows_per_unit for size in sizes[:-1])
-    assert all(1 <= size <= rows_per_unit for size in sizes)
-    rows = [
-        row
-        for unit in units
-        for s in unit
-        for row in range(s.first_row, s.first_row + len(s.char_ends))
-    ]
-    assert rows == list(range(sum(sizes)))
-
-
-@given(st.lists(st.integers(1, 12), max_size=40), st.integers(1, 20))
-def test_segments_stay_whole_and_only_the_last_of_a_unit_loses_sites(
-    counts: list[int], rows_per_unit: int
-) -> None:
-    segments = [segment(number, count) for number, count in enumerate(counts)]
-    units = list(fill_units(segments, rows_per_unit))
-    assert [s.document for unit in units for s in unit] == [s.document for s in segments]
-    before = {s.document: s for s in segments}
-    for unit in units:
-        for number, kept in enumerate(unit):
-            whole = before[kept.document]
-            count = len(kept.char_ends)
-            assert (kept.text, kept.ids) == (whole.text, whole.ids)
-            assert kept.char_ends == whole.char_ends[:count]
-            for side in Side:
-                assert kept.positions[side] == whole.positions[side][:count]
-            if number < len(unit) - 1:
-                assert count == len(whole.char_ends)
 
 
 @given(LENGTHS, st.integers(1, 90))

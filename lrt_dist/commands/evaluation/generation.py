@@ -111,8 +111,9 @@ class Writer:
                 asked.update(c.address for c in missing)
                 if missing:
                     chunks.append(_Chunk(writing.target, steering, tuple(missing)))
-        with self._run.progress.phase(name, sum(map(len, cells)), "texts") as phase:
-            phase.resume(phase.total - len(asked))
+        total = sum(map(len, cells))
+        with self._run.progress.phase(name, total, "texts") as phase:
+            phase.resume(total - len(asked))
             waiting = {chunk.key: chunk for chunk in chunks}
             for outcome in self._chains.run(self._task(chunk) for chunk in chunks):
                 chunk = waiting.pop(outcome.task.key)
