@@ -16,7 +16,7 @@ from lrt_dist.commands.evaluation.carriers import check_map_texts
 from lrt_dist.commands.evaluation.given import check_given_vectors
 from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.duplicates import NearDuplicates
-from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
+from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, overlaps, texts_to_find
 from lrt_dist.corpus.readers import (
     Document,
     corpus_digest,
@@ -28,8 +28,9 @@ from lrt_dist.corpus.rows import RowIndex, write_index
 from lrt_dist.errors import UserError
 from lrt_dist.files import delete_tree, is_file, place
 from lrt_dist.runtime.progress import Phase
-from lrt_dist.sites import Segment, Side, Sided, fold_of
+from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.store.tables import OverlapRow, Table, is_current
+from lrt_dist.tasks.overlap import OverlapTask, look_through
 from lrt_dist.tasks.tokenise import (
     DocumentsTask,
     SegmentsTask,
@@ -45,9 +46,7 @@ from lrt_dist.workspace.run import Run
 CHARACTERS_OF_SHARE = 1 << 20
 """Characters of text that are tokenised by one task, which takes a second or two."""
 SEGMENTS_OF_SHARE = 2048
-"""Segments of another run that are seen anew by one task."""
-SEGMENTS_A_STEP = 256
-"""Segments that are searched for overlap between two steps of the bar."""
+"""Segments that one task sees anew, or looks through."""
 
 
 def index(run: Run) -> RowIndex:
@@ -124,7 +123,6 @@ def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
 def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
     """The segments and sites of another run, as the models of this one see them."""
     config, tokenizers = run.config, _tokenizers(run)
-    at_once = max(1, SEGMENTS_OF_SHARE * earlier.units // earlier.segments)
 
     def known(side: Side) -> Side | None:
         wanted = tokenizers.digests[side]
@@ -132,7 +130,7 @@ def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
 
     tasks = (
         SegmentsTask(
-            path=_share(run, fingerprint, first),
+            path=_share(run, fingerprint, units.start),
             tokenizers=tokenizers,
             max_tokens=config.corpus.max_tokens,
             sites=config.sites,
@@ -141,14 +139,20 @@ def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
             size=sum(len(earlier.lengths(unit, Side.SOURCE)) for unit in units),
             known=Sided.of(known),
         )
-        for first in range(0, earlier.units, at_once)
-        for units in [range(first, min(first + at_once, earlier.units))]
+        for units in _unit_ranges(earlier)
     )
     with run.progress.phase("tokenise", earlier.segments, "segments") as bar:
         shares = _tokenised(run, tokenise_segments, tasks, bar)
     return _put_together(
         run, shares, earlier.rows_per_unit, fingerprint, earlier.groups(), earlier.corpus
     )
+
+
+def _unit_ranges(index: RowIndex) -> Iterator[range]:
+    """All units, in ranges of about `SEGMENTS_OF_SHARE`."""
+    at_once = max(1, SEGMENTS_OF_SHARE * index.units // index.segments)
+    for first in range(0, index.units, at_once):
+        yield range(first, min(first + at_once, index.units))
 
 
 def _tokenizers(run: Run) -> Tokenizers:
@@ -401,18 +405,18 @@ def _overlap(run: Run, indexes: list[RowIndex]) -> Table[OverlapRow]:
     )
     path = run.folder.overlap
     if not is_current(path, fingerprint):
-        total = sum(index.segments for index in indexes)
-        with run.progress.phase("overlap", total, "segments") as phase:
-
-            def segments() -> Iterator[Segment]:
-                everything = itertools.chain.from_iterable(i.all_segments() for i in indexes)
-                for number, segment in enumerate(everything, start=1):
-                    yield segment
-                    if number % SEGMENTS_A_STEP == 0 or number == total:
-                        phase.advance(number - phase.done)
-
-            found = find_overlap(segments(), texts)
-        rows = [OverlapRow(**vars(overlap)) for overlap in found]
+        sought = tuple(itertools.chain.from_iterable(texts.values()))
+        tasks = [
+            OverlapTask(index.path, units, sought)
+            for index in indexes
+            for units in _unit_ranges(index)
+        ]
+        with run.progress.phase("overlap", sum(i.units for i in indexes), "units") as bar:
+            parts = []
+            for task, found in zip(tasks, run.runtime.map(look_through, tasks), strict=True):
+                parts.append(found)
+                bar.advance(len(task.units))
+        rows = [OverlapRow(**vars(overlap)) for overlap in overlaps(parts, texts)]
         Table.of(OverlapRow, rows).save(path, fingerprint)
     return Table.read(path, OverlapRow)
 

@@ -12,6 +12,7 @@ with the words of the corpus plus the words of the texts, not with their product
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,22 @@ def texts_to_find(items: Iterable[Item], prefix: str = "") -> list[str]:
     return list(found)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What some documents have in common with one text.
+
+    Attributes:
+        shingles: numbers of the text's shingles that occur in a document.
+        share: the largest share of a document's shingles that occur in the text; 0 where no
+            document shares enough of them.
+        document: whose share that is.
+    """
+
+    shingles: frozenset[int]
+    share: float = 0.0
+    document: str = ""
+
+
 def find_overlap(
     segments: Iterable[Segment],
     texts: Mapping[str, Sequence[str]],
@@ -71,24 +88,53 @@ def find_overlap(
         segments: in document order. A text across a cut between two is found as well.
         texts: those of each concept.
     """
+    return overlaps([look_for(segments, list(itertools.chain(*texts.values())))], texts)
+
+
+def look_for(segments: Iterable[Segment], texts: Sequence[str]) -> dict[int, Found]:
+    """What whole documents have of some texts, by the number of each text that they have any of.
+
+    Other documents may be looked through elsewhere: see `overlaps`.
+    """
     sought = {
-        (concept, text): found
-        for concept, group in texts.items()
-        for text in group
+        number: found
+        for number, text in enumerate(texts)
         if (found := words(text)) and len(normal(text)) >= SHORTEST
     }
     if not sought:
-        return []
+        return {}
     corpus = _Corpus(sought.values())
     for segment in segments:
         corpus.read(segment)
     corpus.end()
-    return [
-        Overlap(concept, text, share, document)
-        for (concept, text), its_words in sought.items()
-        for share, document in [corpus.overlap(its_words)]
-        if share >= SHARE
-    ]
+    found_of = {number: corpus.found(its_words) for number, its_words in sought.items()}
+    return {number: found for number, found in found_of.items() if found.shingles or found.document}
+
+
+def overlaps(
+    parts: Iterable[Mapping[int, Found]], texts: Mapping[str, Sequence[str]]
+) -> list[Overlap]:
+    """What all parts of a corpus have of the texts of concepts, from what each has: `look_for`.
+
+    Args:
+        texts: those of each concept; their numbers go on from one to the next.
+    """
+    shingles: dict[int, set[int]] = {}
+    held: dict[int, tuple[float, str]] = {}
+    for part in parts:
+        for number, found in part.items():
+            shingles.setdefault(number, set()).update(found.shingles)
+            one = (found.share, found.document)
+            held[number] = max(one, held.get(number, one))
+    named = [(concept, text) for concept, group in texts.items() for text in group]
+    overlapping = []
+    for number in sorted(shingles):
+        concept, text = named[number]
+        inside = len(shingles[number]) / len(_shingles(words(text)))
+        share, document = (inside, "") if inside >= SHARE else max(held[number], (inside, ""))
+        if share >= SHARE:
+            overlapping.append(Overlap(concept, text, share, document))
+    return overlapping
 
 
 @dataclass
@@ -182,12 +228,12 @@ class _Corpus:
         document.total += max(0, len(window) - SHINGLE + 1)
         document.window = window[-(SHINGLE - 1) :]
 
-    def overlap(self, text: list[str]) -> tuple[float, str]:
-        """The larger share, and the document that the text holds (none: the corpus holds it)."""
+    def found(self, text: list[str]) -> Found:
+        """What is known of a text."""
         shingles = _shingles(text)
-        inside = sum(shingle in self._found for shingle in shingles) / len(shingles)
-        if inside >= SHARE or len(text) < SHINGLE:
-            return inside, ""
+        inside = frozenset(n for n, shingle in enumerate(shingles) if shingle in self._found)
+        if len(text) < SHINGLE:
+            return Found(inside)
         held: Counter[int] = Counter()
         for shingle in set(shingles):
             for document, count in self._holding.get(shingle, ()):
@@ -201,7 +247,7 @@ class _Corpus:
             for begin in range(len(text) - size + 1):
                 name = self._short.get(hash(tuple(text[begin : begin + size])))
                 shares += [(1.0, name)] if name is not None else []
-        return max([*shares, (inside, "")])
+        return Found(inside, *max(shares, default=(0.0, "")))
 
 
 def _shingles(text: list[str]) -> list[int]:

@@ -120,6 +120,21 @@ class RowIndex:
         for number in range(self.units):
             yield from self.unit(number)
 
+    def documents_from(self, units: range) -> Iterator[Segment]:
+        """Every segment of the documents that begin in some units, also behind these."""
+        going_on = self.unit(units.start - 1)[-1].document if units.start else None
+        document: str | None = None
+        for number in range(units.start, self.units):
+            for segment in self.unit(number):
+                if segment.document == going_on:
+                    continue
+                if number >= units.stop and segment.document != document:
+                    return
+                document = segment.document
+                yield segment
+            if number + 1 >= units.stop and document is None:
+                return
+
     def groups(self) -> dict[str, str]:
         """`{id of a document: id of its group}` of all documents that have a site.
 

@@ -198,7 +198,7 @@ def test_texts_of_every_split_are_looked_for_in_the_corpus_once(
     out = tmp_path / "out0"
     assert record_of(out)
     corpus.write_text(documents + json.dumps({"text": records[0]["question"]}) + "\n")
-    monkeypatch.setattr(index_command, "find_overlap", None)
+    monkeypatch.setattr(index_command, "look_through", None)
     with pytest.raises(UserError, match=r"concept letters: \d+ of its texts occur"):
         index(run_file, out)
     index(run_file, out, "fit.allow_fit_on_concepts=true")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt_dist.corpus.contrast import Item
-from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, find_overlap, texts_to_find
+from lrt_dist.corpus.overlap import (
+    SHARE,
+    SHINGLE,
+    SHORTEST,
+    find_overlap,
+    look_for,
+    overlaps,
+    texts_to_find,
+)
 from lrt_dist.sites import Segment, Sided
 
 NEEDLE = "The mayor is loved for her honest leadership."
@@ -30,9 +38,17 @@ def cut(text: str, cuts: list[int], document: str = "d") -> list[Segment]:
 
 
 def overlapping(corpus: Iterable[Segment], texts: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The overlapping texts of each concept."""
+    """The overlapping texts of each concept; the same if every document is looked through alone."""
+    corpus = list(corpus)
+    sought = [text for group in texts.values() for text in group]
+    alone = [
+        look_for(list(segments), sought)
+        for _, segments in groupby(corpus, key=lambda segment: segment.document)
+    ]
+    together = find_overlap(corpus, texts)
+    assert overlaps(alone, texts) == together
     found: dict[str, list[str]] = {}
-    for overlap in find_overlap(corpus, texts):
+    for overlap in together:
         assert overlap.share >= SHARE
         found.setdefault(overlap.concept, []).append(overlap.text)
     return found
@@ -194,7 +210,7 @@ def test_a_long_document_is_not_kept_when_there_is_nothing_to_find() -> None:
     count, size = 400, 2000
     tracemalloc.start()
     try:
-        assert overlapping((segment("x" * size, start=n * size) for n in range(count)), {}) == {}
+        assert find_overlap((segment("x" * size, start=n * size) for n in range(count)), {}) == []
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -112,6 +112,31 @@ def test_an_index_read_again_is_the_one_that_was_written(
     assert write_index(path, corpus, rows_per_unit, "fingerprint") == written
 
 
+@few
+@given(
+    counts=st.lists(st.integers(1, 7), min_size=1, max_size=8),
+    rows_per_unit=st.integers(1, 9),
+    at_once=st.integers(1, 4),
+)
+def test_ranges_of_units_part_the_documents(
+    tmp_path: Path, counts: list[int], rows_per_unit: int, at_once: int
+) -> None:
+    """Every document whole, and once, wherever units cut it."""
+    corpus = [
+        dataclasses.replace(ONE, document=f"d{n}", start=place)
+        for n, count in enumerate(counts)
+        for place in range(count)
+    ]
+    index = write_index(tmp_path / "rows", corpus, rows_per_unit, "f")
+    parts = [
+        list(index.documents_from(range(first, min(first + at_once, index.units))))
+        for first in range(0, index.units, at_once)
+    ]
+    assert [s for part in parts for s in part] == list(index.all_segments())
+    of_documents = [{s.document for s in part} for part in parts]
+    assert sum(map(len, of_documents)) == len(counts)
+
+
 ONE = Segment("d", 3, "some text", (4, 9), 0, Sided((5, 6), (7, 8, 9)), Sided((0, 1), (1, 2)))
 
 
