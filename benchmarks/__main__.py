@@ -36,7 +36,7 @@ MODULES = {
     "step": ["extraction_step"],
     "row_index": ["index_unit", "index_growth"],
     "tokenising": ["tokenising"],
-    "ledger": ["ledger_commit", "ledger_resume"],
+    "ledger": ["ledger_commit", "ledger_resume", "ledger_commit_s3", "ledger_resume_s3"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

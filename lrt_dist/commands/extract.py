@@ -13,6 +13,7 @@ from lrt_dist.errors import CorruptionError, IncompleteError
 from lrt_dist.runtime.contract import Done, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.committing import Committer
 from lrt_dist.store.lease import Lease, sole_driver
 from lrt_dist.store.ledger import Ledger, UnitRecord
 from lrt_dist.store.objects import delete_partial_writes
@@ -98,13 +99,18 @@ def _extract_missing(
     with (
         run.runtime.chains(spec) as chains,
         run.progress.phase(name, index.units, "units") as bar,
+        Committer(ledger) as committer,
     ):
         bar.resume(len(committed))
         for outcome in chains.run(tasks()):
             lease.check()
             if isinstance(outcome, Done):
                 record = _record(outcome, fingerprint, versions)
-                ledger.commit(record, partial(store.checksums, record.unit))
+                committer.commit(
+                    record,
+                    partial(store.checksums, record.unit),
+                    failed_before=record.unit in quarantined,
+                )
                 if record.machines not in machines:
                     machines.add(record.machines)
                     _note_machine(run, record, first=len(machines) == 1)

@@ -2,18 +2,26 @@
 
 A record is created if absent, after all data of its unit has been written. Units that cannot be
 computed get a record under `quarantined/` instead; a later success replaces it.
+
+Thousands of records are kept a second time, together, under `compacted/`, each with the e-tag that
+its object had. A kept record is taken for one that is listed with that e-tag, and for no other.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, NotFoundError
 from obstore.store import ObjectStore
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,8 +32,11 @@ from lrt_dist.store.objects import child, exists_at, open_objects
 
 _IDENTITY = "identity.json"
 _RECORD = "unit-"
+_COMPACTED = "compacted"
 READERS = 32
 """Records that are read at once: an object store answers each after a while, whatever its size."""
+COMPACT = 4096
+"""Records that are put together into one object."""
 ROUNDING = 1e-2
 """Relative difference of mean norms that rounding on unlike machines may make, in bfloat16 too."""
 
@@ -92,10 +103,13 @@ class UnitRecord(BaseModel):
 
 
 class Ledger:
-    """The ledger of one activation store, at `url`."""
+    """The ledger of one activation store, at `url`. Threads may share it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # Records that are in no object with others yet: `{name: (e-tag, content)}`.
+        self._loose: dict[str, tuple[str, str]] = {}
+        self._lock = threading.Lock()
 
     @cached_property
     def _objects(self) -> ObjectStore:
@@ -132,7 +146,13 @@ class Ledger:
         identity: dict[str, Any] = json.loads(bytes(body))
         return identity
 
-    def commit(self, record: UnitRecord, stored: Callable[[], Mapping[str, str]]) -> None:
+    def commit(
+        self,
+        record: UnitRecord,
+        stored: Callable[[], Mapping[str, str]],
+        *,
+        failed_before: bool = True,
+    ) -> None:
         """Record a unit whose data is all written.
 
         A unit that was committed by another machine meanwhile keeps the record of whoever wrote
@@ -140,16 +160,15 @@ class Ledger:
 
         Args:
             stored: reads the checksums of what the store holds of the unit now.
+            failed_before: whether the unit may be in quarantine.
 
         Raises:
             CorruptionError: the unit is committed already, and the two cannot both be right.
         """
         name = _record_name(record.unit)
+        body = record.model_dump_json(indent=1)
         try:
-            with as_disk_full_error(self.url):
-                obstore.put(
-                    self._objects, name, record.model_dump_json(indent=1).encode(), mode="create"
-                )
+            self._put(name, body, create=True)
         except AlreadyExistsError:
             known = self._get(name)
             conflict = known.conflict(record)
@@ -160,8 +179,32 @@ class Ledger:
                     "drops the unit for extract to redo"
                 ) from None
             if known.checksums != record.checksums and stored() == record.checksums:
-                obstore.put(self._objects, name, record.model_dump_json(indent=1).encode())
-        self._delete(_quarantine_name(record.unit))
+                self._put(name, body, create=False)
+        if failed_before:
+            self._delete(_quarantine_name(record.unit))
+
+    def _put(self, name: str, body: str, *, create: bool) -> None:
+        """Write a record, and now and then what was written into one object.
+
+        Raises:
+            AlreadyExistsError: with `create`, where there is one.
+        """
+        with as_disk_full_error(self.url):
+            written = obstore.put(
+                self._objects, name, body.encode(), mode="create" if create else "overwrite"
+            )
+        with self._lock:
+            if written["e_tag"]:
+                self._loose[name] = (written["e_tag"], body)
+            if len(self._loose) < COMPACT:
+                return
+            together, self._loose = self._loose, {}
+        rows = [{"name": n, "e_tag": tag, "record": text} for n, (tag, text) in together.items()]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), buffer, compression="zstd")
+        digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
+        with as_disk_full_error(self.url):
+            obstore.put(self._objects, f"{_COMPACTED}/{digest}.parquet", buffer.getvalue())
 
     def quarantine(self, unit: int, reason: str) -> None:
         """Record a unit that cannot be computed, with the reason."""
@@ -171,7 +214,16 @@ class Ledger:
 
     def committed(self) -> dict[int, UnitRecord]:
         """All committed units, by number."""
-        return self._read(self._record_names())
+        listed = {name: tag for name, tag in self._listed("") if name.startswith(_RECORD)}
+        if len(listed) < COMPACT:
+            return self._read(listed)
+        kept = self._compacted()
+        known = {name for name, tag in listed.items() if tag and kept.get(name, ("",))[0] == tag}
+        records = self._read(listed.keys() - known)
+        for name in known:
+            record = self._parsed(name, kept[name][1].encode())
+            records[record.unit] = record
+        return dict(sorted(records.items()))
 
     def records(self, units: Iterable[int]) -> dict[int, UnitRecord]:
         """The records of some committed units, by number."""
@@ -206,13 +258,33 @@ class Ledger:
         return [name for name in self._names("") if name.startswith(_RECORD)]
 
     def _names(self, prefix: str) -> list[str]:
+        return [name for name, _ in self._listed(prefix)]
+
+    def _listed(self, prefix: str) -> list[tuple[str, str | None]]:
+        """Names and e-tags of all objects right below a prefix."""
         if not exists_at(self.url):
             return []
         listed = obstore.list_with_delimiter(self._objects, prefix or None)["objects"]
-        return sorted(entry["path"] for entry in listed)
+        return sorted((entry["path"], entry["e_tag"]) for entry in listed)
+
+    def _compacted(self) -> dict[str, tuple[str, str]]:
+        """`{name: (e-tag, content)}` of records that were put together."""
+        kept: dict[str, tuple[str, str]] = {}
+        for name in self._names(_COMPACTED):
+            body = bytes(obstore.get(self._objects, name).bytes())
+            columns = pq.read_table(io.BytesIO(body)).to_pydict()
+            pairs = zip(columns["e_tag"], columns["record"], strict=True)
+            kept |= dict(zip(columns["name"], pairs, strict=True))
+        return kept
 
     def _get(self, name: str) -> UnitRecord:
-        body = bytes(obstore.get(self._objects, name).bytes())
+        return self._parsed(name, bytes(obstore.get(self._objects, name).bytes()))
+
+    def _parsed(self, name: str, body: bytes) -> UnitRecord:
+        """
+        Raises:
+            CorruptionError: it is no record.
+        """
         try:
             return UnitRecord.model_validate_json(body)
         except ValidationError as error:

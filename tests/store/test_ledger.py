@@ -10,7 +10,8 @@ from raw_objects import Objects
 from tiny_store import OTHER, SAME, record, unread
 
 from lrt_dist.errors import CorruptionError, UserError
-from lrt_dist.store.ledger import Ledger
+from lrt_dist.store.committing import WAITING, Committer
+from lrt_dist.store.ledger import Ledger, UnitRecord
 
 
 @pytest.fixture
@@ -121,3 +122,72 @@ def test_a_torn_record_is_not_believed(ledger: Ledger, objects: Objects) -> None
     objects.write(name, objects.read(name)[:40])
     with pytest.raises(CorruptionError, match=r"unit-00000003\.json is not a ledger record"):
         ledger.committed()
+
+
+@pytest.fixture
+def compacting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Records are put together from four on; the names of those that are read one by one."""
+    monkeypatch.setattr("lrt_dist.store.ledger.COMPACT", 4)
+    read: list[str] = []
+    get = Ledger._get
+
+    def counted(ledger: Ledger, name: str) -> UnitRecord:
+        read.append(name)
+        return get(ledger, name)
+
+    monkeypatch.setattr(Ledger, "_get", counted)
+    return read
+
+
+def test_records_that_were_put_together_are_not_read_one_by_one(
+    ledger: Ledger, compacting: list[str]
+) -> None:
+    expected = {unit: record(unit) for unit in range(9)}
+    for unit in reversed(range(9)):
+        ledger.commit(record(unit), unread)
+    assert list(Ledger(ledger.url).committed().items()) == list(expected.items())
+    assert compacting == ["unit-00000000.json"]
+    assert ledger.committed_units() == set(expected)
+
+
+def test_a_record_that_was_put_together_and_replaced_is_read_anew(
+    ledger: Ledger, objects: Objects, compacting: list[str]
+) -> None:
+    for unit in range(4):
+        ledger.commit(record(unit), unread)
+    ledger.drop(1)
+    assert ledger.committed().keys() == {0, 2, 3}
+    other = record(1, checksums=OTHER)
+    ledger.commit(other, unread)
+    assert ledger.committed()[1] == other
+    name = "m.ledger/unit-00000002.json"
+    objects.write(name, objects.read(name)[:40])
+    with pytest.raises(CorruptionError, match=r"unit-00000002\.json is not a ledger record"):
+        ledger.committed()
+
+
+def test_what_is_committed_in_the_background_is_committed(ledger: Ledger) -> None:
+    with Committer(ledger) as committer:
+        for unit in range(200):
+            committer.commit(record(unit), unread, failed_before=False)
+        assert len(ledger.committed_units()) >= 200 - WAITING
+    assert ledger.committed_units() == set(range(200))
+
+
+def test_what_went_wrong_in_the_background_is_told(ledger: Ledger) -> None:
+    ledger.commit(record(), unread)
+    committer = Committer(ledger)
+    with pytest.raises(CorruptionError, match="committed twice"), committer:
+        committer.commit(record(checksums=OTHER), unread, failed_before=False)
+
+
+def test_an_interruption_waits_for_the_commits_that_were_asked_for(ledger: Ledger) -> None:
+    def interrupted(committer: Committer) -> None:
+        for unit in range(20):
+            committer.commit(record(unit), unread, failed_before=False)
+        raise KeyboardInterrupt
+
+    committer = Committer(ledger)
+    with pytest.raises(KeyboardInterrupt), committer:
+        interrupted(committer)
+    assert ledger.committed_units() == set(range(20))

@@ -1,0 +1,55 @@
+"""Commits in the background: an object store may take longer to answer than a unit to compute."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from lrt_dist.store.ledger import Ledger, UnitRecord
+
+AT_ONCE = 16
+"""Commits that are under way at once."""
+WAITING = 64
+"""Commits that were asked for and are not done, at most; a kill forgets as many units."""
+
+
+class Committer:
+    """Commits units to a ledger; use as a context manager, which ends when all are committed."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="committer")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Committer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._threads.shutdown()
+        if error is None:
+            self._take(at_most=0)
+
+    def commit(
+        self,
+        record: UnitRecord,
+        stored: Callable[[], Mapping[str, str]],
+        *,
+        failed_before: bool,
+    ) -> None:
+        """See `Ledger.commit`, which raises here or later what it raises."""
+        self._waiting.append(
+            self._threads.submit(self._ledger.commit, record, stored, failed_before=failed_before)
+        )
+        self._take(at_most=WAITING)
+
+    def _take(self, at_most: int) -> None:
+        """Hear of the oldest commits: of those that are done, and of more than may wait."""
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) > at_most):
+            self._waiting.popleft().result()
