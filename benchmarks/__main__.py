@@ -34,6 +34,7 @@ MODULES = {
         "extraction_transformer_lens",
     ],
     "step": ["extraction_step"],
+    "decomposition": ["eigh_time", "eigh_memory"],
     "row_index": ["index_unit", "index_growth"],
     "tokenising": ["tokenising"],
     "ledger": ["ledger_commit", "ledger_resume", "ledger_commit_s3", "ledger_resume_s3"],
