@@ -76,6 +76,7 @@ def index(run: Run) -> RowIndex:
     if RowIndex.is_at(path):
         existing = RowIndex.open(path)
         if existing.fingerprint == fingerprint:
+            delete_tree(run.folder.shares)  # a kill may have left them
             _check_folds(run, existing)
             check_overlap(run, existing)
             return existing

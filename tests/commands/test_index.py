@@ -14,6 +14,7 @@ from tiny_run import fork
 
 from lrt_dist import api
 from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import UserError
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import Runtime
 from lrt_dist.runtime.log import read_log
@@ -115,6 +116,13 @@ def test_shares_of_other_documents_are_not_taken(
     monkeypatch.setattr("lrt_dist.commands.index.corpus_digest", lambda corpus: "same")
     made = indexed(run_file, out)
     assert made == indexed(run_file, tmp_path / "anew")
+
+
+def test_a_corpus_without_a_site_is_refused(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    run_file = write_run()
+    (run_file.parent / "corpus.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(UserError, match="share no site"):
+        indexed(run_file, tmp_path / "out")
 
 
 @pytest.mark.slow
