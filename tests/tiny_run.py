@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,13 @@ def write_tiny_run(folder: Path, source: Path, target: Path, /, **sections: Any)
 def command_line(*arguments: str) -> int:
     """The exit code of `lrt-dist ARGUMENTS`, run in this process, which has imported torch already.
 
-    An error that a terminal would show as a traceback is raised.
+    An error that a terminal would show as a traceback is raised. A cluster that the command started
+    would end with its process.
     """
     from lrt_dist.cli import main  # looks at stdout when imported: not before it is captured
 
     with (
+        _without_a_cluster_of_its_own(),
         mock.patch.dict(os.environ),
         mock.patch.object(sys, "argv", ["lrt-dist", *arguments]),
         # else the usage would say `python -m pytest.lrt-dist`
@@ -78,6 +82,17 @@ def command_line(*arguments: str) -> int:
             assert isinstance(code, int), code
             return code
     return 0
+
+
+@contextmanager
+def _without_a_cluster_of_its_own() -> Iterator[None]:
+    """A Ray cluster that was started meanwhile ends."""
+    there = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    try:
+        yield
+    finally:
+        if not there and "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
 def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:

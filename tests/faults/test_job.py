@@ -7,11 +7,13 @@ HTTP, and the run is watched from outside all the while.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,12 +68,30 @@ def cluster(bucket: str) -> Iterator[tuple[ray.cluster_utils.Cluster, str]]:
     made.shutdown()
 
 
+@pytest.fixture
+def disk() -> Iterator[Callable[[], str]]:
+    """A new folder for temporary files at each call, as each machine has its own: in one that they
+    share, Ray unpacks a job's files anew for each node, under the eyes of the others."""
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp"
+    ) as folder:  # sockets' paths are short
+        numbers = itertools.count()
+
+        def another() -> str:
+            made = Path(folder) / str(next(numbers))
+            made.mkdir()
+            return str(made)
+
+        yield another
+
+
 @pytest.mark.fault(
     "a job's node is lost, nothing shared but an object store; another joins",
     "the job ends by itself: equal",
 )
 def test_a_job_over_several_nodes_outlives_one_of_them(
     cluster: tuple[ray.cluster_utils.Cluster, str],
+    disk: Callable[[], str],
     bucket: str,
     tmp_path: Path,
     tiny_source: Path,
@@ -80,7 +100,7 @@ def test_a_job_over_several_nodes_outlives_one_of_them(
 ) -> None:
     """Same shapes, machine and threads: the stores' bytes are those of a run in one process."""
     nodes, address = cluster
-    workers = [nodes.add_node(num_cpus=1) for _ in range(2)]
+    workers = [nodes.add_node(num_cpus=1, temp_dir=disk()) for _ in range(2)]
     run_file = write_tiny_run(
         tmp_path,
         tiny_source,
@@ -111,7 +131,7 @@ def test_a_job_over_several_nodes_outlives_one_of_them(
     wait_for(5)
     nodes.remove_node(workers[0], allow_graceful=False)
     wait_for(20)
-    nodes.add_node(num_cpus=1)
+    nodes.add_node(num_cpus=1, temp_dir=disk())
     log, _ = job.communicate(timeout=900)
     print(log)  # shown by `pytest -s`: the log that docs/faults.md speaks of
     assert job.returncode == 0, log
@@ -153,6 +173,7 @@ def test_a_job_over_several_nodes_outlives_one_of_them(
 
 def test_a_job_that_fails_leaves_its_exit_code(
     cluster: tuple[ray.cluster_utils.Cluster, str],
+    disk: Callable[[], str],
     bucket: str,
     tmp_path: Path,
     tiny_source: Path,
@@ -160,7 +181,7 @@ def test_a_job_that_fails_leaves_its_exit_code(
 ) -> None:
     """2 of a wrong input; and Ctrl-C leaves the job alone."""
     nodes, address = cluster
-    nodes.add_node(num_cpus=1)
+    nodes.add_node(num_cpus=1, temp_dir=disk())
     run_file = write_tiny_run(tmp_path, tiny_source, tiny_target, cluster={"address": "auto"})
     command = ["submit", str(run_file), "--address", address, "--out", f"{bucket}/second"]
     wrong = start(*command, "--set", "corpus.paths=[/no/such/file.txt]")
