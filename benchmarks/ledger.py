@@ -34,6 +34,7 @@ MOST = {
 }
 """Seconds: of a commit, and of a resume."""
 FIFTH = 5
+"""One unit of so many is committed there."""
 LATE = 0.02
 """Seconds that the store waits before it answers."""
 
