@@ -151,6 +151,7 @@ def test_an_effect_is_what_the_scores_say(whole: Path) -> None:
         assert verdict.retention == pytest.approx(transferred / native)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     fitted: Path, whole: Path, tmp_path: Path
 ) -> None:

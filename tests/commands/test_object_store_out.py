@@ -62,6 +62,7 @@ def comparable(name: str, content: bytes) -> object:
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "OUT is in an object store, and the driver is killed in each step",
     "run again: equal tables, maps and stores",
@@ -117,6 +118,7 @@ def test_killed_and_resumed_in_an_object_store_a_run_ends_as_on_a_disk(
     AffineMap.load(f"{bucket}/tiny/maps/1-0.safetensors")
 
 
+@pytest.mark.slow
 def test_two_drivers_of_one_out_in_an_object_store(
     bucket: str, tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
 ) -> None:
