@@ -34,6 +34,7 @@ MODULES = {
         "extraction_transformer_lens",
     ],
     "step": ["extraction_step"],
+    "simulate": ["simulated_64", "simulated_1024"],
     "decomposition": ["eigh_time", "eigh_memory"],
     "row_index": ["index_unit", "index_growth"],
     "tokenising": ["tokenising"],

@@ -23,7 +23,7 @@ from lrt_dist.corpus.contrast import Item
 from lrt_dist.demo.run import demo_config
 from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output, change_output
-from lrt_dist.models.injection import POSITIONS, Steering
+from lrt_dist.models.injection import POSITIONS, Intervention, Steering
 from lrt_dist.models.loading import load_blocks
 from lrt_dist.models.sources import open_source
 from lrt_dist.models.tokens import SiteTokenizer
@@ -90,7 +90,8 @@ def _contenders(
 
     def ours() -> torch.Tensor:
         trees = trees_of(readout.sequences, positions, shared=True)
-        task = ScoreTask("b", layer, Steering.adding(displacements), trees, readout.slots, 4096)
+        steered = Intervention({layer: Steering.adding(displacements)})
+        task = ScoreTask("b", steered, trees, readout.slots, 4096)
         work = task.start(stack)
         for batch in range(task.batches):
             work.step(batch, None)

@@ -25,6 +25,7 @@ from lrt_dist.linear.fit import FitMetrics
 from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.store.tables import (
     AgreementRow,
+    BandRow,
     ControlRow,
     FitRow,
     GeneratedRow,
@@ -59,6 +60,7 @@ TABLES: tuple[type, ...] = (
     ControlRow,
     AgreementRow,
     VerdictRow,
+    BandRow,
     GeneratedRow,
     TextRow,
     ReplyRow,

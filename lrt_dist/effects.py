@@ -71,6 +71,11 @@ def slope(x: Tensor, y: Tensor) -> float:
     return float(x_N @ y_N) / square if square else math.nan
 
 
+def ratio(numerator: float, denominator: float) -> float:
+    """Of two mean effects, such as retention; NaN where the second is zero."""
+    return numerator / denominator if denominator else math.nan
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How measured values compare with predicted ones.

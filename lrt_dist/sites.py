@@ -91,6 +91,10 @@ class LayerPair:
         return f"{self.source}→{self.target}"
 
 
+Band = tuple[LayerPair, ...]
+"""Pairs of layers whose target layers are steered at once, in ascending order of these."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """A piece of a document that goes through a model at once, and the sites in it.

@@ -17,6 +17,7 @@ from typing import Any
 
 from lrt_dist.commands._items import check_items, write_items
 from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands.evaluation.bands import measure_bands
 from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.choice import choose, predictions_hold
@@ -45,6 +46,7 @@ from lrt_dist.plan.conditions import DRAWN
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.tables import (
     AgreementRow,
+    BandRow,
     ControlRow,
     GeneratedRow,
     ScoreRow,
@@ -124,6 +126,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
         if not screened:
             strengths = {name: choice.strength for name, choice in choices.items()}
             screens = steered_controls(run, steered, screens, strengths)
+        banded = measure_bands(run, steered, screens)
         chosen = {name: (m.pair, m.strength) for name, m in measured.items()}
         written = generated(run, writer, tokenizers.target, chosen)
     left_out = without_folds(run, records, measured)
@@ -141,6 +144,7 @@ def _evaluate(run: Run, fingerprint: str) -> None:
         ),
         (run.folder.agreement, Table.of(AgreementRow, compared)),
         (run.folder.verdicts, Table.of(VerdictRow, verdicts)),
+        (run.folder.bands, Table.of(BandRow, banded)),
         # Written last: its presence says that the evaluation is whole.
         (run.folder.scores, Table.of(ScoreRow, [*dev_scores, *scores])),
     ]

@@ -156,6 +156,12 @@ class EvaluateConfig(Strict):
         description="Ways round, from the source model by a third one to the target model: each "
         "concept's vector is also carried there by two maps, one after the other.",
     )
+    bands: tuple[tuple[NonNegative, ...], ...] = Field(
+        (),
+        description="Groups of two target layers or more that are steered at once, as in RepE "
+        "(arXiv 2310.01405), each layer with its own vector at the whole strength. Beside the "
+        "choice of a single pair of layers, e.g. [[8, 9, 10]].",
+    )
     batch_tokens: Positive = Field(
         4096, description="Number of tokens of a batch, over all its conditions, padding included."
     )
@@ -165,6 +171,14 @@ class EvaluateConfig(Strict):
     seed: NonNegative = Field(
         0, description="Seed of the random directions, and of the tokens that are drawn."
     )
+
+    @field_validator("bands")
+    @classmethod
+    def _several_layers(cls, bands: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        for band in bands:
+            if len(set(band)) < 2:
+                raise ValueError(f"got {list(band)}; a band has two different layers or more")
+        return tuple(tuple(sorted(set(band))) for band in bands)
 
     @field_validator("strengths")
     @classmethod

@@ -1,8 +1,8 @@
-"""Steering hidden states: what is done to them, and at which positions."""
+"""Steering hidden states: what is done to them, at which layers and positions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,6 +173,44 @@ class Steering:
             rows = torch.cat([rows, self.strengths], dim=1)
         steered = self.displacements.any(dim=1).tolist()
         return [row.numpy().tobytes() if s else b"" for row, s in zip(rows, steered, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention:
+    """What is done at the outputs of one layer or of several, under each of N conditions.
+
+    Attributes:
+        by_layer: what is done at each of them; all of N conditions.
+    """
+
+    by_layer: Mapping[int, Steering]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.by_layer.values())))
+
+    def __getitem__(self, index: Any) -> Intervention:
+        """Some conditions, or the same ones with further dimensions before the last."""
+        return Intervention({layer: each[index] for layer, each in self.by_layer.items()})
+
+    @property
+    def first(self) -> int:
+        """The lowest layer: those before it are the same under all conditions."""
+        return min(self.by_layer)
+
+    @property
+    def layers(self) -> str:
+        """The layers as they are written: `9` or `8,9,10`."""
+        return ",".join(map(str, sorted(self.by_layer)))
+
+    @property
+    def contents(self) -> list[bytes]:
+        """What tells each condition from others at the same layers; empty where nothing is
+        steered."""
+        by_layer = [self.by_layer[layer].contents for layer in sorted(self.by_layer)]
+        if len(by_layer) > 1:  # a layer without steering has its place among the others
+            marked = [[b"\0" + c if c else b"" for c in of_layer] for of_layer in by_layer]
+            return [b"|".join(c) if any(c) else b"" for c in zip(*marked, strict=True)]
+        return by_layer[0]
 
 
 def inject(

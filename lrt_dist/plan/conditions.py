@@ -53,6 +53,9 @@ TARGET_DRAWS = (Arm.COVARIANCE, Arm.RANDOM)
 DRAWN = (*MAPPED_DRAWS, *TARGET_DRAWS)
 """Controls of which there are many draws; each is searched as the claim is."""
 
+BAND_CONTROLS = (Arm.PERMUTED, Arm.RANDOM)
+"""Drawn controls that are steered at several layers at once."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -152,6 +155,25 @@ def test_conditions(
     ]
     if identity:
         conditions += conditions_of(Arm.IDENTITY, both, source=source)
+    return conditions
+
+
+def band_conditions(strengths: Sequence[float], chosen: float, draws: int) -> list[Condition]:
+    """What all test items are steered with at several layers at once; each layer has a source layer
+    of its own.
+
+    Args:
+        chosen: the positive strength.
+        draws: of each drawn control.
+    """
+    both = (-chosen, chosen)
+    conditions = [
+        condition
+        for arm in (Arm.NATIVE, Arm.TRANSFERRED, Arm.MISMATCHED)
+        for condition in conditions_of(arm, strengths)
+    ]
+    for arm in BAND_CONTROLS:
+        conditions += conditions_of(arm, both, draws=range(draws))
     return conditions
 
 

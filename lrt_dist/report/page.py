@@ -18,6 +18,7 @@ from lrt_dist.plan.conditions import Arm
 from lrt_dist.report.agreement import agreements
 from lrt_dist.report.agreement_figure import agreement_figure
 from lrt_dist.report.answer import MEANINGS, answer
+from lrt_dist.report.bands import band_lines
 from lrt_dist.report.concept_cards import concept_card, strength_unit
 from lrt_dist.report.controls import ARM_MEANINGS
 from lrt_dist.report.drawing import STYLES
@@ -135,6 +136,7 @@ def _render(
         matrices=_matrices(summaries) if len(summaries) > 1 else [],
         heat_maps=_heat_maps(results, kept),
         agreements=agreements(results, summaries),
+        bands=band_lines(results.bands) if summaries else [],
         levels=[(s.concept, each) for s in summaries for each in s.levels],
         agreement_figure=Markup(agreement_figure(compared)) if compared else None,
         agreement_arms=_in_order({row.arm for row in compared}),

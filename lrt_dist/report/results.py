@@ -11,6 +11,7 @@ from lrt_dist.files import is_file, place
 from lrt_dist.runfile import read_run
 from lrt_dist.store.tables import (
     AgreementRow,
+    BandRow,
     ControlRow,
     FitRow,
     GeneratedRow,
@@ -41,6 +42,7 @@ class Results:
         controls: one row for each draw of a control.
         agreement: predicted beside measured effects.
         verdicts: one row for each concept.
+        bands: effects at several layers at once.
     """
 
     out: Path
@@ -55,6 +57,7 @@ class Results:
     controls: Table[ControlRow]
     agreement: Table[AgreementRow]
     verdicts: Table[VerdictRow]
+    bands: Table[BandRow]
 
     @classmethod
     def read(cls, out: str | Path) -> Results:
@@ -95,6 +98,7 @@ class Results:
             controls=evaluated("controls", ControlRow),
             agreement=evaluated("agreement", AgreementRow),
             verdicts=evaluated("verdicts", VerdictRow),
+            bands=evaluated("bands", BandRow),
         )
 
     @property

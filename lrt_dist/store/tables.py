@@ -393,6 +393,41 @@ class VerdictRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BandRow:
+    """One arm at one strength, at several target layers at once: `bands.parquet`.
+
+    An *effect* is as in `verdicts.parquet`. Intervals are 95 % ones over items alone.
+
+    Attributes:
+        concept: name of the concept.
+        source_layers: whose vectors were mapped, one for each target layer.
+        target_layers: that were steered.
+        arm: what was injected.
+        draw: number of the draw; 0 for other arms.
+        strength: positive, of every layer.
+        chosen: whether development items chose this strength.
+        items: test items.
+        effect: mean effect.
+        effect_interval: its interval.
+        retention: over the native effect at the same layers and strength.
+        retention_interval: its interval.
+    """
+
+    concept: str
+    source_layers: tuple[int, ...]
+    target_layers: tuple[int, ...]
+    arm: str
+    draw: int
+    strength: float
+    chosen: bool
+    items: int
+    effect: float
+    effect_interval: tuple[float, float]
+    retention: float
+    retention_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AtlasRow(VerdictRow):
     """A verdict between two of many models: `atlas.parquet`; p-values are adjusted over all rows.
 

@@ -11,14 +11,21 @@ Shape suffixes: B sequences of a batch, T tokens that are run, D width of the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-from lrt_dist.models.injection import Parts, Positions, Steering, chosen_positions, inject
+from lrt_dist.models.injection import (
+    Intervention,
+    Parts,
+    Positions,
+    Steering,
+    chosen_positions,
+    inject,
+)
 from lrt_dist.models.key_values import KeyValues
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.tasks.model_stage import pad
@@ -68,8 +75,7 @@ class GenerateTask:
 
     Attributes:
         key: names the task.
-        layer: whose output is steered.
-        steering: of all conditions.
+        intervention: of all conditions.
         prompts: what is continued.
         tokens: most tokens of a continuation.
         stops: token ids that end one.
@@ -80,8 +86,7 @@ class GenerateTask:
     """
 
     key: str
-    layer: int
-    steering: Steering
+    intervention: Intervention
     prompts: tuple[Prompt, ...]
     tokens: int
     stops: tuple[int, ...]
@@ -214,12 +219,16 @@ class GenerateWork:
         if task.keeps and batch.memory is None:
             batch.memory = stack.remember(batch.padding)
         ids_BT, steered_BT, ends = batch.new_tokens(step) if task.keeps else batch.all_tokens()
-        steering_B1 = task.steering[batch.conditions][:, None]
 
-        def steer(hidden_BTD: torch.Tensor) -> torch.Tensor:
-            return inject(hidden_BTD, steering_B1, steered_BT)
+        def steer(steering_N: Steering) -> Callable[[torch.Tensor], torch.Tensor]:
+            steering_B1 = steering_N[batch.conditions][:, None]
+            return lambda hidden_BTD: inject(hidden_BTD, steering_B1, steered_BT)
 
-        change = {task.layer: steer} if task.layer in stack.owned else {}
+        change = {
+            layer: steer(steering)
+            for layer, steering in task.intervention.by_layer.items()
+            if layer in stack.owned
+        }
         hidden, _ = stack.run(ids_BT, hidden, memory=batch.memory, change=change)
         return hidden, ends
 

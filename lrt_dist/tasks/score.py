@@ -1,7 +1,7 @@
 """Teacher-forced scores of token trees under many conditions of steering at once.
 
-The prefix up to the steered layer is the same for all conditions, so it is computed once; from
-that layer on the conditions go through as one batch.
+The prefix up to the first steered layer is the same for all conditions, so it is computed once;
+from that layer on the conditions go through as one batch.
 
 Shape suffixes: N conditions, B trees of a batch, T tokens, D width of the residual stream.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lrt_dist.models.blocks import BlockStack
-from lrt_dist.models.injection import Steering
+from lrt_dist.models.injection import Intervention
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.tasks.reading import Reads
 from lrt_dist.tasks.steering import run_steered
@@ -24,20 +24,18 @@ from lrt_dist.tasks.token_trees import TokenTree, TreeBatch
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Every tree under each of N conditions of steering at one layer.
+    """Every tree under each of N conditions of steering.
 
     Attributes:
         key: names the task.
-        layer: whose output is steered.
-        steering: of the N conditions.
+        intervention: of the N conditions.
         trees: what is run, and read.
         slots: number of sums.
         token_budget: tokens of a batch over all its conditions.
     """
 
     key: str
-    layer: int
-    steering: Steering
+    intervention: Intervention
     trees: tuple[TokenTree, ...]
     slots: int
     token_budget: int
@@ -59,7 +57,7 @@ class ScoreTask:
         exceed the budget. Trees that branch need an attention mask, so they go apart.
         """
         lengths = [len(tree.ids) for tree in self.trees]
-        total = len(self.steering)
+        total = len(self.intervention)
         parts = -(-total // max(1, self.token_budget // max(lengths)))
         edges = [total * i // parts for i in range(parts + 1)]
         batches = []
@@ -86,30 +84,24 @@ class ScoreWork:
     """See `tasks.model_stage.Work`.
 
     The last stage's receipt is float64 `[N, slots]`, the others' is None. The carry is `[B, T, D]`
-    up to the steered layer and `[N·B, T, D]` after it.
+    before the first steered layer and `[N·B, T, D]` from it on.
     """
 
     def __init__(self, task: ScoreTask, stack: BlockStack) -> None:
         self._task, self._stack = task, stack
         self._batches = task.cut()
         self._last = stack.owned.stop == stack.layers
-        self._sums = torch.zeros(len(task.steering), task.slots, dtype=torch.float64)
+        self._sums = torch.zeros(len(task.intervention), task.slots, dtype=torch.float64)
 
     def step(self, batch: int, carry: Any) -> Any:
         conditions, chosen = self._batches[batch]
         trees = [self._task.trees[i] for i in chosen]
-        steering_N = self._task.steering[conditions]
-        hidden = run_steered(
-            self._stack,
-            TreeBatch.of(trees),
-            carry,
-            layer=self._task.layer,
-            steering=steering_N[:, None, None],
-        )
+        intervention = self._task.intervention[conditions]
+        hidden = run_steered(self._stack, TreeBatch.of(trees), carry, intervention=intervention)
         if not self._last:
             return hidden
         reads = Reads.of(trees)
-        log_p = reads.log_p(self._stack, hidden, len(steering_N)).to(torch.float64)
+        log_p = reads.log_p(self._stack, hidden, len(intervention)).to(torch.float64)
         self._sums[conditions] += reads.sums(log_p, self._task.slots)
         return None
 

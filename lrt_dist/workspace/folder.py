@@ -59,6 +59,7 @@ class RunFolder:
         self.controls = out / "controls.parquet"
         self.agreement = out / "agreement.parquet"
         self.verdicts = out / "verdicts.parquet"
+        self.bands = out / "bands.parquet"
         self.evaluation = (
             self.scores,
             self.vectors,
@@ -66,6 +67,7 @@ class RunFolder:
             self.controls,
             self.agreement,
             self.verdicts,
+            self.bands,
         )
         self.report = out / "report.html"
         self.log = out / "log.jsonl"

@@ -115,6 +115,23 @@ class Run:
                 )
         return self.config.fit.joint
 
+    @cached_property
+    def bands(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of target layers that are steered at once.
+
+        Raises:
+            UserError: a group names a layer to which no map goes.
+        """
+        targets = sorted({pair.target for pair in self.pairs})
+        for band in self.config.evaluate.bands:
+            absent = [layer for layer in band if layer not in targets]
+            if absent:
+                raise UserError(
+                    f"evaluate.bands: no map goes to layer {absent[0]} of {list(band)}; maps go to "
+                    f"layers {targets} (target.layers, fit.pairs)"
+                )
+        return self.config.evaluate.bands
+
     @property
     def widths(self) -> Sided[int]:
         """Dimensions of the hidden states of each model."""
@@ -171,11 +188,11 @@ class Run:
         """Find what is wrong with the input before anything is started.
 
         Raises:
-            UserError: see `check_names`, `layers`, `pairs`, `joint`, `concepts`, `check_stages`
-                and `check_scores`.
+            UserError: see `check_names`, `layers`, `pairs`, `joint`, `bands`, `concepts`,
+                `check_stages` and `check_scores`.
         """
         check_names(self.config)
-        _ = self.layers, self.pairs, self.joint, self.concepts
+        _ = self.layers, self.pairs, self.joint, self.bands, self.concepts
         for side in Side:
             check_stages(self.model(side))
         self.check_scores()

@@ -38,7 +38,7 @@ from lrt_dist.store.tables import (
 from lrt_dist.tasks import model_stage
 
 CONCEPTS = ("owner", "guest")
-TABLES = ("scores", "vectors", "generated", "controls", "agreement", "verdicts")
+TABLES = ("scores", "vectors", "generated", "controls", "agreement", "verdicts", "bands")
 
 
 def concept(folder: Path, name: str, words: tuple[str, str], count: int = 24) -> dict[str, str]:

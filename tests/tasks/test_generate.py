@@ -12,11 +12,12 @@ import pytest
 import torch
 import transformers
 from tiny_models import save_model
+from torch import nn
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.models.anatomy import find_blocks
 from lrt_dist.models.hooks import block_output
-from lrt_dist.models.injection import OPERATORS, POSITIONS, Steering
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Intervention, Steering
 from lrt_dist.models.memory_gate import why_not
 from lrt_dist.runtime.contract import ChainSpec, Done, Runtime, StageSpec, receipts_of
 from lrt_dist.runtime.serial import SerialRuntime
@@ -30,20 +31,23 @@ Written = tuple[tuple[int, ...], ...]
 
 
 def generation(
-    width: int, layer: int = 1, positions: str = "all", tokens: int = TOKENS
+    width: int, *layers: int, positions: str = "all", tokens: int = TOKENS
 ) -> GenerateTask:
-    """Every text under three conditions, the first of which is no steering."""
-    rows = torch.randn(3, width, generator=torch.Generator().manual_seed(0)) * 5
-    rows[0] = 0
+    """Every text under three conditions, the first of which is no steering; at layer 1, if no
+    layers are given."""
+    generator = torch.Generator().manual_seed(0)
+    by_layer = {}
+    for layer in layers or (1,):
+        rows = torch.randn(3, width, generator=generator) * 5
+        rows[0] = 0
+        by_layer[layer] = Steering.adding(rows)
     rule = POSITIONS.find(positions)
     prompts = tuple(
         Prompt(ids, row, steered_tokens(rule, len(ids), tokens, special=0), f"{row} {number}")
         for row in range(3)
         for number, ids in enumerate(TEXTS)
     )
-    return GenerateTask(
-        "t", layer, Steering.adding(rows), prompts, tokens, (), Sampling(), True, 2, 48
-    )
+    return GenerateTask("t", Intervention(by_layer), prompts, tokens, (), Sampling(), True, 2, 48)
 
 
 def spec(folder: Path, cuts: tuple[int, ...]) -> ChainSpec:
@@ -77,25 +81,27 @@ def by_hand(
 ) -> Written:
     """One text after the other, the whole of it for every token."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    by_block = {find_blocks(model)[i]: s for i, s in task.intervention.by_layer.items()}
     written = []
     for prompt in task.prompts:
         ids = list(prompt.ids)
 
         def steer(
-            module: object, args: object, out: object, ids: list[int] = ids, p: Prompt = prompt
+            block: nn.Module, args: object, out: object, ids: list[int] = ids, p: Prompt = prompt
         ) -> object:
             hidden = block_output(out).clone()
             steered = [i for i in p.steered if i < len(ids)]
-            displacement = task.steering.displacements[p.condition]
+            displacement = by_block[block].displacements[p.condition]
             hidden[:, steered] = change(hidden[:, steered], displacement)
             return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
-        handle = find_blocks(model)[task.layer].register_forward_hook(steer)
+        handles = [block.register_forward_hook(steer) for block in by_block]
         for _ in range(task.tokens):
             with torch.inference_mode():
                 logits_BV = model(torch.tensor([ids]), use_cache=False).logits[:, -1]
             ids.append(int(task.sampling.choose(logits_BV, [prompt.seed], [len(ids)])))
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         written.append(tuple(ids[len(prompt.ids) :]))
     return tuple(written)
 
@@ -110,12 +116,12 @@ def test_batches_are_each_text_alone(tiny_source: Path, positions: str, keeps: b
     assert len(set(expected)) > len(TEXTS)  # conditions do differ
 
 
-@pytest.mark.parametrize("layer", [0, 3])
+@pytest.mark.parametrize("layers", [(0,), (3,), (0, 1, 3)])
 @pytest.mark.parametrize("keeps", [True, False], ids=["kept", "from the beginning"])
 def test_stages_write_what_the_whole_model_writes(
-    tiny_source: Path, layer: int, keeps: bool
+    tiny_source: Path, layers: tuple[int, ...], keeps: bool
 ) -> None:
-    task = replace(generation(32, layer), keeps=keeps, sampling=Sampling(1.5))
+    task = replace(generation(32, *layers), keeps=keeps, sampling=Sampling(1.5))
     whole = write(tiny_source, task)
     assert whole == by_hand(tiny_source, task)
     for cuts in ((1,), (1, 2, 3)):
@@ -125,8 +131,9 @@ def test_stages_write_what_the_whole_model_writes(
 def test_what_is_written_lacks_a_component_that_is_removed(tiny_source: Path) -> None:
     """An operator does to every token what its own hidden state wants."""
     task = generation(32)
-    away = replace(task.steering, operator=OPERATORS.find("ablate"), strengths=-torch.ones(3, 1))
-    task = replace(task, steering=away)
+    plain = task.intervention.by_layer[1]
+    away = replace(plain, operator=OPERATORS.find("ablate"), strengths=-torch.ones(3, 1))
+    task = replace(task, intervention=Intervention({1: away}))
 
     def without(hidden: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
         along = (hidden @ direction).unsqueeze(-1) / direction.square().sum().clamp_min(1e-30)
@@ -164,7 +171,7 @@ def test_every_kind_of_memory(family: str, tmp_path: Path) -> None:
     folder = save_model(tmp_path / family, config, tokenizer=None)
     keeps = why_not(ModelConfig(model=str(folder))) is None
     assert keeps == (family != "mamba")
-    task = replace(generation(32, layer=0), keeps=keeps)
+    task = replace(generation(32, 0), keeps=keeps)
     assert write(folder, task, (1,)) == by_hand(folder, task)
 
 

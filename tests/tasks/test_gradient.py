@@ -12,7 +12,7 @@ from tiny_tokenizers import load_tokenizer
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.corpus.contrast import Item
-from lrt_dist.models.injection import POSITIONS, Steering
+from lrt_dist.models.injection import POSITIONS, Intervention, Steering
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.runtime.contract import DEFAULT_POLICY, Done, receipts_of
 from lrt_dist.runtime.serial import SerialChains
@@ -77,7 +77,11 @@ def steered(
     stage: ModelStage, item: ScoredItem, layer: int, displacements: torch.Tensor
 ) -> torch.Tensor:
     task = ScoreTask(
-        "s", layer, Steering.adding(displacements), item.trees, item.readout.slots, 999
+        "s",
+        Intervention({layer: Steering.adding(displacements)}),
+        item.trees,
+        item.readout.slots,
+        999,
     )
     (outcome,) = SerialChains([stage], DEFAULT_POLICY).run([task])
     assert isinstance(outcome, Done), outcome

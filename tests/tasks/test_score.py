@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from torch import nn
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.models.anatomy import find_blocks
-from lrt_dist.models.injection import OPERATORS, POSITIONS, Steering
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Intervention, Steering
 from lrt_dist.models.loading import load_blocks
 from lrt_dist.runtime.contract import DEFAULT_POLICY, Done
 from lrt_dist.runtime.serial import SerialChains
@@ -26,29 +28,31 @@ SEQUENCES = (
 )
 
 
-def displacements(width: int, count: int = 4) -> torch.Tensor:
-    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+def displacements(width: int, layer: int, count: int = 4) -> torch.Tensor:
+    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(layer))
     rows[0] = 0
     return rows
 
 
-def by_hand(folder: Path, layer: int, displacement: torch.Tensor, positions: str) -> list[float]:
-    """Slots of every sequence, one forward at a time."""
+def by_hand(folder: Path, added: Mapping[int, torch.Tensor], positions: str) -> list[float]:
+    """Slots of every sequence with a displacement at each of some layers, one forward at a time."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    by_block = {find_blocks(model)[layer]: displacement for layer, displacement in added.items()}
     slots = [0.0] * 4
     for sequence in SEQUENCES:
 
         def steer(
-            module: object, args: object, out: torch.Tensor, s: SteeredSequence = sequence
+            block: nn.Module, args: object, out: torch.Tensor, s: SteeredSequence = sequence
         ) -> object:
-            added = out.clone()
-            added[:, slice(None) if positions == "all" else s.prompt - 1] += displacement
-            return added
+            steered = out.clone()
+            steered[:, slice(None) if positions == "all" else s.prompt - 1] += by_block[block]
+            return steered
 
-        handle = find_blocks(model)[layer].register_forward_hook(steer)
+        handles = [block.register_forward_hook(steer) for block in by_block]
         with torch.inference_mode():
             log_p = model(torch.tensor([sequence.ids]), use_cache=False).logits[0].log_softmax(-1)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         for read in sequence.reads:
             slots[read.slot] += float(log_p[read.position, read.token])
     return slots
@@ -71,21 +75,23 @@ def score(folder: Path, task: ScoreTask, cuts: tuple[int, ...]) -> torch.Tensor:
     return receipt
 
 
-def task(layer: int, positions: str = "all", budget: int = 40) -> ScoreTask:
+def task(*layers: int, positions: str = "all", budget: int = 40) -> ScoreTask:
     trees = trees_of(SEQUENCES, POSITIONS.find(positions), shared=False)
-    return ScoreTask("t", layer, Steering.adding(displacements(32)), trees, 4, budget)
+    by_layer = {layer: Steering.adding(displacements(32, layer)) for layer in layers}
+    return ScoreTask("t", Intervention(by_layer), trees, 4, budget)
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
-@pytest.mark.parametrize("layer", [0, 1, 3])
+@pytest.mark.parametrize("layers", [(0,), (1,), (3,), (0, 1), (1, 2, 3)])
 @pytest.mark.parametrize("cuts", [(), (2,), (1, 2)])
 def test_all_conditions_at_once(
-    tiny_source: Path, layer: int, positions: str, cuts: tuple[int, ...]
+    tiny_source: Path, layers: tuple[int, ...], positions: str, cuts: tuple[int, ...]
 ) -> None:
     """To rounding: 1e-5, since each condition alone is another batch."""
-    together = score(tiny_source, task(layer, positions), cuts)
-    for condition, displacement in enumerate(displacements(32)):
-        alone = by_hand(tiny_source, layer, displacement, positions)
+    together = score(tiny_source, task(*layers, positions=positions), cuts)
+    for condition in range(4):
+        added = {layer: displacements(32, layer)[condition] for layer in layers}
+        alone = by_hand(tiny_source, added, positions)
         torch.testing.assert_close(
             together[condition], torch.tensor(alone).double(), rtol=1e-5, atol=1e-5
         )
@@ -96,9 +102,13 @@ def test_the_sign_of_a_direction_plays_no_part_in_ablation(
     tiny_source: Path, cuts: tuple[int, ...]
 ) -> None:
     """To rounding: 1e-5. Without a direction nothing is steered: equal bits."""
-    steering = replace(task(1).steering, operator=OPERATORS.find("ablate"))
+    plain = task(1).intervention.by_layer[1]
+    steering = replace(plain, operator=OPERATORS.find("ablate"))
     minus = replace(steering, displacements=-steering.displacements)
-    one, other = (score(tiny_source, replace(task(1), steering=s), cuts) for s in (steering, minus))
+    one, other = (
+        score(tiny_source, replace(task(1), intervention=Intervention({1: s})), cuts)
+        for s in (steering, minus)
+    )
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
     assert (one[1:] - one[0]).abs().max() > 0.01
     assert torch.equal(one[0], score(tiny_source, task(1), cuts)[0])
@@ -107,8 +117,10 @@ def test_the_sign_of_a_direction_plays_no_part_in_ablation(
 def test_stages_change_no_bit(tiny_source: Path) -> None:
     """Same shapes: equal bits."""
     whole = score(tiny_source, task(1), ())
+    several = score(tiny_source, task(0, 1, 3), ())
     for cuts in ((1,), (2,), (3,), (1, 2, 3)):
         assert torch.equal(score(tiny_source, task(1), cuts), whole)
+        assert torch.equal(score(tiny_source, task(0, 1, 3), cuts), several)
 
 
 def test_smaller_batches_score_the_same(tiny_source: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lrt_dist.config import ModelConfig
-from lrt_dist.models.injection import POSITIONS, Parts, Positions, Steering
+from lrt_dist.models.injection import POSITIONS, Intervention, Parts, Positions, Steering
 from lrt_dist.models.loading import load_blocks
 from lrt_dist.tasks.score import ScoreTask
 from lrt_dist.tasks.token_trees import ROOT, Read, SteeredSequence, trees_of
@@ -37,7 +37,8 @@ def task(width: int, *, shared: bool, positions: Positions = ALL, budget: int = 
     generator = torch.Generator().manual_seed(0)
     displacements = torch.randn(3, width, generator=generator)
     trees = trees_of(SEQUENCES, positions, shared=shared)
-    return ScoreTask("t", 1, Steering.adding(displacements), trees, 4, budget)
+    steered = Intervention({1: Steering.adding(displacements)})
+    return ScoreTask("t", steered, trees, 4, budget)
 
 
 def test_what_is_common_is_there_once() -> None:

@@ -79,7 +79,8 @@ def choose(
         rows = []
         if gradients is not None:
             known = gradients.of(name, "dev", target)[: len(items)].double()
-            added = displacements.of(name, target, list(at_pair)).displacements.double()
+            steering = displacements.of(name, target, list(at_pair)).by_layer[target]
+            added = steering.displacements.double()
             predicted = (added @ known.mean(0)).tolist()
             rows = [
                 AgreementRow(

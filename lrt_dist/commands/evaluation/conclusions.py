@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from lrt_dist.commands.evaluation.measurement import Measured
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.commands.evaluation.spread import Spread
+from lrt_dist.effects import ratio
 from lrt_dist.intervals import mean_interval, ratio_interval
 from lrt_dist.plan.conditions import DRAWN, Arm
 from lrt_dist.significance import empirical_p, holm
@@ -74,21 +74,21 @@ def _verdict(
         transferred_interval=mean_interval(
             found.transferred, questions, further=float(covariance[0, 0])
         ),
-        retention=_ratio(transferred, native),
+        retention=ratio(transferred, native),
         retention_interval=ratio_interval(
             found.transferred, found.native, questions, further=covariance
         ),
         best_layer=found.best_layer,
         best_strength=found.best_strength,
         best_native=best,
-        share_of_best=_ratio(transferred, best),
+        share_of_best=ratio(transferred, best),
         share_interval=ratio_interval(found.transferred, found.best, questions, further=apart),
         p_permuted=p[Arm.PERMUTED],
         p_random_source=p[Arm.RANDOM_SOURCE],
         p_covariance=p[Arm.COVARIANCE],
         p_random=p[Arm.RANDOM],
         p_adjusted=max(p.values()),  # of this concept alone; `conclude` adjusts it
-        statistic=_ratio(effect, best_effect(screen, found, screened=screened)),
+        statistic=ratio(effect, best_effect(screen, found, screened=screened)),
         screened=screened,
         agreement=found.agreement.r,
         slope=found.agreement.slope,
@@ -103,7 +103,3 @@ def best_effect(screen: Screen, found: Measured, *, screened: bool) -> float:
     the drawn controls are."""
     predicted = screen.concept.effects[screen.best_native].test
     return predicted if screened else float(found.best.mean())
-
-
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else math.nan

@@ -11,6 +11,7 @@ from lrt_dist.corpus.contrast import Item
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import (
     DRAWN,
+    band_conditions,
     compared_conditions,
     dev_conditions,
     test_conditions,
@@ -79,6 +80,10 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         identity=run.widths.source == run.widths.target,
     )
     compared = len(compared_conditions(pair.source, config.strengths[-1], generate.random_draws))
+    banded = len(run.bands) * len(config.strengths)
+    in_bands = len(run.bands) * len(
+        band_conditions(config.strengths, config.strengths[-1], config.exact_draws)
+    )
     searched, controls = (0, 0) if run.predictable else _steered_search(run)
     items = passes = gradients = judged = shown = model_flops = 0
     for concept in run.config.concepts:
@@ -88,9 +93,9 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         for side in Side:
             model_flops += forward_flops(read, facts[side].block_parameters, max(run.layers[side]))
         for split, conditions in (
-            (data.dev[:ITEMS], len(on_dev) + searched),
-            (data.dev[ITEMS:], searched),
-            (data.test, len(on_test) + controls),
+            (data.dev[:ITEMS], len(on_dev) + searched + banded),
+            (data.dev[ITEMS:], searched + banded),
+            (data.test, len(on_test) + controls + in_bands),
         ):
             tokens = _tokens(run, concept.name, split, tokenizer)
             one = forward_flops(tokens, parameters, whole)

@@ -13,9 +13,9 @@ from lrt_dist.commands.evaluation.detours import Detour
 from lrt_dist.commands.evaluation.screening import Screen
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.vectors import SteeringVector, displacement, length_at_one
-from lrt_dist.models.injection import Steering
+from lrt_dist.models.injection import Intervention, Steering
 from lrt_dist.plan.conditions import MAPPED_DRAWS, NONE, TARGET_DRAWS, Arm, Condition
-from lrt_dist.sites import LayerPair, Side
+from lrt_dist.sites import Band, LayerPair, Side
 from lrt_dist.tasks.control_directions import (
     TargetDraws,
     mapped_directions,
@@ -51,21 +51,65 @@ class Displacements:
         self._screens, self._scales, self._rows = screens, scales, rows
         self._names = list(screens)
 
-    def of(self, concept: str, target: int, conditions: Sequence[Condition]) -> Steering:
+    def of(
+        self, concept: str, target: int, conditions: Sequence[Condition], band: Band = ()
+    ) -> Intervention:
         """What each condition does, by the displacement `α · s · v/‖v‖`: s is the layer's scale, or
         where it has none the native vector's length for that vector, and the transferred one's for
-        all others."""
+        all others.
+
+        Args:
+            target: the layer that is steered.
+            band: pairs of layers that are steered at once in place of it: each target layer with
+                the vector that comes from its source layer, and all with one random direction.
+        """
+        if not band:
+            return Intervention({target: self._at(concept, target, conditions)})
+        return Intervention({p.target: self._within(concept, p, band[0], conditions) for p in band})
+
+    def _at(
+        self,
+        concept: str,
+        target: int,
+        conditions: Sequence[Condition],
+        shared: Mapping[Condition, torch.Tensor] | None = None,
+    ) -> Steering:
+        """At one layer.
+
+        Args:
+            shared: directions of some conditions that are not the layer's own, at strength 0.
+        """
         known = {NONE: (torch.zeros(self._run.widths.target), 0.0)}
         rows, strengths = [], []
         for condition in conditions:
             whose = replace(condition, strength=0.0)
             if whose not in known:
-                direction = self._direction(concept, target, whose)
+                direction = (shared or {}).get(whose)
+                if direction is None:
+                    direction = self._direction(concept, target, whose)
                 known[whose] = direction, self._length(concept, target, whose)
             direction, length = known[whose]
             rows.append(displacement(direction, condition.strength * length))
             strengths.append([condition.strength])
         return Steering(self._run.operator, torch.stack(rows), torch.tensor(strengths))
+
+    def _within(
+        self, concept: str, pair: LayerPair, first: LayerPair, conditions: Sequence[Condition]
+    ) -> Steering:
+        """At one layer of a band, whose random directions are those of its first pair: directions
+        of their own would cancel, where vectors of neighbouring layers add up."""
+        shared = {
+            replace(c, source_layer=pair.source, strength=0.0): self._direction(
+                concept, first.target, replace(c, source_layer=first.source)
+            )
+            for c in conditions
+            if c.arm in TARGET_DRAWS and c.strength > 0
+        }
+        own = [
+            c if c.arm in (Arm.NONE, Arm.NATIVE) else replace(c, source_layer=pair.source)
+            for c in conditions
+        ]
+        return self._at(concept, pair.target, own, shared)
 
     def vector_of(self, concept: str, condition: Condition) -> str:
         """The concept from whose texts an injected vector, or its map, was made, or the third

@@ -10,12 +10,12 @@ from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.displacements import Displacements
 from lrt_dist.commands.evaluation.scored_items import model_context
 from lrt_dist.errors import LrtError
-from lrt_dist.models.injection import Steering
+from lrt_dist.models.injection import Intervention
 from lrt_dist.models.memory_gate import why_not
 from lrt_dist.models.tokens import SiteTokenizer, stop_tokens
 from lrt_dist.plan.conditions import Condition
 from lrt_dist.runtime.contract import Failed, receipts_of
-from lrt_dist.sites import Side
+from lrt_dist.sites import Band, Side
 from lrt_dist.store.cells import address
 from lrt_dist.store.texts import TextStore
 from lrt_dist.tasks.generate import GenerateTask, Prompt, steered_tokens
@@ -36,12 +36,14 @@ class Writing:
         target: the layer that is steered.
         conditions: what is injected.
         prompts: token ids of each prompt.
+        band: see `Displacements.of`.
     """
 
     concept: str
     target: int
     conditions: tuple[Condition, ...]
     prompts: tuple[tuple[int, ...], ...]
+    band: Band = ()
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ class _Cell:
 class _Chunk:
     """Missing texts that one task writes."""
 
-    target: int
-    steering: Steering
+    intervention: Intervention
     cells: tuple[_Cell, ...]
 
     @property
@@ -101,8 +102,10 @@ class Writer:
         chunks: list[_Chunk] = []
         asked: set[bytes] = set()
         for writing in writings:
-            steering = self._displacements.of(writing.concept, writing.target, writing.conditions)
-            cells.append(list(self._cells(writing, steering)))
+            intervention = self._displacements.of(
+                writing.concept, writing.target, writing.conditions, writing.band
+            )
+            cells.append(list(self._cells(writing, intervention)))
             for first in range(0, len(cells[-1]), TEXTS_PER_TASK):
                 some = cells[-1][first : first + TEXTS_PER_TASK]
                 missing = [
@@ -110,7 +113,7 @@ class Writer:
                 ]
                 asked.update(c.address for c in missing)
                 if missing:
-                    chunks.append(_Chunk(writing.target, steering, tuple(missing)))
+                    chunks.append(_Chunk(intervention, tuple(missing)))
         total = sum(map(len, cells))
         with self._run.progress.phase(name, total, "texts") as phase:
             phase.resume(total - len(asked))
@@ -118,14 +121,16 @@ class Writer:
             for outcome in self._chains.run(self._task(chunk) for chunk in chunks):
                 chunk = waiting.pop(outcome.task.key)
                 if isinstance(outcome, Failed):
-                    raise LrtError(f"generation at layer {chunk.target}: {outcome.reason}")
+                    raise LrtError(
+                        f"generation at layer {chunk.intervention.layers}: {outcome.reason}"
+                    )
                 (written,) = receipts_of(outcome)
                 texts = [self._tokenizer.decode(list(ids)) for ids in written]
                 self._texts.add([cell.address for cell in chunk.cells], texts)
                 phase.advance(len(texts))
         return [[self._texts[cell.address] for cell in of_writing] for of_writing in cells]
 
-    def _cells(self, writing: Writing, steering: Steering) -> Iterator[_Cell]:
+    def _cells(self, writing: Writing, intervention: Intervention) -> Iterator[_Cell]:
         """All texts of a writing, in order; without steering the layer does not matter."""
         tokens, special = self._config.tokens, self._tokenizer.special_tokens
         steered = {
@@ -133,9 +138,9 @@ class Writer:
             for length in set(map(len, writing.prompts))
         }
         for row, (condition, content) in enumerate(
-            zip(writing.conditions, steering.contents, strict=True)
+            zip(writing.conditions, intervention.contents, strict=True)
         ):
-            where = address(str(writing.target if content else "no layer").encode(), content)
+            where = address((intervention.layers if content else "no layer").encode(), content)
             for ids in writing.prompts:
                 for sample in range(self._config.samples):
                     seed = self._seed(writing.concept, condition, ids, sample)
@@ -153,8 +158,7 @@ class Writer:
     def _task(self, chunk: _Chunk) -> GenerateTask:
         return GenerateTask(
             chunk.key,
-            chunk.target,
-            chunk.steering,
+            chunk.intervention,
             tuple(cell.prompt for cell in chunk.cells),
             self._config.tokens,
             self._stops,

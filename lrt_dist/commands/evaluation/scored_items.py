@@ -10,7 +10,7 @@ import torch
 
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.config import fingerprint_of
-from lrt_dist.models.injection import OPERATORS, POSITIONS, Steering
+from lrt_dist.models.injection import OPERATORS, POSITIONS, Intervention, Steering
 from lrt_dist.runtime.contract import Failed, receipts_of
 from lrt_dist.sites import Side
 from lrt_dist.store.cells import address
@@ -102,8 +102,9 @@ class PromptSharing:
 
     def _sums(self, trees: tuple[TokenTree, ...], slots: int) -> torch.Tensor | None:
         budget = self._run.config.evaluate.batch_tokens
-        still = Steering.adding(torch.zeros(1, self._run.widths.target))
-        task = ScoreTask("shared prompts", self._run.layers.target[0], still, trees, slots, budget)
+        nothing = Steering.adding(torch.zeros(1, self._run.widths.target))
+        still = Intervention({self._run.layers.target[0]: nothing})
+        task = ScoreTask("shared prompts", still, trees, slots, budget)
         (outcome,) = self._chains.run([task])
         if isinstance(outcome, Failed):
             return None

@@ -66,6 +66,11 @@ class Screen:
         natives = self.concept.effects
         return max(self.pairs, key=lambda p: min(natives[p.target].dev, self.pairs[p].dev))
 
+    def best_to(self, target: int) -> LayerPair:
+        """The pair that would be chosen if there were no other target layer."""
+        pairs = [pair for pair in self.pairs if pair.target == target]
+        return max(pairs, key=lambda p: self.pairs[p].dev)
+
     @property
     def best_native(self) -> int:
         """The target layer at which the native effect on the development items is largest."""

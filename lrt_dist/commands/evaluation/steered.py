@@ -18,10 +18,11 @@ from lrt_dist.commands.evaluation.scored_items import PromptSharing, readout_add
 from lrt_dist.corpus.contrast import Item
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
-from lrt_dist.models.injection import Steering
+from lrt_dist.models.injection import Intervention
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.conditions import CROSS_ENTROPY, NONE, Arm, Condition
 from lrt_dist.runtime.contract import Failed, receipts_of
+from lrt_dist.sites import Band
 from lrt_dist.store.cells import Addresses, CellStore, address, addresses_of
 from lrt_dist.store.tables import ScoreRow
 from lrt_dist.tasks.chat import rendered
@@ -52,6 +53,7 @@ class Request:
         target: the layer that is steered.
         conditions: what is injected.
         items: what is scored; none for neutral text.
+        band: see `Displacements.of`.
     """
 
     concept: str
@@ -60,6 +62,7 @@ class Request:
     target: int
     conditions: tuple[Condition, ...]
     items: tuple[Item, ...] = ()
+    band: Band = ()
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,11 @@ class _Block:
     """Missing cells that one task computes: some conditions × some items.
 
     Attributes:
-        steering: of the conditions.
+        intervention: of the conditions.
         addresses: `[conditions, items]`.
     """
 
-    target: int
-    steering: Steering
+    intervention: Intervention
     items: JoinedItems
     addresses: Addresses
 
@@ -169,7 +171,9 @@ class SteeredTarget:
             for outcome in self._chains.run(self._tasks(wanted, blocks)):
                 block = blocks.pop(outcome.task.key)
                 if isinstance(outcome, Failed):
-                    raise LrtError(f"evaluation at layer {block.target}: {outcome.reason}")
+                    raise LrtError(
+                        f"evaluation at layer {block.intervention.layers}: {outcome.reason}"
+                    )
                 (sums,) = receipts_of(outcome)
                 self._cells.add(block.addresses, block.items.scores(sums).numpy())
                 phase.advance(block.addresses.size)
@@ -189,13 +193,14 @@ class SteeredTarget:
     def _addresses(self, request: Request, items: Sequence[bytes]) -> Addresses:
         """Of cells, `[conditions, items]`; without steering the layer does not matter."""
         rows = []
-        for content in self._steering(request, request.conditions).contents:
-            layer = str(request.target) if content else "no layer"
+        intervention = self._intervention(request, request.conditions)
+        for content in intervention.contents:
+            layer = intervention.layers if content else "no layer"
             rows.append(address(self._context, request.metric.encode(), layer.encode(), content))
         return addresses_of(rows, items)
 
-    def _steering(self, request: Request, conditions: Sequence[Condition]) -> Steering:
-        return self._displacements.of(request.concept, request.target, conditions)
+    def _intervention(self, request: Request, conditions: Sequence[Condition]) -> Intervention:
+        return self._displacements.of(request.concept, request.target, conditions, request.band)
 
     def _tasks(self, wanted: Sequence[_Wanted], blocks: dict[str, _Block]) -> Iterator[ScoreTask]:
         """Tasks for what is missing, made as they are drawn.
@@ -209,14 +214,14 @@ class SteeredTarget:
                 missing = np.isnan(self._cells.find(w.addresses[chunk]))
                 if not missing.any():
                     continue
-                steering = self._steering(request, [request.conditions[i] for i in chunk])
+                conditions = [request.conditions[i] for i in chunk]
+                intervention = self._intervention(request, conditions)
                 for first in range(0, missing.shape[1], ITEMS_PER_TASK):
                     some = slice(first, first + ITEMS_PER_TASK)
                     (rows,) = np.nonzero(missing[:, some].any(axis=1))
                     if len(rows):
                         block = _Block(
-                            request.target,
-                            steering[torch.from_numpy(rows)],
+                            intervention[torch.from_numpy(rows)],
                             JoinedItems.of(map(self._sharing.item, w.readouts[some])),
                             w.addresses[chunk][rows, some],
                         )
@@ -226,9 +231,7 @@ class SteeredTarget:
 
     def _task(self, block: _Block) -> ScoreTask:
         items = block.items
-        return ScoreTask(
-            block.key, block.target, block.steering, items.trees, items.slots, self._budget
-        )
+        return ScoreTask(block.key, block.intervention, items.trees, items.slots, self._budget)
 
     def _judged(
         self, name: str, requests: Sequence[Request], score: GeneratedScore
@@ -244,7 +247,7 @@ class SteeredTarget:
         texts = self._writer.write(
             name,
             [
-                Writing(r.concept, r.target, r.conditions, p)
+                Writing(r.concept, r.target, r.conditions, p, r.band)
                 for r, p in zip(requests, prompts, strict=True)
             ],
         )
