@@ -27,7 +27,6 @@ MODULES = {
     "carry": ["carry"],
     "extraction": [
         "extraction_bare",
-        "extraction_spare",
         "extraction_whole",
         "extraction_hidden_states",
         "extraction_nnsight",
