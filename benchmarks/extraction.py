@@ -4,7 +4,8 @@ A text is a paragraph of Python's documentation, from one sentence to as much as
 
 Ours is the whole of it: Ray actors, capture, rounding, norms, checksums, files and ledger, as many
 replicas as it takes by itself: on two cores two, of one thread each. The others are one process
-with as many threads, and keep the same rows of the same layer, at half the model's depth, in memory.
+with as many threads, and keep the same rows of the same layer, at half the model's depth, in
+memory.
 
 `extraction_bare`: a hook on the bare backbone, texts sorted by length, batches by tokens, nothing
 run behind the layer: the best a loop can do. `extraction_whole`: the same, to the end of the model.
@@ -217,7 +218,9 @@ def _texts(folder: Path, config: RunConfig) -> list[Text]:
 
 def _ours(out: Path, config: RunConfig) -> float:
     """Seconds from when the stages are built to when the last unit is committed."""
-    ray.init("local", num_cpus=torch.get_num_threads(), include_dashboard=False, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=torch.get_num_threads(), include_dashboard=False, log_to_driver=False
+    )
     with open_run(out, config) as run:
         index(run)
         extract_side(run, Side.SOURCE)

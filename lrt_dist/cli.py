@@ -256,11 +256,19 @@ def plan(
             format_seconds(model.hours * 3600),
         )
     console.print(table)
+    cost = max(model.batch_cost for model in planned.models)
+    advice = (
+        f"; extract.rows_per_unit: {planned.better_rows} is worth it" if planned.better_rows else ""
+    )
+    console.print(
+        f"batches of units of {config.extract.rows_per_unit:,} rows cost {cost:.2f} tokens for "
+        f"each token of the texts, by padding and by weights that are read again{advice}"
+    )
     console.print(
         f"fit: {planned.pairs} pairs of layers in {planned.tiles} tiles of up to "
         f"{format_bytes(planned.tile_memory)} of memory; reads {format_bytes(planned.read_bytes)} "
         f"({planned.passes:.1f} passes), writes {format_bytes(planned.written_bytes)} of moments, "
-        f"of which {format_bytes(planned.moments_bytes)} stay; "
+        f"of which {format_bytes(planned.moments_bytes)} stay; products on {planned.fit_on}; "
         f"{format_seconds(planned.fit_hours * 3600)}"
     )
     if (found := planned.evaluation) is not None:

@@ -4,7 +4,7 @@ nodes: 10
 cpus: 64           # cores of each node
 memory: 512GiB     # of each node
 gpus: 8            # of each node
-gpu: H100          # or {memory: 80GiB, tflops: 989}
+gpu: H100          # or {memory: 80GiB, tflops: 989, float64_tflops: 67}
 storage: 10GB      # a second, read or written by all nodes together
 """
 
@@ -30,6 +30,7 @@ class DescribedMachines:
         gpus: of all nodes.
         bytes_of_gpu: memory of each GPU.
         flops_of_gpu: operations a second of each GPU, at most.
+        float64_of_gpu: the same in float64; 0 where it is not known.
         storage: bytes a second that all nodes together read or write; None: not to be counted.
     """
 
@@ -38,6 +39,7 @@ class DescribedMachines:
     gpus: float
     bytes_of_gpu: int
     flops_of_gpu: float
+    float64_of_gpu: float
     storage: float | None
 
     def gpu_memory(self) -> int:
@@ -51,23 +53,26 @@ class GpuDescription(Strict):
     Attributes:
         memory: bytes.
         tflops: 10¹² operations a second of dense bfloat16 products, at most.
+        float64_tflops: the same of float64 products; 0 where the fit is not to count on them.
     """
 
     memory: ByteSize
     tflops: float = Field(gt=0)
+    float64_tflops: float = Field(0.0, ge=0)
 
 
 GPUS = {
-    "A100-40GB": (40, 312),
-    "A100": (80, 312),
-    "H100": (80, 989),
-    "H200": (141, 989),
-    "B200": (180, 2250),
-    "L40S": (48, 362),
-    "L4": (24, 121),
+    "A100-40GB": (40, 312, 19.5),
+    "A100": (80, 312, 19.5),
+    "H100": (80, 989, 67),
+    "H200": (141, 989, 67),
+    "B200": (180, 2250, 40),
+    "L40S": (48, 362, 1.4),
+    "L4": (24, 121, 0.47),
 }
-"""GB of memory, and 10¹² operations a second of dense bfloat16 products; of NVIDIA's data sheets
-(https://www.nvidia.com/en-us/data-center/), SXM where there are several forms."""
+"""GB of memory, and 10¹² operations a second of dense products, in bfloat16 and in float64; of
+NVIDIA's data sheets (https://www.nvidia.com/en-us/data-center/), SXM where there are several forms.
+Those of L40S and L4 do not say float64: a 64th of float32, as all of Ada's."""
 
 
 class ClusterDescription(Strict):
@@ -99,6 +104,7 @@ def load_cluster(path: str | Path) -> DescribedMachines:
         gpus=float(found.nodes * found.gpus),
         bytes_of_gpu=int(gpu.memory) if gpu else 0,
         flops_of_gpu=gpu.tflops * 1e12 if gpu else 0.0,
+        float64_of_gpu=gpu.float64_tflops * 1e12 if gpu else 0.0,
         storage=float(found.storage) if found.storage else None,
     )
 
@@ -113,5 +119,5 @@ def _gpu(path: str | Path, found: ClusterDescription) -> GpuDescription | None:
             f"{path}: gpu: {found.gpu!r} is none of {', '.join(GPUS)}; describe it: "
             "{memory: 80GiB, tflops: 989}"
         )
-    gigabytes, tflops = GPUS[found.gpu]
-    return GpuDescription(memory=ByteSize(gigabytes * 10**9), tflops=tflops)
+    gigabytes, tflops, float64 = GPUS[found.gpu]
+    return GpuDescription(memory=ByteSize(gigabytes * 10**9), tflops=tflops, float64_tflops=float64)

@@ -78,6 +78,7 @@ def test_a_run_is_planned_for_machines_that_are_not_there(
     code, text = lrt_dist("plan", str(run_file), *out, "--cluster", str(TEN))
     assert code == 0, text
     assert "40% of 989 TFLOP/s for each GPU" in text
+    assert re.search(r"batches of units of 64 rows cost \d\.\d\d tokens for each token", text)
     small = "{nodes: 1, cpus: 8, memory: 64GiB, gpus: 1, gpu: {memory: 100kB, tflops: 1}}"
     small_file = str(described(tmp_path, small))
     code, text = lrt_dist("plan", str(run_file), *out, "--cluster", small_file)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,20 @@ from lrt_dist.files import delete_tree, place
 from lrt_dist.linear.moments import Pair
 from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
 from lrt_dist.plan.pairing import partner_units, shuffled
-from lrt_dist.plan.tiles import Tile, plan_leaves, plan_tiles, standing_nodes
+from lrt_dist.plan.tiles import (
+    SECTION_ROWS,
+    Tile,
+    plan_leaves,
+    plan_tiles,
+    standing_nodes,
+    units_of_leaf,
+)
 from lrt_dist.runtime.contract import Needs, Node
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.moments import MomentFile
 from lrt_dist.tasks.accumulate import (
+    MOMENTS,
     ROWS_PER_PRODUCT,
     AccumulateTask,
     accumulate,
@@ -39,7 +47,11 @@ from lrt_dist.tasks.accumulate import (
 )
 from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, SHRUNK, Block, Leaf, load_row_facts
 from lrt_dist.workspace.folder import RunFolder
+from lrt_dist.workspace.products import CPU, products_device
 from lrt_dist.workspace.run import Run
+
+CORES_OF_GPU = 4
+"""Cores of a task whose products a GPU makes: they read, check and sort its rows."""
 
 
 @dataclass(frozen=True)
@@ -167,20 +179,34 @@ def wanted_pairs(run: Run) -> list[Pair]:
     return [pair for tile in run_tiles(run) for pair in tile_moments(tile)]
 
 
-def tile_needs(run: Run, tile: Tile) -> Needs:
-    """What a task of a tile needs."""
+def tile_needs(run: Run, tile: Tile, units: int, tiles: int) -> Needs:
+    """What a task of a tile needs.
+
+    Args:
+        units: of the run.
+        tiles: of the run.
+    """
     config = run.config
+    rows_per_unit = config.extract.rows_per_unit
     return Needs(
         cpus=cores_of_task(max(run.widths), max(run.machines.node_cpus)),
         memory=accumulate_bytes(
             tile.bytes(run.widths, config.fit.folds),
             sum(tile.numbers_read(run.widths)),
             tile.numbers_multiplied(run.widths),
-            max(config.extract.rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
+            max(rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
             NUMBER_BYTES[config.extract.store_dtype],
             config.fit.folds,
+            sections=units_of_leaf(units, rows_per_unit, tiles) * rows_per_unit > SECTION_ROWS,
         ),
     )
+
+
+def tile_gpu_bytes(run: Run, tile: Tile) -> int:
+    """Memory of a GPU that makes a tile's products: the moments of all folds, and rows of one fold
+    of a block in float64, shifted, and as they are stored."""
+    multiplied = tile.numbers_multiplied(run.widths)
+    return tile.bytes(run.widths, run.config.fit.folds) + 2 * ROWS_PER_PRODUCT * multiplied * 10
 
 
 def fitted_units(folder: RunFolder) -> Records:
@@ -236,7 +262,8 @@ def _accumulate(
     """Every missing tile: leaves, merged as they come; some tiles were finished before."""
     # Random order, so that a leaf and the blocks within it are like any other part of the corpus.
     units = shuffled(records, index.digest)
-    unit_leaves = plan_leaves(units, index.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
+    block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
+    unit_leaves = plan_leaves(units, index.rows_per_unit, block_rows, finished + len(tiles))
     group_R = load_row_facts(facts / GROUPS)
     groups = {
         unit: sorted(set(group_R[index.unit_rows(unit)].tolist()) - {LEFT_OUT}) for unit in units
@@ -249,6 +276,7 @@ def _accumulate(
         leaf = Leaf(
             blocks=chosen,
             own_share=1 / len(blocks),
+            rows_per_unit=index.rows_per_unit,
             index_digest=index.digest,
             facts=facts,
             stores=Sided.of(run.folder.store_url),
@@ -258,9 +286,10 @@ def _accumulate(
                 for u in (*block.units, *block.partners)
             },
         )
-        return AccumulateTask(tile, leaf, run.config.fit.folds, path, merged=level > 0)
+        return AccumulateTask(tile, leaf, run.config.fit.folds, path, level > 0, device)
 
     count = len(leaves)
+    device = products_device(run, max(tile_gpu_bytes(run, tile) for tile in tiles.values()))
 
     def join(left: Path, right: Path) -> Path:
         return merge(left, right, leaves=count)
@@ -268,9 +297,9 @@ def _accumulate(
     trees, done = [], finished * count
     for path, tile in tiles.items():
         folder = path.with_suffix("")
-        for file in set(folder.glob("*.safetensors")) - set(folder.glob(nodes_of(count))):
+        for file in set(folder.glob("*-of-*")) - set(folder.glob(nodes_of(count))):
             file.unlink()  # of leaves that were cut otherwise
-        present = {node_of(file) for file in folder.glob(nodes_of(count))}
+        present = {node_of(f) for f in folder.glob(nodes_of(count)) if f.suffix == MOMENTS}
         nodes = standing_nodes(present, len(leaves))
         for stale in present - set(nodes):  # merged by a task that was killed before it tidied up
             node_path(folder, *stale, count).unlink()
@@ -285,7 +314,10 @@ def _accumulate(
                 for (level, number), blocks_of_leaves in zip(nodes, covered, strict=True)
             ]
         )
-    needs = max((tile_needs(run, tile) for tile in tiles.values()), key=lambda n: n.memory)
+    every = (tile_needs(run, t, len(units), finished + len(tiles)) for t in tiles.values())
+    needs = max(every, key=lambda n: n.memory)
+    if device != CPU:
+        needs = replace(needs, cpus=CORES_OF_GPU, gpus=1)
     with run.progress.phase("moments", len(leaves) * (finished + len(tiles)), "leaves") as bar:
         bar.resume(done)
         for path in run.runtime.reduce(accumulate, join, trees, needs, bar.advance):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._items import check_items
-from lrt_dist.commands._moments import run_tiles, tile_needs
+from lrt_dist.commands._moments import run_tiles, tile_gpu_bytes, tile_needs
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
 from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
@@ -18,7 +18,8 @@ from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
-from lrt_dist.plan.memory import StagePlan
+from lrt_dist.plan.filling import batch_cost, better_rows
+from lrt_dist.plan.memory import USABLE, StagePlan
 from lrt_dist.plan.tiles import rows_read_again, units_of_leaf
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -26,10 +27,16 @@ from lrt_dist.workspace.placement import chain, stage_plans
 from lrt_dist.workspace.run import Run
 
 SAMPLE_DOCUMENTS = 32
+SAMPLE_UNITS = 16
+"""Units in which batches are cut to see how full they are."""
+UNITS_OF_REPLICA = 16
+"""Fewest units for each replica: at the end of a run replicas wait for the last one."""
 GPU_FLOPS = 2.0e14
 """Operations a second assumed of one GPU: about half of what an A100 does in bfloat16 GEMMs."""
 REACHED = 0.4
 """Share of a described GPU's operations a second that a forward pass is assumed to reach."""
+REACHED_FLOAT64 = 0.7
+"""The same of large float64 products."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class ModelPlan:
         tokens: of the whole extraction.
         host_bytes: memory of its node that the largest stage needs.
         store_bytes: of the whole extraction.
+        batch_cost: tokens that its batches cost for each token of the texts; see `plan.filling`.
         hours: of the whole extraction.
     """
 
@@ -58,7 +66,25 @@ class ModelPlan:
     tokens: int
     host_bytes: int
     store_bytes: int
+    batch_cost: float
     hours: float
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Segments of the corpus, or of a sample of it.
+
+    Attributes:
+        documents, rows, tokens: of the whole corpus.
+        sites: of each segment.
+        lengths: tokens of each segment in each model.
+    """
+
+    documents: int
+    rows: int
+    tokens: Sided[int]
+    sites: list[int]
+    lengths: Sided[list[int]]
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,7 @@ class Plan:
         documents: of the corpus.
         rows: sites.
         units: of work.
+        better_rows: another `extract.rows_per_unit` that is worth it; None where it is well.
         models: extraction of each model.
         pairs: of layers.
         tiles: in which the moments of all pairs are accumulated.
@@ -78,6 +105,7 @@ class Plan:
         read_bytes: from both stores, for all tiles and mismatched rows.
         written_bytes: of moments, of all leaves and merges, most of which are deleted again.
         passes: `read_bytes` over the bytes of the stores.
+        fit_on: which make its products, cores or GPUs.
         fit_hours: of accumulation.
         evaluation: of all concepts; None without any.
         evaluate_hours: of it.
@@ -88,6 +116,7 @@ class Plan:
     documents: int
     rows: int
     units: int
+    better_rows: int | None
     models: Sided[ModelPlan]
     pairs: int
     tiles: int
@@ -96,6 +125,7 @@ class Plan:
     read_bytes: int
     written_bytes: int
     passes: float
+    fit_on: str
     fit_hours: float
     evaluation: EvaluationPlan | None
     evaluate_hours: float
@@ -116,7 +146,8 @@ def plan(run: Run) -> Plan:
     run.check()
     check_items(run)
     exact = RowIndex.is_at(run.folder.rows)
-    documents, rows, tokens = _counts(run) if exact else _estimate(run)
+    texts = _counts(run) if exact else _estimate(run)
+    rows, tokens = texts.rows, texts.tokens
     speed, source = _speed(run)
     cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
 
@@ -126,7 +157,10 @@ def plan(run: Run) -> Plan:
         stages = stage_plans(run, side, head=False, batch_tokens=budget)
         spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
         replicas = spec.replicas
-        flops = forward_flops(tokens[side], facts.block_parameters, max(layers))
+        cost = batch_cost(
+            texts.lengths[side], texts.sites, run.config.extract.rows_per_unit, budget
+        )
+        flops = cost * forward_flops(tokens[side], facts.block_parameters, max(layers))
         devices = replicas * len(stages) if run.machines.gpus else cores
         stored = store_bytes(
             rows, dict.fromkeys(layers, facts.width), run.config.extract.store_dtype
@@ -141,45 +175,51 @@ def plan(run: Run) -> Plan:
             tokens=tokens[side],
             host_bytes=max(stage.memory for stage in spec.stages),
             store_bytes=stored,
+            batch_cost=cost,
             hours=max(flops / (speed * devices), _storage_seconds(run, stored)) / 3600,
         )
 
     models = Sided.of(model_plan)
     evaluation = plan_evaluation(run)
-    fit_speed = cores * _gemm_speed(torch.float64)
+    core_speed = cores * _gemm_speed(torch.float64)
     rows_per_unit = run.config.extract.rows_per_unit
     units = -(-rows // rows_per_unit)
     tiles = run_tiles(run)
     number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
-    again = rows_read_again(rows, rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
+    block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
+    again = rows_read_again(rows, rows_per_unit, block_rows, len(tiles))
+    gpu_speed = _gpu_float64(run, max(tile_gpu_bytes(run, tile) for tile in tiles))
     numbers = [tile.numbers_read(run.widths) for tile in tiles]
     read = number_bytes * sum(rows * sum(n) + again * n.target for n in numbers)
     folds = run.config.fit.folds
     moments = sum(tile.bytes(run.widths, folds) for tile in tiles)
-    leaves = -(-units // units_of_leaf(units, rows_per_unit))
+    leaves = -(-units // units_of_leaf(units, rows_per_unit, len(tiles)))
     written = moments * (2 * leaves - 1)  # each leaf, and a merge less than there are leaves
     merged = moments * 2 * (leaves - 1)
     return Plan(
         exact=exact,
-        documents=documents,
+        documents=texts.documents,
         rows=rows,
         units=units,
+        better_rows=_better_rows(run, texts, models),
         models=models,
         pairs=len(run.pairs),
         tiles=len(tiles),
         moments_bytes=moments,
-        tile_memory=max(tile_needs(run, tile).memory for tile in tiles),
+        tile_memory=max(tile_needs(run, tile, units, len(tiles)).memory for tile in tiles),
         read_bytes=read,
         written_bytes=written,
         passes=read / max(1, sum(model.store_bytes for model in models)),
+        fit_on="GPUs" if gpu_speed > core_speed else "cores",
         fit_hours=max(
-            moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles)) / fit_speed,
+            moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
+            / max(core_speed, gpu_speed),
             _storage_seconds(run, read + written + merged),
         )
         / 3600,
         evaluation=evaluation,
         evaluate_hours=(
-            (evaluation.model_flops / speed + evaluation.search_flops / fit_speed) / 3600
+            (evaluation.model_flops / speed + evaluation.search_flops / core_speed) / 3600
             if evaluation
             else 0.0
         ),
@@ -187,13 +227,35 @@ def plan(run: Run) -> Plan:
     )
 
 
-def _counts(run: Run) -> tuple[int, int, Sided[int]]:
+def _better_rows(run: Run, texts: _Texts, models: Sided[ModelPlan]) -> int | None:
+    """Of the model that has the larger part of the work; rows are those of both."""
+    extract = run.config.extract
+    if RowIndex.is_at(run.folder.rows) and run.folder.has_activations():
+        return None  # too late
+    side = max(Side, key=lambda s: models[s].hours)
+    return better_rows(
+        texts.lengths[side],
+        texts.sites,
+        extract.rows_per_unit,
+        extract.batch_tokens,
+        max(run.widths) * NUMBER_BYTES[extract.store_dtype],
+        texts.rows // (UNITS_OF_REPLICA * max(model.replicas for model in models)),
+    )
+
+
+def _counts(run: Run) -> _Texts:
     index = RowIndex.open(run.folder.rows)
-    tokens = Sided.of(index.tokens)
-    return index.documents, index.rows, tokens
+    some = range(min(index.units, SAMPLE_UNITS))
+    return _Texts(
+        index.documents,
+        index.rows,
+        Sided.of(index.tokens),
+        [count for unit in some for _, count in index.groups_of(unit)],
+        Sided.of(lambda side: [n for unit in some for n in index.lengths(unit, side)]),
+    )
 
 
-def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
+def _estimate(run: Run) -> _Texts:
     """Scale a sample of documents up to the size of the corpus."""
     config = run.config.corpus
     if any(part.dataset for part in config.parts):
@@ -209,7 +271,24 @@ def _estimate(run: Run) -> tuple[int, int, Sided[int]]:
         scale = min(scale, config.max_documents / len(sample))
     rows = sum(len(segment.char_ends) for segment in segments)
     tokens = Sided.of(lambda side: int(sum(len(segment.ids[side]) for segment in segments) * scale))
-    return int(len(sample) * scale), int(rows * scale), tokens
+    # As often as units of any size want; a short sample says little of long units.
+    times = max(1, min(int(scale), SAMPLE_UNITS * run.config.extract.rows_per_unit // max(1, rows)))
+    return _Texts(
+        int(len(sample) * scale),
+        int(rows * scale),
+        tokens,
+        [len(segment.char_ends) for segment in segments] * times,
+        Sided.of(lambda side: [len(segment.ids[side]) for segment in segments] * times),
+    )
+
+
+def _gpu_float64(run: Run, gpu_bytes: int) -> float:
+    """Operations a second of float64 products on all GPUs; 0 where they are not known, or where a
+    tile has no room there."""
+    described = run.described
+    if described is None or gpu_bytes > USABLE * described.bytes_of_gpu:
+        return 0.0
+    return REACHED_FLOAT64 * described.float64_of_gpu * described.gpus
 
 
 def _storage_seconds(run: Run, count: int) -> float:

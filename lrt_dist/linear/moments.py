@@ -110,13 +110,13 @@ class RowBuffer:
     Fresh memory costs more time than what is written to it.
     """
 
-    def __init__(self) -> None:
-        self._numbers = torch.empty(0, dtype=torch.float64)
+    def __init__(self, device: str = "cpu") -> None:
+        self._numbers = torch.empty(0, dtype=torch.float64, device=device)
 
     def rows(self, n: int, width: int) -> torch.Tensor:
         """Float64 `[n, width]` with anything in it; what was asked for before is gone."""
         if len(self._numbers) < n * width:
-            self._numbers = torch.empty(n * width, dtype=torch.float64)
+            self._numbers = self._numbers.new_empty(n * width)
         return self._numbers[: n * width].view(n, width)
 
 
@@ -128,19 +128,19 @@ class Accumulator:
     """
 
     def __init__(self, pairs: Iterable[Pair], buffer: RowBuffer | None = None) -> None:
-        """`pairs`: which second moments are wanted. `buffer`: None for one of its own."""
+        """`pairs`: which second moments are wanted. `buffer`: None for one of its own, here."""
         self._pairs = tuple(dict.fromkeys(pairs))
         self._buffer = buffer or RowBuffer()
         self._parts: set[str] = set()
         self._n = 0
         self._columns: dict[str, slice] = {}
-        self._shift = self._sum = torch.zeros(0, dtype=torch.float64)
+        self._shift = self._sum = self._buffer.rows(0, 0)
         self._products: list[tuple[_Block, torch.Tensor]] = []
 
     @classmethod
-    def for_folds(cls, pairs: Iterable[Pair], folds: int) -> list[Accumulator]:
-        """One for each fold; they take turns, in one buffer."""
-        wanted, buffer = tuple(pairs), RowBuffer()
+    def for_folds(cls, pairs: Iterable[Pair], folds: int, device: str = "cpu") -> list[Accumulator]:
+        """One for each fold; they take turns, in one buffer on a device, where products are too."""
+        wanted, buffer = tuple(pairs), RowBuffer(device)
         return [cls(wanted, buffer) for _ in range(folds)]
 
     def add(self, variables: Mapping[str, torch.Tensor], *parts: str) -> None:
@@ -170,7 +170,8 @@ class Accumulator:
         width = max(span.stop for span in columns.values())
         rows_ND = self._buffer.rows(n, width)
         for name, span in columns.items():
-            rows_ND[:, span] = variables[name]
+            # Moved as they are stored: in float64 they would be four times as much.
+            rows_ND[:, span] = variables[name].to(rows_ND.device)
         shift = self._shift if self._columns else rows_ND[:SHIFT_ROWS].mean(0)
         rows_ND -= shift
         total = rows_ND.sum(0)
@@ -179,7 +180,7 @@ class Accumulator:
         if not self._columns:
             self._columns, self._shift, self._sum = columns, shift, torch.zeros_like(total)
             self._products = [
-                (block, torch.empty(block.height, block.width, dtype=torch.float64))
+                (block, rows_ND.new_empty(block.height, block.width))
                 for block in _blocks(self._pairs, columns)
             ]
         for block, product in self._products:
@@ -192,7 +193,7 @@ class Accumulator:
         self._sum += total
 
     def freeze(self) -> Moments:
-        """The moments of all rows so far, as copies."""
+        """The moments of all rows so far, as copies on the CPU."""
         if self._n == 0:
             return Moments(parts=frozenset(self._parts))
         shifted_mean = self._sum / self._n
@@ -201,10 +202,9 @@ class Accumulator:
             for a, b in block.pairs:
                 left, right = self._columns[a], self._columns[b]
                 piece = product[_within(left, block.left), _within(right, block.right)]
-                second[a, b] = torch.addr(
-                    piece, shifted_mean[left] * -self._n, shifted_mean[right]
-                ).contiguous()
-        mean = self._shift + shifted_mean
+                centred = torch.addr(piece, shifted_mean[left] * -self._n, shifted_mean[right])
+                second[a, b] = centred.contiguous().cpu()
+        mean = (self._shift + shifted_mean).cpu()
         return Moments(
             self._n,
             frozenset(self._parts),

@@ -2,8 +2,9 @@
 
 A *tile* is a block of the grid whose moments one task can hold. A *leaf* is a run of units that one
 task takes in for one tile; the moments of leaves are merged two by two, in a binary tree over
-their numbers. Both cuts depend on the run alone, never on the number of workers, so neither does
-any result.
+their numbers. A leaf of many rows is taken in section by section, one after the other, so that it
+can be taken up again. All these cuts depend on the run alone, never on the number of workers, so no
+result does.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 
 from lrt_dist.sites import LayerPair, Sided
 
-LEAF_ROWS = 131_072
-"""Rows of a leaf: many enough that its products cost far more than merging it."""
-MOST_LEAVES = 64
-"""Of a tile, so that a large corpus has larger leaves, not more of them: each writes all moments of
-its tile, and so does each merge, however few its rows were."""
+SECTION_ROWS = 131_072
+"""Rows of a section, and of a leaf that is not longer: many enough that its products cost far more
+than merging it."""
+MOST_LEAVES, FEWEST_LEAVES = 48, 4
+"""Of all tiles together, and of each, so that a large corpus has larger leaves, not more of them:
+each writes all moments of its tile, and so does each merge, however few its rows were. More are
+there only for more workers."""
 
 
 @dataclass(frozen=True)
@@ -114,30 +117,46 @@ def plan_tiles(
     return tiles
 
 
-def units_of_leaf(units: int, rows_per_unit: int) -> int:
-    """Units of a leaf, among so many: of `LEAF_ROWS` rows, or of more if there would be more than
-    `MOST_LEAVES`."""
-    return max(1, LEAF_ROWS // rows_per_unit, -(-units // MOST_LEAVES))
+def units_of_leaf(units: int, rows_per_unit: int, tiles: int) -> int:
+    """Units of a leaf, among so many: of `SECTION_ROWS` rows, or of more if there would be too many
+    leaves of all `tiles`."""
+    most = max(FEWEST_LEAVES, MOST_LEAVES // tiles)
+    return max(1, SECTION_ROWS // rows_per_unit, -(-units // most))
 
 
 def plan_leaves(
-    units: Sequence[int], rows_per_unit: int, block_rows: int
+    units: Sequence[int], rows_per_unit: int, block_rows: int, tiles: int
 ) -> list[list[tuple[int, ...]]]:
     """Runs of `units_of_leaf` units, each cut into even blocks of about `block_rows`.
 
     Args:
         units: in the order in which they are taken in.
         block_rows: rows that are worked on at once.
+        tiles: of the run.
     """
-    size = units_of_leaf(len(units), rows_per_unit)
+    size = units_of_leaf(len(units), rows_per_unit, tiles)
     block = max(1, block_rows // rows_per_unit)
     leaves = (units[i : i + size] for i in range(0, len(units), size))
     return [[tuple(run) for run in _even_runs(leaf, block)] for leaf in leaves]
 
 
-def rows_read_again(rows: int, rows_per_unit: int, block_rows: int) -> int:
+def section_ends(blocks: Sequence[Sequence[int]], rows_per_unit: int) -> list[int]:
+    """Where the sections of a leaf end, as numbers of blocks: each has `SECTION_ROWS` rows or a bit
+    more, the last one what is left."""
+    ends = []
+    rows = 0
+    for number, block in enumerate(blocks, start=1):
+        rows += len(block) * rows_per_unit
+        if rows >= SECTION_ROWS or number == len(blocks):
+            ends.append(number)
+            rows = 0
+    return ends
+
+
+def rows_read_again(rows: int, rows_per_unit: int, block_rows: int, tiles: int) -> int:
     """Rows of the target that are read twice: one block for each leaf, for mismatched rows."""
-    leaves = plan_leaves(range(-(-rows // rows_per_unit)), rows_per_unit, block_rows)
+    units = range(-(-rows // rows_per_unit))
+    leaves = plan_leaves(units, rows_per_unit, block_rows, tiles)
     if sum(map(len, leaves)) == 1:
         return 0
     return min(rows, sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)

@@ -217,10 +217,11 @@ class Chains(Protocol):
 
 @dataclass(frozen=True)
 class Needs:
-    """What one call of a function needs: cores, and bytes of memory."""
+    """What one call of a function needs: cores, bytes of memory, and GPUs."""
 
     cpus: int = 1
     memory: int = 0
+    gpus: int = 0
 
 
 class Machines(Protocol):

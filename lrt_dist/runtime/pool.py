@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
@@ -122,7 +123,7 @@ class RayRuntime:
         waiting: deque[ray.ObjectRef] = deque()
         for argument in arguments:
             waiting.append(remote.remote(argument))
-            if len(waiting) >= self._window:
+            if len(waiting) >= self._window(needs):
                 yield result(waiting.popleft())
         while waiting:
             yield result(waiting.popleft())
@@ -140,7 +141,7 @@ class RayRuntime:
         Raises:
             UserError: see `map`.
         """
-        remote, join = self._remote(leaf, needs), self._remote(merge, needs)
+        remote, join = self._remote(leaf, needs), self._remote(merge, replace(needs, gpus=0))
         running: deque[tuple[ray.ObjectRef, Node[A]]] = deque()
         roots: deque[ray.ObjectRef] = deque()
 
@@ -151,7 +152,7 @@ class RayRuntime:
                 on_leaf()
 
         def make(node: Node[A]) -> ray.ObjectRef:
-            if len(running) >= self._window:
+            if len(running) >= self._window(needs):
                 wait_for_oldest()
             running.append((remote.remote(node.argument), node))
             return running[-1][0]
@@ -167,9 +168,10 @@ class RayRuntime:
         while roots:
             yield result(roots.popleft())
 
-    @property
-    def _window(self) -> int:
-        return max(2, int(sum(self.node_cpus)))
+    def _window(self, needs: Needs) -> int:
+        """Calls that wait or run: as many as there are cores for, or GPUs."""
+        places = self.gpus / needs.gpus if needs.gpus else sum(self.node_cpus)
+        return max(2, int(places))
 
     def _remote(self, function: Callable[..., Any], needs: Needs) -> Any:
         largest = max(self.node_memory)
@@ -180,7 +182,10 @@ class RayRuntime:
                 "lower fit.tile_bytes or fit.folds, name fewer fit.pairs, or use larger nodes"
             )
         return ray.remote(
-            num_cpus=needs.cpus, memory=needs.memory, max_retries=self._policy.retries
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
+            memory=needs.memory,
+            max_retries=self._policy.retries,
         )(function)
 
 

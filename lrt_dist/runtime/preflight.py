@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+
+WIDTH = 2048
+"""Of the matrices whose product is timed: 17 GFLOP."""
 
 
 def smallest_gpu() -> int:
@@ -11,3 +18,49 @@ def smallest_gpu() -> int:
         int(torch.cuda.get_device_properties(i).total_memory)
         for i in range(torch.cuda.device_count())
     )
+
+
+@dataclass(frozen=True)
+class Float64Products:
+    """How a float64 product is done here.
+
+    Attributes:
+        gpu: operations a second of this process's GPU.
+        core: operations a second of one core.
+        difference: of the two products, over their largest number.
+    """
+
+    gpu: float
+    core: float
+    difference: float
+
+
+def float64_products(device: str) -> Float64Products:
+    """Time one product on a device and on the cores that this process has.
+
+    Args:
+        device: as torch names it.
+    """
+    a = torch.randn(WIDTH, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    there = a.to(device)
+    here = a.T @ a
+    difference = (here - (there.T @ there).cpu()).abs().max() / here.abs().max()
+
+    def on_device() -> None:
+        float((there.T @ there)[0, 0])  # waits for the device
+
+    return Float64Products(
+        gpu=_speed(on_device),
+        core=_speed(lambda: a.T @ a) / torch.get_num_threads(),
+        difference=float(difference),
+    )
+
+
+def _speed(product: Callable[[], object]) -> float:
+    """Operations a second, the best of three."""
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - began)
+    return 2 * WIDTH**3 / best

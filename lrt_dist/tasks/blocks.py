@@ -51,6 +51,7 @@ class Leaf:
     Attributes:
         blocks: all units of the leaf.
         own_share: share of the rows of a block that are paired with rows of the same block.
+        rows_per_unit: of the row index.
         index_digest: of the row index; seeds the pairing.
         facts: folder with `FOLDS` (int16 `[rows]`), `GROUPS` (int64 `[rows]`) and `SHRUNK`.
         stores: urls of both stores.
@@ -59,6 +60,7 @@ class Leaf:
 
     blocks: tuple[Block, ...]
     own_share: float
+    rows_per_unit: int
     index_digest: str
     facts: Path
     stores: Sided[str]
@@ -76,7 +78,6 @@ class SortedBlock:
 
     Attributes:
         units: their numbers.
-        rows_per_unit: of the store.
         folds: of each row.
         variables: states of the wanted layers, target layers also with each draw of mismatched
             rows, `[rows, d]`.
@@ -84,7 +85,6 @@ class SortedBlock:
     """
 
     units: tuple[int, ...]
-    rows_per_unit: int
     folds: NDArray[np.int16]
     variables: dict[str, torch.Tensor]
     rows: dict[str, Rows]
@@ -105,18 +105,22 @@ class _States:
     target: dict[int, torch.Tensor]
 
 
-def read_blocks(leaf: Leaf, layers: Sided[tuple[int, ...]], draws: int) -> Iterator[SortedBlock]:
-    """The blocks of a leaf, each read while the one before is worked on.
+def read_blocks(
+    leaf: Leaf, layers: Sided[tuple[int, ...]], draws: int, first: int = 0
+) -> Iterator[SortedBlock]:
+    """The blocks of a leaf from the first wanted one on, each read while the one before is worked
+    on.
 
     Args:
         layers: of each model.
         draws: of mismatched target rows.
     """
     reader = _Reader(leaf, layers, draws)
+    numbers = range(first, len(leaf.blocks))
     with ThreadPoolExecutor(1) as ahead:
         # Of every block its states, and those of partners that no next block brings.
-        coming = [ahead.submit(reader.read, number) for number in range(min(2, len(leaf.blocks)))]
-        for number in range(len(leaf.blocks)):
+        coming = [ahead.submit(reader.read, number) for number in numbers[:2]]
+        for number in numbers:
             sorted_block = _sort(reader, number, coming)
             coming.pop(0)
             if number + 2 < len(leaf.blocks):
@@ -185,8 +189,7 @@ class _Reader:
             for draw, drawn in enumerate(places):
                 control = mismatched(name, draw)
                 variables[control], held[control] = whole[torch.from_numpy(drawn)], pooled[drawn]
-        rows_per_unit = self._stores.source.rows_per_unit
-        return SortedBlock(block.units, rows_per_unit, self._folds[rows], variables, held)
+        return SortedBlock(block.units, self._folds[rows], variables, held)
 
     def _rows(self, units: Sequence[int]) -> Rows:
         slices = [self._stores.source.unit_rows(unit) for unit in units]

@@ -14,8 +14,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,8 +40,9 @@ from lrt_dist.sites import Direction, Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.moments import MomentFile
 from lrt_dist.store.tables import FitRow, LayerRow, ShrunkRow, Table
+from lrt_dist.tasks import accumulate as accumulation
 from lrt_dist.tasks.accumulate import AccumulateTask, accumulate, merge
-from lrt_dist.tasks.blocks import variable
+from lrt_dist.tasks.blocks import SortedBlock, read_blocks, variable
 from lrt_dist.tasks.solve import SolveTask, solve
 
 PLAIN = ("concepts=[]", "fit.shrink_norm_above=null", "extract.store_dtype=float32")
@@ -63,7 +66,7 @@ def extracted(
 def many_leaves(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """Four units a leaf: with the corpus of these tests, a tree of eight leaves. And one thread,
     as a worker has: what a BLAS makes of several is its own affair."""
-    monkeypatch.setattr(tiles, "LEAF_ROWS", 256)
+    monkeypatch.setattr(tiles, "SECTION_ROWS", 256)
 
 
 def fitted(extracted: Path, out: Path, *overrides: str) -> api.RunFolder:
@@ -99,7 +102,7 @@ def test_any_number_of_workers_gives_the_same_bits(
 ) -> None:
     """So many tasks at a time. Same shapes, machine and threads: equal bits."""
     serial = fitted(extracted, tmp_path / "serial")
-    monkeypatch.setattr(RayRuntime, "_window", workers)
+    monkeypatch.setattr(RayRuntime, "_window", lambda runtime, needs: workers)
     parallel = fitted(extracted, tmp_path / "ray", "cluster.address=auto")
     assert len(list(serial.moments.glob("*/*.safetensors"))) == 1
     assert made(serial) == made(parallel)
@@ -278,6 +281,44 @@ def test_stopped_anywhere_it_goes_on_and_recounts_nothing(
     assert sorted(unit for leaf in counted for unit in leaf) == list(range(units))
 
 
+def test_a_leaf_of_many_sections_is_taken_up_where_it_was_kept(
+    extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in its fifth block, and again in its ninth. Same shapes, machine and threads: equal
+    bits; and to rounding those of a tree of many leaves: 1e-9 of the largest weight."""
+    monkeypatch.setattr(accumulation, "ROWS_PER_PRODUCT", 1)  # a unit a block
+    monkeypatch.setattr(_moments, "ROWS_PER_PRODUCT", 1)
+    many = fitted(extracted, tmp_path / "many")
+    monkeypatch.setattr(tiles, "SECTION_ROWS", 128)
+    monkeypatch.setattr(tiles, "MOST_LEAVES", 2)
+    monkeypatch.setattr(tiles, "FEWEST_LEAVES", 2)
+    monkeypatch.setattr(accumulation, "KEPT_EVERY", 0.0)
+    few = fitted(extracted, tmp_path / "few")
+    whole = made(few)
+    read: list[int] = []
+
+    def until_killed(*arguments: Any) -> Iterator[SortedBlock]:
+        for block in read_blocks(*arguments):
+            if len(read) in stops:
+                stops.remove(len(read))
+                raise _Killed
+            read.append(block.units[0])
+            yield block
+
+    stops = [4, 8]
+    monkeypatch.setattr(accumulation, "read_blocks", until_killed)
+    for _ in range(2):
+        with pytest.raises(_Killed):
+            fitted(extracted, tmp_path / "out")
+        assert len(list((tmp_path / "out").glob("moments/*/*/*.sections"))) == 1
+    assert made(fitted(extracted, tmp_path / "out")) == whole
+    assert sorted(read) == sorted(set(read))  # nothing was read again: every section is two blocks
+    for path in sorted((few.out / "maps").rglob("*.safetensors")):
+        first, second = (AffineMap.load(p) for p in (path, many.out / path.relative_to(few.out)))
+        atol = 1e-9 * float(first.weight.abs().max())
+        torch.testing.assert_close(first.weight, second.weight, rtol=0, atol=atol)
+
+
 def test_a_merge_that_was_killed_before_it_tidied_up_counts_nothing_twice(
     extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +347,7 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
         "from lrt_dist import api; from lrt_dist.runfile import load_run;"
-        "from lrt_dist.plan import tiles; tiles.LEAF_ROWS = 256; out = Path(sys.argv[1]);"
+        "from lrt_dist.plan import tiles; tiles.SECTION_ROWS = 256; out = Path(sys.argv[1]);"
         "run = api.open_run(out, load_run(out / 'run.yaml', ['fit.tile_bytes=1']));"
         "api.fit(run.__enter__())"
     )

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from lrt_dist.plan import tiles
 from lrt_dist.plan.tiles import (
+    FEWEST_LEAVES,
     MOST_LEAVES,
     Tile,
     plan_leaves,
     plan_tiles,
     rows_read_again,
+    section_ends,
     standing_nodes,
 )
 from lrt_dist.sites import LayerPair, Side, Sided
@@ -81,20 +83,33 @@ def test_a_larger_budget_reads_less() -> None:
     assert reads[-1] == 30 * 576 + 18 * 640
 
 
-@given(st.integers(1, 200), st.integers(1, 5000), st.integers(1, 50_000))
-def test_leaves_hold_all_units_in_order(units: int, rows_per_unit: int, block_rows: int) -> None:
-    leaves = plan_leaves(range(units), rows_per_unit, block_rows)
+@given(st.integers(1, 200), st.integers(1, 5000), st.integers(1, 50_000), st.integers(1, 100))
+def test_leaves_hold_all_units_in_order(
+    units: int, rows_per_unit: int, block_rows: int, count: int
+) -> None:
+    leaves = plan_leaves(range(units), rows_per_unit, block_rows, count)
+    most = max(FEWEST_LEAVES, MOST_LEAVES // count)
     assert [unit for leaf in leaves for block in leaf for unit in block] == list(range(units))
     largest = max(sum(map(len, leaf)) for leaf in leaves)
-    assert largest * rows_per_unit <= tiles.LEAF_ROWS or largest == -(-units // MOST_LEAVES)
-    assert len(leaves) <= MOST_LEAVES
+    assert largest * rows_per_unit <= tiles.SECTION_ROWS or largest == -(-units // most)
+    assert len(leaves) <= most
     for leaf in leaves:
         sizes = [len(block) for block in leaf]
         assert max(sizes) == 1 or max(sizes) * rows_per_unit <= block_rows
         assert max(sizes) - min(sizes) <= 1
-    again = rows_read_again(units * rows_per_unit, rows_per_unit, block_rows)
+    again = rows_read_again(units * rows_per_unit, rows_per_unit, block_rows, count)
     alone = sum(map(len, leaves)) == 1
     assert again == (0 if alone else sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 20_000))
+def test_sections_are_long_enough_to_be_worth_merging(sizes: list[int], rows_per_unit: int) -> None:
+    ends = section_ends([(0,) * size for size in sizes], rows_per_unit)
+    assert ends[-1] == len(sizes)
+    assert ends == sorted(set(ends))
+    for begin, end in itertools.pairwise([0, *ends[:-1]]):
+        rows = [size * rows_per_unit for size in sizes[begin:end]]
+        assert sum(rows) >= tiles.SECTION_ROWS > sum(rows[:-1])
 
 
 @pytest.mark.parametrize(

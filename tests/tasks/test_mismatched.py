@@ -60,8 +60,8 @@ class Corpus:
         np.save(self.folder / blocks.GROUPS, self.documents.astype(np.int64))
         Table.of(ShrunkRow, self.shrunk).save(self.folder / blocks.SHRUNK, "f")
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(tiles, "LEAF_ROWS", leaf_rows)
-            planned = plan_leaves(shuffled(range(units), "d"), self.rows_per_unit, block_rows)
+            patched.setattr(tiles, "SECTION_ROWS", leaf_rows)
+            planned = plan_leaves(shuffled(range(units), "d"), self.rows_per_unit, block_rows, 1)
         every = [block for leaf in planned for block in leaf]
         of_unit = np.array_split(
             self.documents, range(self.rows_per_unit, ROWS, self.rows_per_unit)
@@ -72,6 +72,7 @@ class Corpus:
             Leaf(
                 blocks=tuple(Block(block, pairs[block]) for block in leaf),
                 own_share=1 / len(every),
+                rows_per_unit=self.rows_per_unit,
                 index_digest="d",
                 facts=self.folder,
                 stores=urls,
