@@ -202,19 +202,17 @@ def _nothing(count: int) -> Iterator[Waiting]:
 
 
 def settings(gpus: int, *, quick: bool) -> list[Setting]:
-    """From the usual to what is too much."""
-    plain = Setting(gpus, 1e8 if quick else 4e8, 4 * BATCH)
+    """From the usual to what is too much; long enough that the end of a run does not count."""
+    plain = Setting(gpus, (5e5 if quick else 2e6) * gpus, 4 * BATCH)
     if quick:
         return [plain]
-    small = replace(plain, tokens=1e8, rows=4096)
     return [
         plain,
         replace(plain, failing=LLAMA_HOURS),
         replace(plain, failing=LLAMA_HOURS / 10),
         replace(plain, rows=BATCH),
-        replace(plain, storage=10e9),
-        small,
-        replace(small, tokens=4096e6),
+        replace(plain, storage=10e9 * gpus / 64),
+        replace(plain, tokens=1e8, rows=4096),
     ]
 
 
@@ -256,29 +254,31 @@ def _run(outcome: Outcome, driver: DriverCosts) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print what one cluster does, setting by setting."""
+    """Print what one setting does."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate", description=__doc__)
-    parser.add_argument("gpus", type=int, nargs="*", default=[64, 1024])
+    parser.add_argument("gpus", type=int)
+    parser.add_argument("--tokens", type=float, default=1e8)
+    parser.add_argument("--rows", type=int, default=4096, help="of a unit")
+    parser.add_argument("--failing", type=float, default=float("inf"), help="hours of one GPU")
     chosen = parser.parse_args()
     driver = driver_costs()
     shown = Table(
         "GPUs", "units", "rows", "fails", "hours", "goodput", "driver", "deaths", "redone", "real s"
     )
-    for gpus in chosen.gpus:
-        for setting in settings(gpus, quick=False):
-            o = simulate(setting, driver)
-            shown.add_row(
-                str(gpus),
-                f"{setting.units:,}",
-                f"{setting.rows:,}",
-                f"{setting.failing:,.0f} h",
-                f"{o.hours:.2f}",
-                f"{o.goodput:.1%}",
-                f"{o.driver:.1%}",
-                str(o.deaths),
-                f"{o.redone:.3%}",
-                f"{o.real:.0f}",
-            )
+    setting = Setting(chosen.gpus, chosen.tokens, chosen.rows, failing=chosen.failing)
+    o = simulate(setting, driver)
+    shown.add_row(
+        str(setting.gpus),
+        f"{setting.units:,}",
+        f"{setting.rows:,}",
+        f"{setting.failing:,.0f} h",
+        f"{o.hours:.2f}",
+        f"{o.goodput:.1%}",
+        f"{o.driver:.1%}",
+        str(o.deaths),
+        f"{o.redone:.3%}",
+        f"{o.real:.0f}",
+    )
     Console(width=120).print(driver, shown)
 
 

@@ -86,6 +86,16 @@ class Cluster:
             for action in ref.then:
                 action()
 
+    @contextmanager
+    def asked(self, seconds: float) -> Iterator[None]:
+        """The driver asks something, which costs it so much, beside what it computed since the
+        last time; what is computed here meanwhile costs it nothing."""
+        self.spend(seconds + time.process_time() - self._computing)
+        try:
+            yield
+        finally:
+            self._computing = time.process_time()
+
     def spend(self, seconds: float) -> None:
         """The driver works meanwhile."""
         self.driver += seconds
@@ -94,11 +104,15 @@ class Cluster:
     def wait(
         self, refs: Sequence[Ref], *, num_returns: int, timeout: float, fetch_local: bool
     ) -> tuple[list[Ref], list[Ref]]:
-        """As `ray.wait`; charges what the scheduler computed since the last call."""
-        self.spend(time.process_time() - self._computing + self.costs.waiting * len(refs))
-        limit = self.now + timeout
+        """As `ray.wait`."""
+        with self.asked(self.costs.waiting * len(refs)):
+            ready = self._wait(refs, self.now + timeout)[:num_returns]
+            known = set(map(id, ready))
+            return ready, [ref for ref in refs if id(ref) not in known]
+
+    def _wait(self, refs: Sequence[Ref], limit: float) -> list[Ref]:
         ready = [ref for ref in refs if ref.done]
-        if not ready and timeout:
+        if not ready and limit > self.now:
             watched = [False]
 
             def notice() -> None:
@@ -113,10 +127,7 @@ class Cluster:
             for ref in refs:
                 ref.then.remove(notice)
             ready = [ref for ref in refs if ref.done]
-        ready = ready[:num_returns]
-        known = set(map(id, ready))
-        self._computing = time.process_time()
-        return ready, [ref for ref in refs if id(ref) not in known]
+        return ready
 
     def result(self, ref: Ref) -> Any:
         """As `runtime.chain.result`, of a reference that is there."""
@@ -213,8 +224,12 @@ class SimulatedActor:
 
     def call(self, group: str, seconds: float, *after: Ref | None) -> Ref:
         """A call that begins when others are there, and fails where they failed."""
+        cluster = self._cluster
+        with cluster.asked(cluster.costs.call):
+            return self._call(group, seconds, after)
+
+    def _call(self, group: str, seconds: float, after: Sequence[Ref | None]) -> Ref:
         cluster, ref = self._cluster, Ref()
-        cluster.spend(cluster.costs.call)
         waits = [one for one in after if one is not None and not one.done]
         if self.dead or any(one.failed for one in after if one is not None and one.done):
             cluster.settle(ref, failed=True)
