@@ -90,7 +90,7 @@ def _task(
     np.save(folder / blocks.FOLDS, (documents % FOLDS).astype(np.int16))
     np.save(folder / blocks.GROUPS, documents)
     Table.of(ShrunkRow, []).save(folder / blocks.SHRUNK, "benchmark")
-    (leaf,) = plan_leaves(range(units), unit_rows, FOLDS * ROWS_PER_PRODUCT, 1)
+    (leaf,) = plan_leaves(range(units), units, unit_rows, FOLDS * ROWS_PER_PRODUCT)
     partners = partner_units(leaf, {unit: (unit,) for unit in range(units)})
     return AccumulateTask(
         tile=tile,

@@ -258,7 +258,9 @@ def plan(
     console.print(table)
     cost = max(model.batch_cost for model in planned.models)
     advice = (
-        f"; extract.rows_per_unit: {planned.better_rows} is worth it" if planned.better_rows else ""
+        f"; extract.rows_per_unit: {planned.better_rows} would be better"
+        if planned.better_rows
+        else ""
     )
     console.print(
         f"batches of units of {config.extract.rows_per_unit:,} rows cost {cost:.2f} tokens for "

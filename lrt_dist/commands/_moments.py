@@ -179,13 +179,19 @@ def wanted_pairs(run: Run) -> list[Pair]:
     return [pair for tile in run_tiles(run) for pair in tile_moments(tile)]
 
 
-def tile_needs(run: Run, tile: Tile, units: int, tiles: int) -> Needs:
-    """What a task of a tile needs.
+def leaf_units(run: Run, tiles: Collection[Tile], units: int) -> int:
+    """Units of a leaf, among so many units and tiles of a run."""
+    extract, folds = run.config.extract, run.config.fit.folds
+    number_bytes = NUMBER_BYTES[extract.store_dtype]
+    worth = max(
+        2 * tile.bytes(run.widths, folds) // (number_bytes * sum(tile.numbers_read(run.widths)))
+        for tile in tiles
+    )
+    return units_of_leaf(units, extract.rows_per_unit, len(tiles), worth)
 
-    Args:
-        units: of the run.
-        tiles: of the run.
-    """
+
+def tile_needs(run: Run, tile: Tile, leaf: int) -> Needs:
+    """What a task of a tile needs; `leaf` is how many units a leaf has."""
     config = run.config
     rows_per_unit = config.extract.rows_per_unit
     return Needs(
@@ -197,7 +203,7 @@ def tile_needs(run: Run, tile: Tile, units: int, tiles: int) -> Needs:
             max(rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
             NUMBER_BYTES[config.extract.store_dtype],
             config.fit.folds,
-            sections=units_of_leaf(units, rows_per_unit, tiles) * rows_per_unit > SECTION_ROWS,
+            sections=leaf * rows_per_unit > SECTION_ROWS,
         ),
     )
 
@@ -263,7 +269,8 @@ def _accumulate(
     # Random order, so that a leaf and the blocks within it are like any other part of the corpus.
     units = shuffled(records, index.digest)
     block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
-    unit_leaves = plan_leaves(units, index.rows_per_unit, block_rows, finished + len(tiles))
+    leaf = leaf_units(run, run_tiles(run), len(units))
+    unit_leaves = plan_leaves(units, leaf, index.rows_per_unit, block_rows)
     group_R = load_row_facts(facts / GROUPS)
     groups = {
         unit: sorted(set(group_R[index.unit_rows(unit)].tolist()) - {LEFT_OUT}) for unit in units
@@ -273,7 +280,7 @@ def _accumulate(
     leaves = [tuple(Block(block, partners[block]) for block in leaf) for leaf in unit_leaves]
 
     def task(tile: Tile, chosen: tuple[Block, ...], path: Path, level: int) -> AccumulateTask:
-        leaf = Leaf(
+        rows = Leaf(
             blocks=chosen,
             own_share=1 / len(blocks),
             rows_per_unit=index.rows_per_unit,
@@ -286,7 +293,7 @@ def _accumulate(
                 for u in (*block.units, *block.partners)
             },
         )
-        return AccumulateTask(tile, leaf, run.config.fit.folds, path, level > 0, device)
+        return AccumulateTask(tile, rows, run.config.fit.folds, path, level > 0, device)
 
     count = len(leaves)
     device = products_device(run, max(tile_gpu_bytes(run, tile) for tile in tiles.values()))
@@ -314,8 +321,7 @@ def _accumulate(
                 for (level, number), blocks_of_leaves in zip(nodes, covered, strict=True)
             ]
         )
-    every = (tile_needs(run, t, len(units), finished + len(tiles)) for t in tiles.values())
-    needs = max(every, key=lambda n: n.memory)
+    needs = max((tile_needs(run, tile, leaf) for tile in tiles.values()), key=lambda n: n.memory)
     if device != CPU:
         needs = replace(needs, cpus=CORES_OF_GPU, gpus=1)
     with run.progress.phase("moments", len(leaves) * (finished + len(tiles)), "leaves") as bar:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._items import check_items
-from lrt_dist.commands._moments import run_tiles, tile_gpu_bytes, tile_needs
+from lrt_dist.commands._moments import leaf_units, run_tiles, tile_gpu_bytes, tile_needs
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
 from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
@@ -20,7 +20,7 @@ from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
 from lrt_dist.plan.filling import batch_cost, better_rows
 from lrt_dist.plan.memory import USABLE, StagePlan
-from lrt_dist.plan.tiles import rows_read_again, units_of_leaf
+from lrt_dist.plan.tiles import rows_read_again
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.workspace.placement import chain, stage_plans
@@ -187,13 +187,14 @@ def plan(run: Run) -> Plan:
     tiles = run_tiles(run)
     number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
     block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
-    again = rows_read_again(rows, rows_per_unit, block_rows, len(tiles))
+    leaf = leaf_units(run, tiles, units)
+    again = rows_read_again(rows, leaf, rows_per_unit, block_rows)
     gpu_speed = _gpu_float64(run, max(tile_gpu_bytes(run, tile) for tile in tiles))
     numbers = [tile.numbers_read(run.widths) for tile in tiles]
     read = number_bytes * sum(rows * sum(n) + again * n.target for n in numbers)
     folds = run.config.fit.folds
     moments = sum(tile.bytes(run.widths, folds) for tile in tiles)
-    leaves = -(-units // units_of_leaf(units, rows_per_unit, len(tiles)))
+    leaves = -(-units // leaf)
     written = moments * (2 * leaves - 1)  # each leaf, and a merge less than there are leaves
     merged = moments * 2 * (leaves - 1)
     return Plan(
@@ -206,7 +207,7 @@ def plan(run: Run) -> Plan:
         pairs=len(run.pairs),
         tiles=len(tiles),
         moments_bytes=moments,
-        tile_memory=max(tile_needs(run, tile, units, len(tiles)).memory for tile in tiles),
+        tile_memory=max(tile_needs(run, tile, leaf).memory for tile in tiles),
         read_bytes=read,
         written_bytes=written,
         passes=read / max(1, sum(model.store_bytes for model in models)),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lrt_dist.plan.units import MOST_PADDING, cut_batches
 
-CHUNK_BYTES = (8 * 10**6, 64 * 10**6)
+CHUNK_BYTES = (8 * 2**20, 64 * 2**20)
 """Of one layer's rows of a unit, which are one object of the store: smaller ones cost requests, and
 larger ones memory and what a fault loses."""
 WORTH = 0.02

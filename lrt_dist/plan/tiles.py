@@ -19,9 +19,8 @@ SECTION_ROWS = 131_072
 """Rows of a section, and of a leaf that is not longer: many enough that its products cost far more
 than merging it."""
 MOST_LEAVES, FEWEST_LEAVES = 48, 4
-"""Of all tiles together, and of each, so that a large corpus has larger leaves, not more of them:
-each writes all moments of its tile, and so does each merge, however few its rows were. More are
-there only for more workers."""
+"""Of all tiles together, and of each: each leaf writes all moments of its tile, and so does each
+merge, however few its rows were. More than one are there only for more workers."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +116,31 @@ def plan_tiles(
     return tiles
 
 
-def units_of_leaf(units: int, rows_per_unit: int, tiles: int) -> int:
-    """Units of a leaf, among so many: of `SECTION_ROWS` rows, or of more if there would be too many
-    leaves of all `tiles`."""
+def units_of_leaf(units: int, rows_per_unit: int, tiles: int, worth_rows: int) -> int:
+    """Units of a leaf, among so many: of `SECTION_ROWS` rows, or of `worth_rows` if there are
+    `FEWEST_LEAVES` then; of more if there would be too many leaves of all tiles.
+
+    Args:
+        tiles: of the run.
+        worth_rows: of which a tile reads as many bytes as its leaf writes.
+    """
     most = max(FEWEST_LEAVES, MOST_LEAVES // tiles)
-    return max(1, SECTION_ROWS // rows_per_unit, -(-units // most))
+    worth = min(worth_rows // rows_per_unit, -(-units // FEWEST_LEAVES))
+    return max(1, SECTION_ROWS // rows_per_unit, worth, -(-units // most))
 
 
 def plan_leaves(
-    units: Sequence[int], rows_per_unit: int, block_rows: int, tiles: int
+    units: Sequence[int], leaf_units: int, rows_per_unit: int, block_rows: int
 ) -> list[list[tuple[int, ...]]]:
-    """Runs of `units_of_leaf` units, each cut into even blocks of about `block_rows`.
+    """Runs of units, each cut into even blocks of about `block_rows`.
 
     Args:
         units: in the order in which they are taken in.
+        leaf_units: see `units_of_leaf`.
         block_rows: rows that are worked on at once.
-        tiles: of the run.
     """
-    size = units_of_leaf(len(units), rows_per_unit, tiles)
     block = max(1, block_rows // rows_per_unit)
-    leaves = (units[i : i + size] for i in range(0, len(units), size))
+    leaves = (units[i : i + leaf_units] for i in range(0, len(units), leaf_units))
     return [[tuple(run) for run in _even_runs(leaf, block)] for leaf in leaves]
 
 
@@ -153,10 +157,10 @@ def section_ends(blocks: Sequence[Sequence[int]], rows_per_unit: int) -> list[in
     return ends
 
 
-def rows_read_again(rows: int, rows_per_unit: int, block_rows: int, tiles: int) -> int:
+def rows_read_again(rows: int, leaf_units: int, rows_per_unit: int, block_rows: int) -> int:
     """Rows of the target that are read twice: one block for each leaf, for mismatched rows."""
     units = range(-(-rows // rows_per_unit))
-    leaves = plan_leaves(units, rows_per_unit, block_rows, tiles)
+    leaves = plan_leaves(units, leaf_units, rows_per_unit, block_rows)
     if sum(map(len, leaves)) == 1:
         return 0
     return min(rows, sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)

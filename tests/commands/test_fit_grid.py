@@ -67,6 +67,7 @@ def many_leaves(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """Four units a leaf: with the corpus of these tests, a tree of eight leaves. And one thread,
     as a worker has: what a BLAS makes of several is its own affair."""
     monkeypatch.setattr(tiles, "SECTION_ROWS", 256)
+    monkeypatch.setattr(tiles, "FEWEST_LEAVES", 8)
 
 
 def fitted(extracted: Path, out: Path, *overrides: str) -> api.RunFolder:
@@ -347,7 +348,8 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
         "from lrt_dist import api; from lrt_dist.runfile import load_run;"
-        "from lrt_dist.plan import tiles; tiles.SECTION_ROWS = 256; out = Path(sys.argv[1]);"
+        "from lrt_dist.plan import tiles; tiles.SECTION_ROWS = 256; tiles.FEWEST_LEAVES = 8;"
+        "out = Path(sys.argv[1]);"
         "run = api.open_run(out, load_run(out / 'run.yaml', ['fit.tile_bytes=1']));"
         "api.fit(run.__enter__())"
     )

@@ -18,6 +18,7 @@ from lrt_dist.plan.tiles import (
     rows_read_again,
     section_ends,
     standing_nodes,
+    units_of_leaf,
 )
 from lrt_dist.sites import LayerPair, Side, Sided
 
@@ -83,21 +84,29 @@ def test_a_larger_budget_reads_less() -> None:
     assert reads[-1] == 30 * 576 + 18 * 640
 
 
-@given(st.integers(1, 200), st.integers(1, 5000), st.integers(1, 50_000), st.integers(1, 100))
+@given(
+    st.integers(1, 200),
+    st.integers(1, 5000),
+    st.integers(1, 50_000),
+    st.integers(1, 100),
+    st.integers(0, 1 << 24),
+)
 def test_leaves_hold_all_units_in_order(
-    units: int, rows_per_unit: int, block_rows: int, count: int
+    units: int, rows_per_unit: int, block_rows: int, count: int, worth: int
 ) -> None:
-    leaves = plan_leaves(range(units), rows_per_unit, block_rows, count)
+    size = units_of_leaf(units, rows_per_unit, count, worth)
+    leaves = plan_leaves(range(units), size, rows_per_unit, block_rows)
     most = max(FEWEST_LEAVES, MOST_LEAVES // count)
     assert [unit for leaf in leaves for block in leaf for unit in block] == list(range(units))
     largest = max(sum(map(len, leaf)) for leaf in leaves)
-    assert largest * rows_per_unit <= tiles.SECTION_ROWS or largest == -(-units // most)
+    long = min(-(-units // FEWEST_LEAVES), worth // rows_per_unit)
+    assert largest * rows_per_unit <= tiles.SECTION_ROWS or largest in (-(-units // most), long)
     assert len(leaves) <= most
     for leaf in leaves:
         sizes = [len(block) for block in leaf]
         assert max(sizes) == 1 or max(sizes) * rows_per_unit <= block_rows
         assert max(sizes) - min(sizes) <= 1
-    again = rows_read_again(units * rows_per_unit, rows_per_unit, block_rows, count)
+    again = rows_read_again(units * rows_per_unit, size, rows_per_unit, block_rows)
     alone = sum(map(len, leaves)) == 1
     assert again == (0 if alone else sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)
 
