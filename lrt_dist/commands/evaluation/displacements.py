@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -24,6 +25,9 @@ from lrt_dist.tasks.control_directions import (
     transferred_vectors,
 )
 from lrt_dist.workspace.run import Run
+
+KEPT_LAYERS = 16
+"""Source layers, over all concepts, whose draws of permuted labels are kept."""
 
 
 class Displacements:
@@ -50,6 +54,7 @@ class Displacements:
         self._run, self._carriers, self._detours = run, carriers, detours
         self._screens, self._scales, self._rows = screens, scales, rows
         self._names = list(screens)
+        self._permuted = lru_cache(KEPT_LAYERS)(self._permuted_units)
 
     def of(
         self, concept: str, target: int, conditions: Sequence[Condition], band: Band = ()
@@ -159,6 +164,11 @@ class Displacements:
         vector, bias = SteeringVector.load(native), self._run.config.evaluate.map_bias
         return affine.transfer(vector, bias=bias).values
 
+    def _permuted_units(self, concept: str, source: int) -> torch.Tensor:
+        """All draws at a source layer: but for the mean difference each takes its time."""
+        config = self._run.config.evaluate
+        return self._screens[concept].concept.permuted(source, config.control_draws, config.seed)
+
     def _drawn(self, concept: str, pair: LayerPair, arm: Arm, draw: int) -> torch.Tensor:
         """One draw of a control at a pair, float32 `[d_target]`."""
         config, folder = self._run.config.evaluate, self._run.folder
@@ -175,7 +185,7 @@ class Displacements:
         assert arm in MAPPED_DRAWS, arm
         draws, seed = config.control_draws, config.seed
         units_ND = (
-            self._screens[concept].concept.permuted(pair.source, draws, seed)
+            self._permuted(concept, pair.source)
             if arm is Arm.PERMUTED
             else random_source_vectors(pair.source, self._run.widths.source, draws, seed)
         )
