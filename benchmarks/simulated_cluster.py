@@ -70,7 +70,7 @@ class Cluster:
         self.now = 0.0
         self.driver = 0.0
         self.chains: list[SimulatedChain] = []
-        self.random = random.Random(seed)
+        self.random = random.Random(f"failures {seed}")
         self._order = itertools.count()
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
         self._computing = time.process_time()

@@ -27,6 +27,7 @@ def extract(run: Run) -> None:
 
     Units that cannot be computed are quarantined and the others go on; see `quarantined_units`.
     """
+    run.runtime.look()  # nodes may have joined since the corpus was tokenised
     for side in Side:
         extract_side(run, side)
 
@@ -99,7 +100,7 @@ def _extract_missing(
     with (
         run.runtime.chains(spec) as chains,
         run.progress.phase(name, index.units, "units") as bar,
-        Committer(ledger) as committer,
+        Committer(ledger, lease.check) as committer,
     ):
         bar.resume(len(committed))
         for outcome in chains.run(tasks()):

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,7 +132,7 @@ def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
 
     tasks = (
         SegmentsTask(
-            path=_share(run, fingerprint, units.start),
+            path=_share(run, fingerprint, units.start, until=units.stop),
             tokenizers=tokenizers,
             max_tokens=config.corpus.max_tokens,
             sites=config.sites,
@@ -184,9 +185,17 @@ def _tokenised(
     return paths
 
 
-def _share(run: Run, fingerprint: str, number: int, documents: Sequence[Document] = ()) -> Path:
-    """The file of one share of the corpus; another one if its documents are others."""
-    digest = hashlib.sha256(fingerprint.encode())
+def _share(
+    run: Run,
+    fingerprint: str,
+    number: int,
+    documents: Sequence[Document] = (),
+    until: int | None = None,
+) -> Path:
+    """The file of one share of the corpus; another one if its documents or units are others, or if
+    another version would have cut them."""
+    made_by = [f"{name} {version(name)}" for name in ("lrt_dist", "tokenizers", "transformers")]
+    digest = hashlib.sha256(repr((fingerprint, made_by, until)).encode())
     for document in documents:
         digest.update(f"{document.id}\n{document.text}\n".encode())
     return run.folder.shares / f"{number:06d}-{digest.hexdigest()[:16]}.arrow"

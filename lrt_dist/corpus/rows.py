@@ -99,7 +99,9 @@ class RowIndex:
             pairs = {name: Sided(*summary[name]) for name in ("digests", "tokenizers")}
             return cls(path=path, **(summary | pairs))
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a row index of lrt_dist; delete it") from error
+            raise UserError(
+                f"{path} is not a row index of this version of lrt_dist; use another --out"
+            ) from error
 
     def unit(self, number: int) -> list[Segment]:
         """The segments of one unit."""

@@ -123,12 +123,13 @@ class _Piece:
                 there, is no segment, unless it is the only one.
         """
         begin, last = 0, len(self.ends) - 1
+        some = False
         while begin < last:
             fits = min(
                 int(np.searchsorted(tokens, tokens[begin] + room, side="right")) - 1
                 for tokens, room in zip(self._tokens, self._room, strict=True)
             )
-            if fits == last and torn and begin > 0:
+            if fits == last and torn and some:
                 return
             if fits <= begin:  # no token of both ends so soon
                 begin += 1
@@ -136,7 +137,7 @@ class _Piece:
             whole = fits == last and not torn
             end = last if whole else self._before_blank(begin, fits)
             yield begin, end
-            begin = end
+            begin, some = end, True
 
     def _before_blank(self, begin: int, fits: int) -> int:
         """The last end before a blank up to `fits`; `fits` itself if that is less than half."""

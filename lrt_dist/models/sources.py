@@ -97,13 +97,28 @@ def open_source(config: ModelConfig) -> str:
     return config.model
 
 
-def load_config(config: ModelConfig) -> Any:
-    """The transformers configuration of a model; see `open_source` for what can go wrong."""
+def import_modules(config: ModelConfig) -> None:
+    """Import what registers a model's classes, or its tokenizer's.
+
+    Raises:
+        UserError: a module cannot be imported.
+    """
     for module in config.imports:
         try:
             import_module(module)
         except ImportError as error:
             raise UserError(f"{config.model}: imports: {error}") from error
+
+
+def local_tokenizer_digest(config: ModelConfig) -> str | None:
+    """Of the tokenizer's files on this machine; None of a model of a hub."""
+    source = Path(open_source(config))
+    return tokenizer_digest(source, _digests()) if source.is_dir() else None
+
+
+def load_config(config: ModelConfig) -> Any:
+    """The transformers configuration of a model; see `open_source` for what can go wrong."""
+    import_modules(config)
     source = open_source(config)
     try:
         return transformers.AutoConfig.from_pretrained(
@@ -170,7 +185,7 @@ def describe(config: ModelConfig) -> ModelFacts:
         window=getattr(text, "sliding_window", None),
         dtype=str(getattr(hf_config, "dtype", None) or torch.float32).removeprefix("torch."),
         digest=_digest(hf_config, source, commit),
-        tokenizer=tokenizer_digest(source, _digests()) if source.is_dir() else str(commit),
+        tokenizer=local_tokenizer_digest(config) or str(commit),
         commit=commit,
         context=getattr(text, "max_position_embeddings", None),
         reads_embeddings=anatomy_of(cls, hf_config).reads_embeddings,

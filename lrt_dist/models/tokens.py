@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
-from lrt_dist.models.sources import load_config, open_source
+from lrt_dist.models.sources import import_modules, load_config, open_source
 
 NO_END = -1
 CHAT_DATE = "01 Jan 2026"
@@ -76,6 +76,7 @@ class SiteTokenizer:
         Raises:
             UserError: the model has no tokenizer, or one without character offsets.
         """
+        import_modules(config)
         source = open_source(config)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(

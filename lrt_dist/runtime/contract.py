@@ -243,6 +243,10 @@ class Machines(Protocol):
 class Runtime(Machines, Protocol):
     """Where work runs."""
 
+    def look(self) -> None:
+        """See what machines there are now."""
+        ...
+
     def chains(self, spec: ChainSpec) -> AbstractContextManager[Chains]: ...
 
     def map(

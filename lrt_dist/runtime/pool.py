@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,9 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 PATIENCE = 300
-"""Seconds that a GPU may take to come free to be asked for its memory."""
+"""Seconds that a GPU may take to come free to be asked for its memory, or a node to join."""
+TICK = 1.0
+"""Seconds between two looks."""
 
 
 class RayRuntime:
@@ -65,6 +68,11 @@ class RayRuntime:
                     f"no Ray cluster at {address}: {error}; start one with `ray start --head`, or "
                     "set cluster.address: serial to do without Ray"
                 ) from error
+        self._policy, self._note = policy, note
+        self.look()
+
+    def look(self) -> None:
+        """See what machines there are now; nodes may have joined."""
         resources = ray.cluster_resources()
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
@@ -73,7 +81,6 @@ class RayRuntime:
         holding = [node for node in alive if node.get(kind)] or alive
         self._object_stores = [float(node["object_store_memory"]) for node in holding]
         self.gpus = float(resources.get("GPU", 0))
-        self._policy, self._note = policy, note
 
     def gpu_memory(self) -> int:
         """Bytes of memory of a GPU: the driver's own, else one of the cluster's.
@@ -174,12 +181,14 @@ class RayRuntime:
         return max(2, int(places))
 
     def _remote(self, function: Callable[..., Any], needs: Needs) -> Any:
+        self._wait_for_a_core()
         largest = max(self.node_memory)
         if needs.cpus > max(self.node_cpus) or needs.memory > largest:
             raise UserError(
-                f"a task of the fit needs {needs.cpus} cores and {format_bytes(needs.memory)}; the "
-                f"largest node offers {max(self.node_cpus):g} cores and {format_bytes(largest)}: "
-                "lower fit.tile_bytes or fit.folds, name fewer fit.pairs, or use larger nodes"
+                f"a task needs {needs.cpus} cores and {format_bytes(needs.memory)}; the largest "
+                f"node offers {max(self.node_cpus):g} cores and {format_bytes(largest)}: use "
+                "larger nodes, or for a fit lower fit.tile_bytes or fit.folds, or name fewer "
+                "fit.pairs"
             )
         return ray.remote(
             num_cpus=needs.cpus,
@@ -187,6 +196,24 @@ class RayRuntime:
             memory=needs.memory,
             max_retries=self._policy.retries,
         )(function)
+
+    def _wait_for_a_core(self) -> None:
+        """Let a cluster grow whose workers have not joined yet.
+
+        Raises:
+            LrtError: none did.
+        """
+        began = time.monotonic()
+        while max(self.node_cpus) < 1:
+            if time.monotonic() - began > PATIENCE:
+                raise LrtError(
+                    f"no node of the cluster has a core, and none joined within {PATIENCE} s; add "
+                    "nodes, and run the same command again"
+                )
+            if time.monotonic() - began < TICK:
+                self._note("no node of the cluster has a core yet; waiting for one to join")
+            time.sleep(TICK)
+            self.look()
 
 
 def _connect_or_start(quiet: dict[str, Any]) -> None:

@@ -40,6 +40,9 @@ class SerialRuntime:
         )
         self._policy = policy
 
+    def look(self) -> None:
+        """This machine stays as it is."""
+
     def gpu_memory(self) -> int:
         """Of the smallest GPU of this machine."""
         return smallest_gpu()

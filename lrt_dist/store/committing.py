@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+from lrt_dist.errors import DiskFullError, IncompleteError
+from lrt_dist.files import StorageError
 from lrt_dist.store.ledger import Ledger, UnitRecord
 
 AT_ONCE = 16
@@ -15,11 +17,22 @@ WAITING = 64
 """Commits that were asked for and are not done, at most; a kill forgets as many units."""
 
 
-class Committer:
-    """Commits units to a ledger; use as a context manager, which ends when all are committed."""
+HOPELESS = (StorageError, DiskFullError, IncompleteError)
+"""Errors after which no commit would go through."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+
+class Committer:
+    """Commits units to a ledger; use as a context manager, which ends when all are committed. Where
+    storage fails, or the store is another driver's now, those that wait are given up; their units
+    are done again.
+    """
+
+    def __init__(self, ledger: Ledger, check: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            check: raises where this process may no longer commit; asked before each commit.
+        """
+        self._ledger, self._check = ledger, check
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="committer")
         self._waiting: deque[Future[None]] = deque()
 
@@ -32,7 +45,7 @@ class Committer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._threads.shutdown()
+        self._threads.shutdown(cancel_futures=isinstance(error, HOPELESS))
         if error is None:
             self._take(at_most=0)
 
@@ -45,9 +58,19 @@ class Committer:
     ) -> None:
         """See `Ledger.commit`, which raises here or later what it raises."""
         self._waiting.append(
-            self._threads.submit(self._ledger.commit, record, stored, failed_before=failed_before)
+            self._threads.submit(self._commit, record, stored, failed_before=failed_before)
         )
         self._take(at_most=WAITING)
+
+    def _commit(
+        self,
+        record: UnitRecord,
+        stored: Callable[[], Mapping[str, str]],
+        *,
+        failed_before: bool,
+    ) -> None:
+        self._check()
+        self._ledger.commit(record, stored, failed_before=failed_before)
 
     def _take(self, at_most: int) -> None:
         """Hear of the oldest commits: of those that are done, and of more than may wait."""

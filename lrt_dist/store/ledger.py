@@ -268,11 +268,15 @@ class Ledger:
         return sorted((entry["path"], entry["e_tag"]) for entry in listed)
 
     def _compacted(self) -> dict[str, tuple[str, str]]:
-        """`{name: (e-tag, content)}` of records that were put together."""
+        """`{name: (e-tag, content)}` of records that were put together. They only save reading: of
+        an object that cannot be read the records are read one by one."""
         kept: dict[str, tuple[str, str]] = {}
         for name in self._names(_COMPACTED):
             body = bytes(obstore.get(self._objects, name).bytes())
-            columns = pq.read_table(io.BytesIO(body)).to_pydict()
+            try:
+                columns = pq.read_table(io.BytesIO(body)).to_pydict()
+            except pa.ArrowInvalid:
+                continue
             pairs = zip(columns["e_tag"], columns["record"], strict=True)
             kept |= dict(zip(columns["name"], pairs, strict=True))
         return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,9 @@ from lrt_dist.corpus.readers import Document
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segment_tables import SCHEMA, table_of
 from lrt_dist.corpus.segments import cut_segments, seen_anew
+from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.files import atomic_write
+from lrt_dist.models.sources import local_tokenizer_digest
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.sites import Segment, Side, Sided
 
@@ -131,9 +134,18 @@ def tokenise_segments(task: SegmentsTask) -> None:
 
 
 def read_share(path: Path) -> pa.RecordBatch:
-    """The table of a share: its segments, and `SIGNATURE`."""
-    with path.open("rb") as stream, pa.ipc.open_file(stream) as file:
-        return file.get_batch(0)
+    """The table of a share: its segments, and `SIGNATURE`.
+
+    Raises:
+        CorruptionError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream, pa.ipc.open_file(stream) as file:
+            return file.get_batch(0)
+    except pa.ArrowInvalid as error:
+        raise CorruptionError(
+            f"{path} cannot be read ({error}); delete it, and run the same command again"
+        ) from error
 
 
 def read_signatures(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -171,5 +183,15 @@ def _no_collection() -> Iterator[None]:
 
 @lru_cache(maxsize=4)
 def _tokenizer(config: ModelConfig, digest: str) -> SiteTokenizer:
-    """Kept as long as the digest is the same: files may change."""
+    """Kept as long as the digest is the same: files may change.
+
+    Raises:
+        UserError: this node has another tokenizer than the driver.
+    """
+    found = local_tokenizer_digest(config)
+    if found not in (None, digest):
+        raise UserError(
+            f"{config.model} has another tokenizer on {socket.gethostname()} than where the run "
+            "was started: its files must be the same on all nodes"
+        )
     return SiteTokenizer.load(config)

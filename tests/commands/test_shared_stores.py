@@ -13,11 +13,13 @@ from tiny_run import store_digests, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import CorruptionError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.log import read_log
 from lrt_dist.sites import ABSENT, Direction, Side
 from lrt_dist.store.activations import ActivationStore
+from lrt_dist.tasks.tokenise import read_share
 
 CommandLine = Callable[..., tuple[int, str]]
 
@@ -154,3 +156,26 @@ def test_rows_of_another_corpus_are_refused(
     missing = f"sites.rows_of={tmp_path / 'nowhere'}"
     code, text = lrt_dist("index", str(run_file), "--out", str(tmp_path / "o"), "--set", missing)
     assert code == 2, text
+
+
+def test_rows_of_another_run_are_seen_share_by_share(
+    first: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And texts of concepts are looked for in as many."""
+    run_file, earlier = first
+    settings = (f"sites.rows_of={earlier}",)
+    found = []
+    for segments in (2048, 4):
+        monkeypatch.setattr("lrt_dist.commands.index.SEGMENTS_OF_SHARE", segments)
+        with api.open_run(tmp_path / str(segments), load_run(run_file, settings)) as run:
+            index = api.index(run)
+        found.append([(s.document, s.start, s.ids, s.positions) for s in index.all_segments()])
+    assert found[0] == found[1]
+    assert index.digest == RowIndex.open(earlier / "rows").digest
+
+
+def test_a_share_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "000000-0.arrow"
+    path.write_bytes(b"")
+    with pytest.raises(CorruptionError, match=r"000000-0\.arrow cannot be read .*delete it"):
+        read_share(path)

@@ -141,6 +141,14 @@ def test_a_long_document_is_encoded_about_once(monkeypatch: pytest.MonkeyPatch) 
         assert encoder.encoded < 1.1 * len(text)
 
 
+def test_what_follows_a_stretch_without_ends_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stretch fills all of a piece but a segment, which ends where the piece does."""
+    monkeypatch.setattr("lrt_dist.corpus.segments.SHORTEST_PIECE", 1)
+    text = 190 * "x" + "abcdefgh"  # a piece is 192 characters
+    encoders = Sided(GreedyEncoder([190 * "x"], 0), GreedyEncoder([], 0))
+    assert "".join(segment.text for segment in cut(text, encoders, 2)) == "abcdefgh"
+
+
 def check_pieces(text: str, segments: list[Segment], max_tokens: int) -> None:
     assert "".join(s.text for s in segments) == text
     assert [s.start for s in segments] == [

@@ -12,8 +12,10 @@ import ray
 from scripted import Job, attempts, chain
 
 from lrt_dist.errors import LrtError, UserError
+from lrt_dist.runtime import pool
 from lrt_dist.runtime.chain import Chain
 from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, Stage, StageSpec
+from lrt_dist.runtime.pool import RayRuntime
 
 
 def test_stages_live_in_processes_of_their_own(ray_runtime: Runtime, tmp_path: Path) -> None:
@@ -100,3 +102,27 @@ def test_a_stage_that_cannot_be_built_says_why(ray_runtime: Runtime) -> None:
     spec = ChainSpec((StageSpec(build, cpus=1, gpus=0),), placement_timeout=30)
     with pytest.raises(UserError, match=r"^no such model$"), ray_runtime.chains(spec):
         pass
+
+
+def test_a_cluster_without_a_core_is_waited_for(
+    ray_runtime: RayRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers join at the third look."""
+    there, looks = ray_runtime.node_cpus, 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            ray_runtime.node_cpus = there
+
+    monkeypatch.setattr(pool, "TICK", 0.01)
+    monkeypatch.setattr(ray_runtime, "look", look)
+    monkeypatch.setattr(ray_runtime, "node_cpus", (0.0,))
+    assert list(ray_runtime.map(abs, [-1, -2])) == [1, 2]
+    assert looks == 3
+    monkeypatch.setattr(pool, "PATIENCE", 0.05)
+    monkeypatch.setattr(ray_runtime, "node_cpus", (0.0,))
+    with pytest.raises(LrtError, match="none joined within"):
+        list(ray_runtime.map(abs, [-1]))
+    ray_runtime.node_cpus = there

@@ -9,7 +9,7 @@ import pytest
 from raw_objects import Objects
 from tiny_store import OTHER, SAME, record, unread
 
-from lrt_dist.errors import CorruptionError, UserError
+from lrt_dist.errors import CorruptionError, IncompleteError, UserError
 from lrt_dist.store.committing import WAITING, Committer
 from lrt_dist.store.ledger import Ledger, UnitRecord
 
@@ -164,6 +164,29 @@ def test_a_record_that_was_put_together_and_replaced_is_read_anew(
     objects.write(name, objects.read(name)[:40])
     with pytest.raises(CorruptionError, match=r"unit-00000002\.json is not a ledger record"):
         ledger.committed()
+
+
+def test_a_damaged_object_of_many_records_only_costs_time(
+    ledger: Ledger, objects: Objects, compacting: list[str]
+) -> None:
+    for unit in range(4):
+        ledger.commit(record(unit), unread)
+    assert ledger.committed().keys() == set(range(4))
+    assert compacting == []
+    (name,) = Ledger(ledger.url)._names("compacted")
+    objects.write(f"m.ledger/{name}", b"PAR1 and nothing more")
+    assert Ledger(ledger.url).committed().keys() == set(range(4))
+    assert len(compacting) == 4
+
+
+def test_a_lease_that_is_lost_ends_commits_that_wait(ledger: Ledger) -> None:
+    def check() -> None:
+        raise IncompleteError("another driver has taken over")
+
+    committer = Committer(ledger, check)
+    with pytest.raises(IncompleteError, match="taken over"), committer:
+        committer.commit(record(), unread, failed_before=False)
+    assert not ledger.committed_units()
 
 
 def test_what_is_committed_in_the_background_is_committed(ledger: Ledger) -> None:
