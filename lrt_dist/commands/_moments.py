@@ -323,7 +323,8 @@ def _accumulate(
         )
     needs = max((tile_needs(run, tile, leaf) for tile in tiles.values()), key=lambda n: n.memory)
     if device != CPU:
-        needs = replace(needs, cpus=CORES_OF_GPU, gpus=1)
+        cores = min(CORES_OF_GPU, int(max(run.machines.node_cpus)))
+        needs = replace(needs, cpus=max(1, cores), gpus=1)
     with run.progress.phase("moments", len(leaves) * (finished + len(tiles)), "leaves") as bar:
         bar.resume(done)
         for path in run.runtime.reduce(accumulate, join, trees, needs, bar.advance):

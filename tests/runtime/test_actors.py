@@ -119,10 +119,10 @@ def test_a_cluster_without_a_core_is_waited_for(
     monkeypatch.setattr(pool, "TICK", 0.01)
     monkeypatch.setattr(ray_runtime, "look", look)
     monkeypatch.setattr(ray_runtime, "node_cpus", (0.0,))
-    assert list(ray_runtime.map(abs, [-1, -2])) == [1, 2]
+    assert list(ray_runtime.map(lambda number: -number, [-1, -2])) == [1, 2]
     assert looks == 3
     monkeypatch.setattr(pool, "PATIENCE", 0.05)
     monkeypatch.setattr(ray_runtime, "node_cpus", (0.0,))
     with pytest.raises(LrtError, match="none joined within"):
-        list(ray_runtime.map(abs, [-1]))
+        list(ray_runtime.map(lambda number: -number, [-1]))
     ray_runtime.node_cpus = there
