@@ -145,8 +145,8 @@ class ConceptConfig(Strict):
     prompts: DataConfig | None = Field(
         None,
         description="What the model continues under `evaluate.generate`, given as `data` is; open "
-        "questions will do. `null` means the prompts of the test items. Those that ask a question "
-        "of `data` are left out.",
+        "questions will do, and a text on each line. `null` means the prompts of the test items. "
+        "Those that ask a question of `data` are left out.",
     )
     split: SplitConfig = Field(SplitConfig(), description="How many items there are of each kind.")
     swap_letters: bool = Field(

@@ -38,6 +38,7 @@ def read_items(
     *,
     swap_letters: bool = False,
     seed: int = 0,
+    texts_ask: bool = False,
 ) -> Items:
     """All items, prompts and answers joined by the template.
 
@@ -45,6 +46,7 @@ def read_items(
         swap_letters: whether every item of two choices is followed by the same one with its
             letters swapped.
         seed: of the pairing of texts that come in two classes, without pairs.
+        texts_ask: whether a text alone is an open question, not one of a class.
 
     Raises:
         UserError: a file is missing, not what its suffix says, or a record has no known form, an
@@ -53,7 +55,7 @@ def read_items(
     """
     read: list[tuple[Item, str, str | None]] = []
     classes: list[ClassText] = []
-    for contrast, origin, separator in _contrasts(data):
+    for contrast, origin, separator in _contrasts(data, texts_ask=texts_ask):
         if isinstance(contrast, ClassText):
             classes.append(contrast)
         else:
@@ -68,13 +70,16 @@ def read_items(
     return Items(tuple(items), unpaired)
 
 
-def _contrasts(data: DataConfig) -> Iterator[tuple[Item | ClassText, str, str | None]]:
+def _contrasts(
+    data: DataConfig, *, texts_ask: bool
+) -> Iterator[tuple[Item | ClassText, str, str | None]]:
     """What every record says, with its place and the separator of its form."""
     for files, shows in ((data.positive, True), (data.negative, False)):
         for file in files:
             for origin, record in records_of(Path(file)):
                 yield ClassText(class_text(record, origin), shows, origin), origin, None
-    for origin, record in _records(data):
+    for origin, found in _records(data):
+        record = {"question": found} if texts_ask and isinstance(found, str) else found
         form = form_of(record, origin)
         for contrast in form.read(record, origin):
             yield contrast, origin, form.separator

@@ -165,7 +165,7 @@ def _prompts(config: ConceptConfig, data: Sequence[Item]) -> tuple[Item, ...]:
     """What the model continues, in the order of the file."""
     assert config.prompts is not None, "the concept brings none"
     questions = {item.question for item in data}
-    read = dict.fromkeys(_read(config, config.prompts).items)
+    read = dict.fromkeys(_read(config, config.prompts, texts_ask=True).items)
     prompts = tuple(item for item in read if item.question not in questions)
     if not prompts or not all(item.prompts[0] for item in prompts):
         raise UserError(
@@ -176,9 +176,13 @@ def _prompts(config: ConceptConfig, data: Sequence[Item]) -> tuple[Item, ...]:
     return prompts
 
 
-def _read(config: ConceptConfig, data: DataConfig) -> Items:
+def _read(config: ConceptConfig, data: DataConfig, *, texts_ask: bool = False) -> Items:
     return read_items(
-        data, config.template, swap_letters=config.swap_letters, seed=config.split.seed
+        data,
+        config.template,
+        swap_letters=config.swap_letters,
+        seed=config.split.seed,
+        texts_ask=texts_ask,
     )
 
 

@@ -248,3 +248,17 @@ def test_a_dataset_holds_the_same_forms(tmp_path: Path) -> None:
     pq.write_table(pa.table({"words": ["a"]}), tmp_path / "train.parquet")
     with pytest.raises(UserError, match=rf"dataset {tmp_path}:train, row 0: no known form"):
         read(dataset=f"{tmp_path}:train")
+
+
+def test_prompts_may_be_a_text_on_each_line(tmp_path: Path) -> None:
+    """As `jobs/lrt-refusal.yaml` has them."""
+    data = as_json(
+        tmp_path / "c.json", {"positive": list("abcdefgh"), "negative": list("ijklmnop")}
+    )
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("How do I bake bread?\nWhat is a lock?\n")
+    concept = ConceptConfig(
+        name="c", data=DataConfig(file=data), prompts=DataConfig(file=str(prompts))
+    )
+    asked = [item.prompts[0] for item in load_concept(concept).prompts]
+    assert asked == ["How do I bake bread?", "What is a lock?"]
