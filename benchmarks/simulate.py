@@ -26,6 +26,7 @@ from rich.table import Table
 from benchmarks.harness import Result
 from benchmarks.simulated_cluster import Cluster, Costs
 from benchmarks.stages import Waiting, WaitingStage
+from lrt_dist.runtime.chain import FINISHING
 from lrt_dist.runtime.contract import DEFAULT_POLICY, ChainSpec, Done, StageSpec
 from lrt_dist.runtime.pool import RayRuntime
 from lrt_dist.runtime.scheduler import RayChains
@@ -35,7 +36,7 @@ BATCH = 16_384
 """Tokens of a batch."""
 FLOPS = 0.4 * 989e12
 """Of one GPU."""
-LAYER_PARAMETERS, LAYERS, LAST = 856e6, 80, 71
+LAYER_PARAMETERS, LAST = 856e6, 71
 """Of a model with Llama-3 70B's shape; blocks behind the last wanted layer are not run."""
 STAGES = 2
 STORED_BYTES = 10 * 8192 * 2
@@ -122,11 +123,11 @@ class DriverCosts:
 def simulate(setting: Setting, driver: DriverCosts, seed: int = 0) -> Outcome:
     """Run the scheduler over all units of a setting."""
     written = STORED_BYTES / STAGES * setting.rows
-    at_once = 4  # of a stage: they share what it gets of the storage
     costs = Costs(
         load=LOAD,
         open=0.02,
-        write=0.05 + at_once * written / (setting.storage / setting.gpus),
+        # As many are written at once, and share what a stage gets of the storage.
+        write=0.05 + FINISHING * written / (setting.storage / setting.gpus),
         step=setting.step(),
         call=driver.call,
         waiting=driver.waiting,

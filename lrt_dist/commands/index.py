@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,11 +195,16 @@ def _share(
 ) -> Path:
     """The file of one share of the corpus; another one if its documents or units are others, or if
     another version would have cut them."""
-    made_by = [f"{name} {version(name)}" for name in ("lrt_dist", "tokenizers", "transformers")]
-    digest = hashlib.sha256(repr((fingerprint, made_by, until)).encode())
+    digest = hashlib.sha256(repr((fingerprint, _made_by(), until)).encode())
     for document in documents:
         digest.update(f"{document.id}\n{document.text}\n".encode())
     return run.folder.shares / f"{number:06d}-{digest.hexdigest()[:16]}.arrow"
+
+
+@cache
+def _made_by() -> tuple[str, ...]:
+    """The versions of what cuts a corpus."""
+    return tuple(f"{name} {version(name)}" for name in ("lrt_dist", "tokenizers", "transformers"))
 
 
 def _shares(documents: Iterable[Document]) -> Iterator[tuple[Document, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store
 from lrt_dist.plan.filling import batch_cost, better_rows
 from lrt_dist.plan.memory import USABLE, StagePlan
 from lrt_dist.plan.tiles import rows_read_again
+from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.workspace.placement import chain, stage_plans
@@ -231,7 +231,7 @@ def plan(run: Run) -> Plan:
 def _better_rows(run: Run, texts: _Texts, models: Sided[ModelPlan]) -> int | None:
     """Of the model that has the larger part of the work; rows are those of both."""
     extract = run.config.extract
-    if RowIndex.is_at(run.folder.rows) and run.folder.has_activations():
+    if run.folder.has_activations():
         return None  # too late
     side = max(Side, key=lambda s: models[s].hours)
     return better_rows(
@@ -311,12 +311,5 @@ def _speed(run: Run) -> tuple[float, str]:
 
 
 def _gemm_speed(dtype: torch.dtype) -> float:
-    """Operations a second of a square GEMM here, the best of three."""
-    n = 1024
-    a = torch.randn(n, n, dtype=dtype)
-    best = float("inf")
-    for _ in range(3):
-        began = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - began)
-    return 2 * n**3 / best
+    """Operations a second of a square GEMM on this machine."""
+    return product_speed(torch.randn(1024, 1024, dtype=dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,18 +117,13 @@ def _taken_up(task: AccumulateTask, kept: Path, ends: Sequence[int]) -> tuple[in
     file = MomentFile(kept)
     moments = [file.fold(fold) for fold in range(file.folds)]
     inside = {part for fold in moments for part in fold.parts}
-    whole = [
-        end
-        for end in ends
-        if {
-            _part(task, unit, fold)
-            for block in task.leaf.blocks[:end]
-            for unit in block.units
-            for fold in range(task.folds)
-        }
-        == inside
-    ]
-    return (whole[0], moments) if whole else (0, [Moments()] * task.folds)
+    expected: set[str] = set()
+    for begin, end in itertools.pairwise([0, *ends]):
+        for block in task.leaf.blocks[begin:end]:
+            expected |= {_part(task, u, fold) for u in block.units for fold in range(task.folds)}
+        if expected == inside:
+            return end, moments
+    return 0, [Moments()] * task.folds
 
 
 def _part(task: AccumulateTask, unit: int, fold: int) -> str:

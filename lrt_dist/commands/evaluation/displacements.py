@@ -70,51 +70,41 @@ class Displacements:
         """
         if not band:
             return Intervention({target: self._at(concept, target, conditions)})
-        return Intervention({p.target: self._within(concept, p, band[0], conditions) for p in band})
+        return Intervention(
+            {
+                pair.target: self._at(concept, pair.target, _from(pair.source, conditions), band[0])
+                for pair in band
+            }
+        )
 
     def _at(
         self,
         concept: str,
         target: int,
         conditions: Sequence[Condition],
-        shared: Mapping[Condition, torch.Tensor] | None = None,
+        drawn_at: LayerPair | None = None,
     ) -> Steering:
         """At one layer.
 
         Args:
-            shared: directions of some conditions that are not the layer's own, at strength 0.
+            drawn_at: the pair whose random directions are used, in a band; None for the layer's
+                own. Those of each layer would cancel, where vectors of neighbours add up.
         """
         known = {NONE: (torch.zeros(self._run.widths.target), 0.0)}
         rows, strengths = [], []
         for condition in conditions:
             whose = replace(condition, strength=0.0)
             if whose not in known:
-                direction = (shared or {}).get(whose)
-                if direction is None:
+                if drawn_at and whose.arm in TARGET_DRAWS:
+                    there = replace(whose, source_layer=drawn_at.source)
+                    direction = self._direction(concept, drawn_at.target, there)
+                else:
                     direction = self._direction(concept, target, whose)
                 known[whose] = direction, self._length(concept, target, whose)
             direction, length = known[whose]
             rows.append(displacement(direction, condition.strength * length))
             strengths.append([condition.strength])
         return Steering(self._run.operator, torch.stack(rows), torch.tensor(strengths))
-
-    def _within(
-        self, concept: str, pair: LayerPair, first: LayerPair, conditions: Sequence[Condition]
-    ) -> Steering:
-        """At one layer of a band, whose random directions are those of its first pair: directions
-        of their own would cancel, where vectors of neighbouring layers add up."""
-        shared = {
-            replace(c, source_layer=pair.source, strength=0.0): self._direction(
-                concept, first.target, replace(c, source_layer=first.source)
-            )
-            for c in conditions
-            if c.arm in TARGET_DRAWS and c.strength > 0
-        }
-        own = [
-            c if c.arm in (Arm.NONE, Arm.NATIVE) else replace(c, source_layer=pair.source)
-            for c in conditions
-        ]
-        return self._at(concept, pair.target, own, shared)
 
     def vector_of(self, concept: str, condition: Condition) -> str:
         """The concept from whose texts an injected vector, or its map, was made, or the third
@@ -194,6 +184,14 @@ class Displacements:
         return mapped_directions(
             units_ND[draw : draw + 1], affine, claim, bias=config.map_bias
         ).squeeze(0)
+
+
+def _from(source: int, conditions: Sequence[Condition]) -> list[Condition]:
+    """Conditions of a band at a layer whose vectors come from a source layer."""
+    return [
+        c if c.arm in (Arm.NONE, Arm.NATIVE) else replace(c, source_layer=source)
+        for c in conditions
+    ]
 
 
 def _values(path: Path) -> torch.Tensor:
