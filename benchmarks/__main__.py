@@ -33,6 +33,13 @@ MODULES = {
         "extraction_transformer_lens",
     ],
     "step": ["extraction_step"],
+    "planned": [
+        "planned_store",
+        "planned_reads",
+        "planned_writes",
+        "planned_stage",
+        "planned_task",
+    ],
     "simulate": ["simulated_64", "simulated_1024"],
     "decomposition": ["eigh_time", "eigh_memory"],
     "row_index": ["index_unit", "index_growth"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -240,15 +241,14 @@ def plan(
     described = load_cluster(cluster) if cluster else None
     planned = api.plan(api.Run(RunFolder(place(out).resolve(), config), Progress(), described))
     about = "" if planned.exact else "about "
-    table = Table(title=f"{config.name}: {about}{planned.rows:,} rows in {planned.units:,} units")
-    memory = ("memory per stage", "of its node")
-    for column in ("", "model", "layers", "stages × replicas", *memory, "store", "time"):
-        table.add_column(column, overflow="fold")
+    console.print(f"{config.name}: {about}{planned.rows:,} rows in {planned.units:,} units")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model, layers", overflow="fold", min_width=28)
+    for column in ("stages ×\nreplicas", "memory of\na stage", "of its\nnode", "store", "time"):
+        table.add_column(column, overflow="fold", justify="right")
     for model in planned.models:
         table.add_row(
-            model.side,
-            Path(model.model).name,
-            format_layers(model.layers),
+            f"{model.side} {Path(model.model).name}\n{format_layers(model.layers)}",
             f"{len(model.stages)} × {model.replicas} {model.device}",
             format_bytes(max(stage.bytes for stage in model.stages)),
             format_bytes(model.host_bytes),
@@ -256,6 +256,8 @@ def plan(
             format_seconds(model.hours * 3600),
         )
     console.print(table)
+    if planned.index_hours * 3600 >= 1:
+        console.print(f"index: tokenising takes {format_seconds(planned.index_hours * 3600)}")
     cost = max(model.batch_cost for model in planned.models)
     advice = (
         f"; extract.rows_per_unit: {planned.better_rows} would be better"

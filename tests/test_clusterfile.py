@@ -10,6 +10,7 @@ import pytest
 
 from lrt_dist import api
 from lrt_dist.clusterfile import load_cluster
+from lrt_dist.commands.plan import DRIVER_SECONDS
 from lrt_dist.errors import UserError
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.progress import Progress
@@ -85,6 +86,31 @@ def test_a_run_is_planned_for_machines_that_are_not_there(
     assert code == 2
     assert re.search(r"in 2 stages needs .* on a GPU, which has 97\.7 KiB", " ".join(text.split()))
     assert not (tmp_path / "out").exists()
+
+
+def test_stages_without_a_gpu_and_a_driver_that_is_busy(
+    write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
+) -> None:
+    """More stages than GPUs are refused, more replicas make nothing faster, and no unit takes less
+    than the driver's part of it."""
+    machines = "{nodes: 1, cpus: 8, memory: 64GiB, gpus: 1, gpu: H100}"
+    described_file = described(tmp_path, machines)
+    folder = RunFolder(tmp_path / "out", load_run(write_run(cluster={"address": "auto"})))
+    planned = api.plan(api.Run(folder, Progress(), load_cluster(described_file)))
+    assert all(model.hours == planned.units * DRIVER_SECONDS / 3600 for model in planned.models)
+    slow = described(tmp_path, machines.replace("H100", "{memory: 80GiB, tflops: 1e-6}"))
+    hours = []
+    for replicas in (1, 2):
+        config = load_run(write_run(cluster={"address": "auto", "replicas": replicas}))
+        run = api.Run(RunFolder(tmp_path / "out", config), Progress(), load_cluster(slow))
+        hours.append(api.plan(run).models.source.hours)
+    assert hours[0] == pytest.approx(hours[1])
+    assert hours[0] > planned.models.source.hours
+    run_file = write_run(cluster={"address": "auto", "stages": 2})
+    out = ("--out", str(tmp_path / "out"), "--cluster", str(described_file))
+    code, text = lrt_dist("plan", str(run_file), *out)
+    assert code == 2
+    assert "2 stages, which take a GPU each, and 1 GPUs are described" in " ".join(text.split())
 
 
 def test_slow_storage_takes_longer_than_computing(

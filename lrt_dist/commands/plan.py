@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,8 @@ REACHED = 0.4
 """Share of a described GPU's operations a second that a forward pass is assumed to reach."""
 REACHED_FLOAT64 = 0.7
 """The same of large float64 products."""
+DRIVER_SECONDS = 0.004
+"""In which the driver sends a unit through and commits it (docs/scale.md)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class ModelPlan:
         host_bytes: memory of its node that the largest stage needs.
         store_bytes: of the whole extraction.
         batch_cost: tokens that its batches cost for each token of the texts; see `plan.filling`.
-        hours: of the whole extraction.
+        hours: of the whole extraction: of its computing, its writes, or the driver's work on its
+            units, whichever is longest.
     """
 
     side: Side
@@ -78,6 +82,7 @@ class _Texts:
         documents, rows, tokens: of the whole corpus.
         sites: of each segment.
         lengths: tokens of each segment in each model.
+        core_seconds: of one core, in which the whole corpus is cut; 0 if it was.
     """
 
     documents: int
@@ -85,6 +90,7 @@ class _Texts:
     tokens: Sided[int]
     sites: list[int]
     lengths: Sided[list[int]]
+    core_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class Plan:
         documents: of the corpus.
         rows: sites.
         units: of work.
+        index_hours: in which the corpus is tokenised; 0 with a finished row index.
         better_rows: another `extract.rows_per_unit` that is worth it; None where it is well.
         models: extraction of each model.
         pairs: of layers.
@@ -116,6 +123,7 @@ class Plan:
     documents: int
     rows: int
     units: int
+    index_hours: float
     better_rows: int | None
     models: Sided[ModelPlan]
     pairs: int
@@ -134,7 +142,8 @@ class Plan:
     @property
     def hours(self) -> float:
         """Of everything."""
-        return sum(model.hours for model in self.models) + self.fit_hours + self.evaluate_hours
+        extraction = sum(model.hours for model in self.models)
+        return self.index_hours + extraction + self.fit_hours + self.evaluate_hours
 
 
 def plan(run: Run) -> Plan:
@@ -150,18 +159,20 @@ def plan(run: Run) -> Plan:
     rows, tokens = texts.rows, texts.tokens
     speed, source = _speed(run)
     cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
+    rows_per_unit = run.config.extract.rows_per_unit
+    units = -(-rows // rows_per_unit)
 
     def model_plan(side: Side) -> ModelPlan:
         facts, layers = run.facts[side], run.layers[side]
         budget = run.config.extract.batch_tokens
         stages = stage_plans(run, side, head=False, batch_tokens=budget)
+        _check_gpus(run, facts.name, len(stages))
         spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
         replicas = spec.replicas
-        cost = batch_cost(
-            texts.lengths[side], texts.sites, run.config.extract.rows_per_unit, budget
-        )
+        cost = batch_cost(texts.lengths[side], texts.sites, rows_per_unit, budget)
         flops = cost * forward_flops(tokens[side], facts.block_parameters, max(layers))
-        devices = replicas * len(stages) if run.machines.gpus else cores
+        # More replicas than there are GPUs for are asked for, and wait.
+        devices = min(replicas * len(stages), run.machines.gpus) if run.machines.gpus else cores
         stored = store_bytes(
             rows, dict.fromkeys(layers, facts.width), run.config.extract.store_dtype
         )
@@ -176,14 +187,15 @@ def plan(run: Run) -> Plan:
             host_bytes=max(stage.memory for stage in spec.stages),
             store_bytes=stored,
             batch_cost=cost,
-            hours=max(flops / (speed * devices), _storage_seconds(run, stored)) / 3600,
+            hours=max(
+                flops / (speed * devices), _storage_seconds(run, stored), units * DRIVER_SECONDS
+            )
+            / 3600,
         )
 
     models = Sided.of(model_plan)
     evaluation = plan_evaluation(run)
     core_speed = cores * _gemm_speed(torch.float64)
-    rows_per_unit = run.config.extract.rows_per_unit
-    units = -(-rows // rows_per_unit)
     tiles = run_tiles(run)
     number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
     block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
@@ -202,6 +214,7 @@ def plan(run: Run) -> Plan:
         documents=texts.documents,
         rows=rows,
         units=units,
+        index_hours=texts.core_seconds / sum(run.machines.node_cpus) / 3600,
         better_rows=_better_rows(run, texts, models),
         models=models,
         pairs=len(run.pairs),
@@ -226,6 +239,21 @@ def plan(run: Run) -> Plan:
         ),
         flops_source=source,
     )
+
+
+def _check_gpus(run: Run, model: str, stages: int) -> None:
+    """Whether described machines have a GPU for each stage; a real cluster may grow.
+
+    Raises:
+        UserError: they have not.
+    """
+    there = run.described.gpus if run.described else 0
+    if 0 < there < stages:
+        raise UserError(
+            f"{model} is cut into {stages} stages, which take a GPU each, and {there:g} GPUs are "
+            "described: describe more nodes or larger GPUs, or lower cluster.stages or "
+            "extract.batch_tokens"
+        )
 
 
 def _better_rows(run: Run, texts: _Texts, models: Sided[ModelPlan]) -> int | None:
@@ -265,7 +293,9 @@ def _estimate(run: Run) -> _Texts:
         )
     sample = list(itertools.islice(read_documents(config), SAMPLE_DOCUMENTS))
     encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
+    began = time.process_time()
     segments = list(cut_segments(sample, encoders, config.max_tokens, run.config.sites))
+    core_seconds = time.process_time() - began
     read = sum(len(document.text.encode()) for document in sample)
     scale = max(1.0, text_bytes(config) / read)
     if config.max_documents:
@@ -280,6 +310,7 @@ def _estimate(run: Run) -> _Texts:
         tokens,
         [len(segment.char_ends) for segment in segments] * times,
         Sided.of(lambda side: [len(segment.ids[side]) for segment in segments] * times),
+        core_seconds * scale,
     )
 
 

@@ -86,6 +86,8 @@ def test_compressed_parquet_is_estimated_by_its_text(write_run: WriteRun, tmp_pa
     with api.open_run(tmp_path / "out", load_run(run_file, ["concepts=[]"])) as run:
         estimated = plan(run)
         assert estimated.rows == pytest.approx(api.index(run).rows, rel=0.1)
+        assert estimated.index_hours > 0
+        assert plan(run).index_hours == 0, "the corpus is tokenised"
 
 
 def test_batches_may_be_smaller_on_resume(write_run: WriteRun, tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""What `lrt-dist plan` says of bytes, over what a run then reads, writes and holds.
+
+Two models with random weights, three layers each; every token is a row. The plan is made from the
+row index. Then the extraction of the larger model and the moments of all nine pairs are done in a
+process each, whose memory, reads and writes the kernel counts (Linux). What Python and its
+libraries hold is left out on both sides: here it is not what a worker has.
+`python -m benchmarks.planned FOLDER STEP` is such a process.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import transformers
+
+from benchmarks.harness import Result, result, versions
+from benchmarks.host_memory import SENTENCE
+from lrt_dist.commands._moments import fitted_units, moments, moments_fingerprint
+from lrt_dist.commands.extract import extract_side
+from lrt_dist.commands.index import index
+from lrt_dist.commands.plan import plan
+from lrt_dist.config import ModelConfig, RunConfig
+from lrt_dist.demo.run import smollm2
+from lrt_dist.models.sources import open_source
+from lrt_dist.plan import cost, memory
+from lrt_dist.sites import Side
+from lrt_dist.workspace.run import Run, open_run
+
+WIDTHS = {"source": 384, "target": 768}
+LAYERS = 3
+ROWS, QUICK_ROWS = 200_000, 20_000
+TARGET = 1.1
+"""Of what was measured over what was planned: a run must not need more than it was said to."""
+
+
+def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
+    """Measured over planned, for each of the names."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _prepare(folder, QUICK_ROWS if quick else ROWS)
+        planned, extracted, summed = (_apart(folder, step) for step in STEPS)
+    pairs = {
+        "planned_store": (planned["store"], extracted["store"]),
+        "planned_reads": (planned["reads"], summed["reads"]),
+        "planned_writes": (planned["writes"], summed["writes"]),
+        "planned_stage": (planned["stage"], extracted["peak"]),
+        "planned_task": (planned["task"], summed["peak"]),
+    }
+    return [_result(name, *pairs[name]) for name in names]
+
+
+def _result(name: str, planned: float, measured: float) -> Result:
+    run = {
+        "planned_bytes": planned,
+        "measured_bytes": measured,
+        "ratio": measured / planned,
+        "setting": versions("torch", "zarr"),
+    }
+    return result(name, [run], TARGET, higher_is_better=False)
+
+
+def _apart(folder: Path, step: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.planned", str(folder), step]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    counted: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return counted
+
+
+def _prepare(folder: Path, rows: int) -> None:
+    """Both models and a corpus of about so many tokens."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        open_source(ModelConfig(model=str(smollm2())))
+    )
+    for name, width in WIDTHS.items():
+        torch.manual_seed(0)
+        config = transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=8,
+            max_position_embeddings=512,
+        )
+        transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    tokens = len(tokenizer(SENTENCE * 8)["input_ids"])
+    lines = [json.dumps({"text": f"{n} {SENTENCE * 8}"}) for n in range(rows // tokens)]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Run]:
+    config = RunConfig.model_validate(
+        {
+            "source": {"model": str(folder / "source"), "layers": "all"},
+            "target": {"model": str(folder / "target"), "layers": "all"},
+            "corpus": {"paths": [str(folder / "corpus.jsonl")], "near_duplicates": None},
+            "sites": {"per_segment": 512, "min_context": 0},
+            "extract": {"rows_per_unit": 8192, "batch_tokens": 8192},
+            "cluster": {"address": "serial"},
+        }
+    )
+    with open_run(folder / "out", config) as run:
+        yield run
+
+
+def _plan(run: Run) -> dict[str, float]:
+    index(run)
+    planned = plan(run)
+    return {
+        "store": planned.models.target.store_bytes,
+        "stage": planned.models.target.host_bytes - memory.PROCESS_BYTES,
+        "reads": planned.read_bytes,
+        "writes": planned.written_bytes,
+        "task": planned.tile_memory - cost.PROCESS_BYTES,
+    }
+
+
+def _extract(run: Run) -> dict[str, float]:
+    before = _held()
+    extract_side(run, Side.TARGET)
+    peak = _held(peak=True) - before
+    extract_side(run, Side.SOURCE)
+    stored = Path(run.folder.store_url(Side.TARGET))
+    return {"peak": peak, "store": sum(f.stat().st_size for f in stored.rglob("*") if f.is_file())}
+
+
+def _moments(run: Run) -> dict[str, float]:
+    records = fitted_units(run.folder)
+    before, held = _transferred(), _held()
+    moments(run, records, moments_fingerprint(run.folder, records))
+    reads, writes = (after - b for after, b in zip(_transferred(), before, strict=True))
+    return {"reads": reads, "writes": writes, "peak": _held(peak=True) - held}
+
+
+def _transferred() -> tuple[int, int]:
+    """Bytes that this process has read and written so far, by calls; mapped files are not in it."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["rchar"]), int(counts["wchar"])
+
+
+def _held(*, peak: bool = False) -> int:
+    """Bytes of memory of this process, now or at most so far."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM" if peak else "VmRSS"].split()[0]) * 1024
+
+
+STEPS: dict[str, Callable[[Run], dict[str, float]]] = {
+    "plan": _plan,
+    "extract": _extract,
+    "moments": _moments,
+}
+
+
+if __name__ == "__main__":
+    with _opened(Path(sys.argv[1])) as opened:
+        assert opened.layers  # the libraries that read a model's configuration are here now
+        counted = STEPS[sys.argv[2]](opened)
+    print(json.dumps(counted))
