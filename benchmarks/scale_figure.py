@@ -19,6 +19,7 @@ from benchmarks.simulate import (
     BATCH,
     INDEXED,
     STAGES,
+    DriverCosts,
     Outcome,
     Setting,
     driver_costs,
@@ -35,9 +36,8 @@ BATCHES = 64
 """Of each replica."""
 
 
-def outcomes() -> list[Outcome]:
+def outcomes(driver: DriverCosts) -> list[Outcome]:
     """Of every setting."""
-    driver = driver_costs()
     with index_of(INDEXED) as index:
         return [
             simulate(Setting(gpus, gpus / STAGES * BATCHES * min(rows, BATCH), rows), driver, index)
@@ -87,8 +87,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale_figure", description=__doc__)
     parser.add_argument("path", type=Path, help="of the PNG file")
     path = parser.parse_args().path
-    simulated = outcomes()
-    Console(width=120).print(table_of(simulated))
+    driver = driver_costs()
+    simulated = outcomes(driver)
+    Console(width=120).print(driver, table_of(simulated))
     draw(simulated, path)
 
 
