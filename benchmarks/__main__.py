@@ -41,6 +41,7 @@ MODULES = {
         "planned_task",
     ],
     "simulate": ["simulated_64", "simulated_1024"],
+    "driver_per_unit": ["driver_per_unit"],
     "decomposition": ["eigh_time", "eigh_memory"],
     "row_index": ["index_unit", "index_growth"],
     "tokenising": ["tokenising"],

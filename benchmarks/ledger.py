@@ -70,7 +70,7 @@ def _seconds(url: str, units: int, where: str) -> dict[str, float]:
     began = time.perf_counter()
     with Committer(Ledger(url)) as committer:
         for unit in range(units):
-            committer.commit(_record(unit), dict, failed_before=False)
+            committer.commit(record_of(unit), dict, failed_before=False)
     committed = time.perf_counter()
     ledger = Ledger(url)
     assert len(ledger.committed_units()) == units
@@ -120,7 +120,8 @@ def _serve(told: Connection) -> None:
     server.serve_forever()
 
 
-def _record(unit: int) -> UnitRecord:
+def record_of(unit: int) -> UnitRecord:
+    """Of a unit of ten layers."""
     arrays = [f"{kind}/{layer}" for layer in range(LAYERS) for kind in ("layers", "norms")]
     return UnitRecord(
         unit=unit,

@@ -35,7 +35,7 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     """Medians over random units, in rounds."""
     units = UNITS // 50 if quick else UNITS
     with TemporaryDirectory() as folder:
-        large, small = (_index(Path(folder) / str(n), n) for n in (units, FEW))
+        large, small = (write_units(Path(folder) / str(n), n) for n in (units, FEW))
         rounds = [
             {
                 "ms": 1e3 * _seconds(large, _lengths),
@@ -74,7 +74,8 @@ def _seconds(index: RowIndex, look: Callable[[RowIndex, int], object]) -> float:
     return statistics.median(times)
 
 
-def _index(path: Path, units: int) -> RowIndex:
+def write_units(path: Path, units: int) -> RowIndex:
+    """An index of so many units of `SEGMENTS` segments."""
     return write_index(path, _tables(units), SEGMENTS * TOKENS, "benchmark")
 
 

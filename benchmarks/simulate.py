@@ -1,8 +1,9 @@
 """The driver's own scheduler on a simulated clock: what clusters that nobody has here would do.
 
 Stages take the time that their operations take at 40 % of an H100's peak, and writes what a share
-of the storage gives; the driver's own computing is measured while it happens, and its calls to Ray
-are charged with what they cost here, measured in the same run. Processes fail as often as those of
+of the storage gives; the driver's own computing is measured while it happens, its row index and its
+ledger (`driver_work`) with it, and its calls to Ray are charged with what they cost here, measured
+in the same run. Processes fail as often as those of
 Llama 3's training (arXiv 2407.21783, section 3.3.4: 419 unexpected interruptions of 16,384 GPUs in
 54 days), and ten times as often.
 
@@ -23,9 +24,11 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.driver_work import DriverWork, index_of
 from benchmarks.harness import Result
 from benchmarks.simulated_cluster import Cluster, Costs
 from benchmarks.stages import Waiting, WaitingStage
+from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.runtime.chain import FINISHING
 from lrt_dist.runtime.contract import DEFAULT_POLICY, ChainSpec, Done, StageSpec
 from lrt_dist.runtime.pool import RayRuntime
@@ -45,8 +48,8 @@ LLAMA_HOURS = 16_384 * 54 * 24 / 419
 """Hours of one GPU between two failures."""
 LOAD = 120.0
 """Seconds in which a stage is read and built."""
-COMMIT = 0.0002 + 0.00002
-"""Seconds: `ledger_commit` and `index_unit` of this package's benchmarks."""
+INDEXED = 25_000
+"""Units of the row index; a run of more begins it again."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,15 @@ class Outcome:
     redone: float
     real: float
 
+    @property
+    def driver_ms(self) -> float:
+        """Milliseconds of the driver for a unit."""
+        return 3.6e6 * self.hours * self.driver / self.setting.units
+
+    @property
+    def units_a_second(self) -> float:
+        return self.setting.units / (3600 * self.hours)
+
 
 @dataclass(frozen=True)
 class DriverCosts:
@@ -120,7 +132,7 @@ class DriverCosts:
     waiting: float
 
 
-def simulate(setting: Setting, driver: DriverCosts, seed: int = 0) -> Outcome:
+def simulate(setting: Setting, driver: DriverCosts, index: RowIndex, seed: int = 0) -> Outcome:
     """Run the scheduler over all units of a setting."""
     written = STORED_BYTES / STAGES * setting.rows
     costs = Costs(
@@ -131,22 +143,30 @@ def simulate(setting: Setting, driver: DriverCosts, seed: int = 0) -> Outcome:
         step=setting.step(),
         call=driver.call,
         waiting=driver.waiting,
-        commit=COMMIT,
         failing=setting.failing,
     )
     cluster = Cluster(costs, seed)
     notes: list[str] = []
-    units = (Waiting(f"unit {number}", setting.batches) for number in range(setting.units))
     began = time.perf_counter()
     spec = ChainSpec((StageSpec(WaitingStage, cpus=1, gpus=1),) * STAGES, setting.replicas)
-    with cluster.instead_of_ray():
+    with cluster.instead_of_ray(), DriverWork(index) as work:
+
+        def units() -> Iterator[Waiting]:
+            for number in range(setting.units):
+                work.lengths(number)
+                yield Waiting(f"unit {number}", setting.batches)
+
         chains = RayChains(spec, DEFAULT_POLICY, notes.append, [float("inf")])
         chains.start()
         started, spent = cluster.now, cluster.driver
         done = 0
-        for outcome in chains.run(units):
+        for outcome in chains.run(units()):
             assert isinstance(outcome, Done), outcome
-            cluster.spend(costs.commit)
+            if work.is_full(done):
+                with cluster.asked(0.0):
+                    work.renew()
+            work.commit(done)
+            cluster.spend(work.spent_behind())
             done += 1
         seconds = cluster.now - started
         busy = sum(actor.busy for chain in cluster.chains for actor in chain.actors)
@@ -188,7 +208,7 @@ def driver_costs(tasks: int = 1000) -> DriverCosts:
             ray.cancel(ref, force=True)
     finally:
         ray.shutdown()
-    free = Cluster(Costs(0, 0, 0, 0, 0, 0, 0), 0)
+    free = Cluster(Costs(0, 0, 0, 0, 0, 0), 0)
     with free.instead_of_ray():
         chains_here = RayChains(spec, DEFAULT_POLICY, lambda note: None, [float("inf")])
         chains_here.start()
@@ -219,12 +239,14 @@ def settings(gpus: int, *, quick: bool) -> list[Setting]:
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     driver = driver_costs(100 if quick else 1000)
+    gpus = {name: int(name.rpartition("_")[2]) for name in wanted}
+    with index_of(INDEXED // 50 if quick else INDEXED) as index:
+        simulated = {
+            name: [simulate(setting, driver, index) for setting in settings(count, quick=quick)]
+            for name, count in gpus.items()
+        }
     results = []
-    for name in wanted:
-        outcomes = [
-            simulate(setting, driver)
-            for setting in settings(int(name.rpartition("_")[2]), quick=quick)
-        ]
+    for name, outcomes in simulated.items():
         runs = [_run(outcome, driver) for outcome in outcomes]
         counted = [
             o.goodput
@@ -246,6 +268,7 @@ def _run(outcome: Outcome, driver: DriverCosts) -> dict[str, Any]:
         "hours": outcome.hours,
         "ratio": outcome.goodput,
         "driver_share": outcome.driver,
+        "driver_ms_a_unit": outcome.driver_ms,
         "deaths": outcome.deaths,
         "redone_units_per_unit": outcome.redone,
         "simulated_in_seconds": outcome.real,
@@ -263,24 +286,44 @@ def main() -> None:
     parser.add_argument("--failing", type=float, default=float("inf"), help="hours of one GPU")
     chosen = parser.parse_args()
     driver = driver_costs()
-    shown = Table(
-        "GPUs", "units", "rows", "fails", "hours", "goodput", "driver", "deaths", "redone", "real s"
-    )
     setting = Setting(chosen.gpus, chosen.tokens, chosen.rows, failing=chosen.failing)
-    o = simulate(setting, driver)
-    shown.add_row(
-        str(setting.gpus),
-        f"{setting.units:,}",
-        f"{setting.rows:,}",
-        f"{setting.failing:,.0f} h",
-        f"{o.hours:.2f}",
-        f"{o.goodput:.1%}",
-        f"{o.driver:.1%}",
-        str(o.deaths),
-        f"{o.redone:.3%}",
-        f"{o.real:.0f}",
+    with index_of(min(setting.units, INDEXED)) as index:
+        outcome = simulate(setting, driver, index)
+    Console(width=120).print(driver, table_of([outcome]))
+
+
+def table_of(outcomes: Sequence[Outcome]) -> Table:
+    """A line for each."""
+    shown = Table(
+        "GPUs",
+        "units",
+        "rows",
+        "fails",
+        "hours",
+        "goodput",
+        "driver",
+        "ms a unit",
+        "units a s",
+        "deaths",
+        "redone",
+        "real s",
     )
-    Console(width=120).print(driver, shown)
+    for o in outcomes:
+        shown.add_row(
+            str(o.setting.gpus),
+            f"{o.setting.units:,}",
+            f"{o.setting.rows:,}",
+            f"{o.setting.failing:,.0f} h",
+            f"{o.hours:.2f}",
+            f"{o.goodput:.1%}",
+            f"{o.driver:.1%}",
+            f"{o.driver_ms:.2f}",
+            f"{o.units_a_second:.1f}",
+            str(o.deaths),
+            f"{o.redone:.3%}",
+            f"{o.real:.0f}",
+        )
+    return shown
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ class Costs:
         step: of a batch in a stage.
         call: of the driver, for each call of an actor.
         waiting: of the driver, for each reference that it waits for, once a turn.
-        commit: of the driver, for each task that is done: finding its work and committing it.
         failing: hours of one stage's process between two failures; infinite for none.
     """
 
@@ -49,7 +48,6 @@ class Costs:
     step: float
     call: float
     waiting: float
-    commit: float
     failing: float = float("inf")
 
 
@@ -73,7 +71,7 @@ class Cluster:
         self.random = random.Random(f"failures {seed}")
         self._order = itertools.count()
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
-        self._computing = time.process_time()
+        self._computing = time.thread_time()
 
     def at(self, moment: float, action: Callable[[], None]) -> None:
         """Let something happen."""
@@ -83,18 +81,19 @@ class Cluster:
         """A reference is there."""
         if not ref.done:
             ref.done, ref.failed = True, failed
-            for action in ref.then:
+            actions, ref.then = ref.then, []
+            for action in actions:
                 action()
 
     @contextmanager
     def asked(self, seconds: float) -> Iterator[None]:
         """The driver asks something, which costs it so much, beside what it computed since the
         last time; what is computed here meanwhile costs it nothing."""
-        self.spend(seconds + time.process_time() - self._computing)
+        self.spend(seconds + time.thread_time() - self._computing)
         try:
             yield
         finally:
-            self._computing = time.process_time()
+            self._computing = time.thread_time()
 
     def spend(self, seconds: float) -> None:
         """The driver works meanwhile."""
@@ -125,7 +124,8 @@ class Cluster:
             if not watched[0]:
                 self.now = max(self.now, limit)
             for ref in refs:
-                ref.then.remove(notice)
+                if not ref.done:
+                    ref.then.remove(notice)
             ready = [ref for ref in refs if ref.done]
         return ready
 

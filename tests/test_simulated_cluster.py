@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.driver_work import index_of
 from benchmarks.simulate import DriverCosts, Setting, simulate
 from benchmarks.simulated_cluster import Cluster, Costs
 from benchmarks.stages import Waiting, WaitingStage
@@ -33,7 +34,7 @@ def run(
 @pytest.mark.parametrize(("stages", "batches"), [(1, 1), (2, 1), (4, 4), (11, 1)])
 def test_a_full_pipeline_takes_its_steps_and_no_more(stages: int, batches: int) -> None:
     """To a tenth of a second, which is what the scheduler itself computes meanwhile."""
-    costs = Costs(load=5.0, open=0.1, write=1.4, step=0.7, call=0.0, waiting=0.0, commit=0.0)
+    costs = Costs(load=5.0, open=0.1, write=1.4, step=0.7, call=0.0, waiting=0.0)
     seconds, *_ = run(costs, tasks=40, batches=batches, stages=stages)
     steps = 40 * batches + stages - 1
     assert seconds == pytest.approx(0.1 + 0.7 * steps + 1.4, abs=0.1)
@@ -41,14 +42,14 @@ def test_a_full_pipeline_takes_its_steps_and_no_more(stages: int, batches: int) 
 
 def test_a_slow_driver_is_what_bounds_many_replicas() -> None:
     """Each task of one batch in one stage is three calls."""
-    costs = Costs(load=1.0, open=0.0, write=0.0, step=0.1, call=0.1, waiting=0.0, commit=0.0)
+    costs = Costs(load=1.0, open=0.0, write=0.0, step=0.1, call=0.1, waiting=0.0)
     seconds, cluster, _ = run(costs, tasks=100, batches=1, stages=1, replicas=8)
     assert 30.0 <= seconds <= 34.0
     assert cluster.driver >= 30.0
 
 
 def test_what_dies_is_done_again() -> None:
-    costs = Costs(0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, failing=100 / 3600)
+    costs = Costs(0.5, 0.0, 0.0, 1.0, 0.0, 0.0, failing=100 / 3600)
     seconds, cluster, notes = run(costs, tasks=200, batches=1, stages=2, replicas=4)
     deaths = sum("died" in note for note in notes)
     assert deaths > 0
@@ -58,10 +59,11 @@ def test_what_dies_is_done_again() -> None:
 
 def test_more_failures_cost_more() -> None:
     plain = Setting(gpus=16, tokens=3e7, rows=65_536)
-    usual, often = (
-        simulate(Setting(16, 3e7, 65_536, failing=hours), DriverCosts(0.0, 0.0))
-        for hours in (float("inf"), 0.3)
-    )
+    with index_of(100) as index:
+        usual, often = (
+            simulate(Setting(16, 3e7, 65_536, failing=hours), DriverCosts(0.0, 0.0), index)
+            for hours in (float("inf"), 0.3)
+        )
     assert usual.deaths == 0
     assert usual.redone == pytest.approx(0, abs=1e-9)
     assert often.deaths > 0
