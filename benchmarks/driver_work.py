@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from benchmarks.ledger import record_of
 from benchmarks.row_index import write_units
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.sites import Side
 from lrt_dist.store.committing import Committer
-from lrt_dist.store.ledger import Ledger, UnitRecord
+from lrt_dist.store.ledger import Ledger
 
 
 @contextmanager
@@ -76,13 +77,7 @@ class _TimedLedger(Ledger):
         super().__init__(url)
         self._spent = spent
 
-    def commit(
-        self,
-        record: UnitRecord,
-        stored: Callable[[], Mapping[str, str]],
-        *,
-        failed_before: bool = True,
-    ) -> None:
+    def commit(self, *arguments: Any, **named: Any) -> None:
         began = time.thread_time()
-        super().commit(record, stored, failed_before=failed_before)
+        super().commit(*arguments, **named)
         self._spent.append(time.thread_time() - began)

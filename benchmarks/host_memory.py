@@ -7,7 +7,6 @@ four layers. Each size is a process of its own, since a peak is never taken back
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
@@ -15,21 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-import transformers
-
 from benchmarks.harness import Result, result, versions
+from benchmarks.random_llama import save_llama, write_corpus
 from lrt_dist.commands.extract import extract_side
 from lrt_dist.commands.index import index
-from lrt_dist.config import ModelConfig, RunConfig
-from lrt_dist.demo.run import smollm2
-from lrt_dist.models.sources import open_source
+from lrt_dist.config import RunConfig
 from lrt_dist.sites import Side
 from lrt_dist.workspace.run import open_run
 
 TARGET = 1.1
 ROWS, WIDTH, LAYERS = 1024, 256, 4
-SENTENCE = "the river runs past the old mill and on towards the sea where nobody waits for it . "
 
 
 def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
@@ -52,24 +46,8 @@ def _apart(units: int) -> float:
 
 
 def _extract(folder: Path, units: int) -> None:
-    source = open_source(ModelConfig(model=str(smollm2())))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    tokenizer.save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-    )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
-    tokens = len(tokenizer(SENTENCE * 8)["input_ids"])
-    documents = units * ROWS // (tokens - 16) + 2
-    lines = [json.dumps({"text": f"{n} {SENTENCE * 8}"}) for n in range(documents)]
-    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    tokens = save_llama(folder / "model", width=WIDTH, intermediate=WIDTH, layers=LAYERS, heads=4)
+    write_corpus(folder / "corpus.jsonl", units * ROWS // (tokens - 16) + 2)
     model = {"model": str(folder / "model"), "layers": "all"}
     run_config = RunConfig.model_validate(
         {

@@ -17,18 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-import transformers
-
 from benchmarks.harness import Result, result, versions
-from benchmarks.host_memory import SENTENCE
+from benchmarks.random_llama import save_llama, write_corpus
 from lrt_dist.commands._moments import fitted_units, moments, moments_fingerprint
 from lrt_dist.commands.extract import extract_side
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
-from lrt_dist.config import ModelConfig, RunConfig
-from lrt_dist.demo.run import smollm2
-from lrt_dist.models.sources import open_source
+from lrt_dist.config import RunConfig
 from lrt_dist.plan import cost, memory
 from lrt_dist.sites import Side
 from lrt_dist.workspace.run import Run, open_run
@@ -75,24 +70,11 @@ def _apart(folder: Path, step: str) -> dict[str, float]:
 
 def _prepare(folder: Path, rows: int) -> None:
     """Both models and a corpus of about so many tokens."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        open_source(ModelConfig(model=str(smollm2())))
-    )
     for name, width in WIDTHS.items():
-        torch.manual_seed(0)
-        config = transformers.LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=8,
-            max_position_embeddings=512,
+        tokens = save_llama(
+            folder / name, width=width, intermediate=4 * width, layers=LAYERS, heads=8
         )
-        transformers.LlamaForCausalLM(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    tokens = len(tokenizer(SENTENCE * 8)["input_ids"])
-    lines = [json.dumps({"text": f"{n} {SENTENCE * 8}"}) for n in range(rows // tokens)]
-    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    write_corpus(folder / "corpus.jsonl", rows // tokens)
 
 
 @contextmanager

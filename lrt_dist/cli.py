@@ -241,14 +241,14 @@ def plan(
     described = load_cluster(cluster) if cluster else None
     planned = api.plan(api.Run(RunFolder(place(out).resolve(), config), Progress(), described))
     about = "" if planned.exact else "about "
-    console.print(f"{config.name}: {about}{planned.rows:,} rows in {planned.units:,} units")
+    console.print(f"{escape(config.name)}: {about}{planned.rows:,} rows in {planned.units:,} units")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("model, layers", overflow="fold", min_width=28)
     for column in ("stages ×\nreplicas", "memory of\na stage", "of its\nnode", "store", "time"):
         table.add_column(column, overflow="fold", justify="right")
     for model in planned.models:
         table.add_row(
-            f"{model.side} {Path(model.model).name}\n{format_layers(model.layers)}",
+            f"{model.side} {escape(Path(model.model).name)}\n{format_layers(model.layers)}",
             f"{len(model.stages)} × {model.replicas} {model.device}",
             format_bytes(max(stage.bytes for stage in model.stages)),
             format_bytes(model.host_bytes),

@@ -1,0 +1,43 @@
+"""Models with random weights and a text for them, for benchmarks in which only sizes matter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import transformers
+
+from lrt_dist.config import ModelConfig
+from lrt_dist.demo.run import smollm2
+from lrt_dist.models.sources import open_source
+
+TEXT = 8 * "the river runs past the old mill and on towards the sea where nobody waits for it . "
+
+
+def save_llama(folder: Path, *, width: int, intermediate: int, layers: int, heads: int) -> int:
+    """Save a Llama with SmolLM2's tokenizer.
+
+    Returns:
+        Tokens of `TEXT`.
+    """
+    source = open_source(ModelConfig(model=str(smollm2())))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=512,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return len(tokenizer(TEXT)["input_ids"])
+
+
+def write_corpus(path: Path, documents: int) -> None:
+    """So many documents, each a number and `TEXT`."""
+    lines = [json.dumps({"text": f"{n} {TEXT}"}) for n in range(documents)]
+    path.write_text("\n".join(lines) + "\n")
