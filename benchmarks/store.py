@@ -20,13 +20,12 @@ from benchmarks.gemm import bare_products
 from benchmarks.harness import Result, alternate, result, versions
 from lrt_dist.linear.fit import mismatched
 from lrt_dist.plan.pairing import partner_units
-from lrt_dist.plan.tiles import SECTION_ROWS, Tile, plan_leaves, plan_tiles
+from lrt_dist.plan.tiles import LEAF_ROWS, Tile, plan_leaves, plan_tiles
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.activations import ActivationStore
-from lrt_dist.store.tables import ShrunkRow, Table
 from lrt_dist.tasks import blocks
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT, AccumulateTask, accumulate
-from lrt_dist.tasks.blocks import Block, Leaf
+from lrt_dist.tasks.blocks import Block, Leaf, RowFacts
 
 FOLDS = 5
 DOCUMENT = 128
@@ -35,7 +34,7 @@ DOCUMENT = 128
 
 def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     count, units, unit_rows, widths = (
-        (2, 3, 256, Sided(24, 32)) if quick else (5, SECTION_ROWS // 4096, 4096, Sided(576, 640))
+        (2, 3, 256, Sided(24, 32)) if quick else (5, LEAF_ROWS // 4096, 4096, Sided(576, 640))
     )
     pairs = [LayerPair(s, t) for s in range(count) for t in range(count)]
     (tile,) = plan_tiles(pairs, widths, FOLDS, 2**40)
@@ -89,17 +88,22 @@ def _task(
     documents = np.arange(units * unit_rows) // DOCUMENT
     np.save(folder / blocks.FOLDS, (documents % FOLDS).astype(np.int16))
     np.save(folder / blocks.GROUPS, documents)
-    Table.of(ShrunkRow, []).save(folder / blocks.SHRUNK, "benchmark")
     (leaf,) = plan_leaves(range(units), units, unit_rows, FOLDS * ROWS_PER_PRODUCT)
     partners = partner_units(leaf, {unit: (unit,) for unit in range(units)})
     return AccumulateTask(
         tile=tile,
         leaf=Leaf(
             blocks=tuple(Block(*both) for both in zip(leaf, partners, strict=True)),
-            own_share=1 / len(leaf),
-            rows_per_unit=unit_rows,
-            index_digest="benchmark",
-            facts=folder,
+            facts=RowFacts(
+                folder=folder,
+                rows_per_unit=unit_rows,
+                index_digest="benchmark",
+                own_share=1 / len(leaf),
+                shrink_above=4.0,
+                usual_norms=Sided.of(
+                    lambda side: dict.fromkeys(tile.layers[side], widths[side] ** 0.5)
+                ),
+            ),
             stores=urls,
             checksums=checksums,
         ),

@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lrt_dist.commands._rows import LAYERS, Records, layer_norms, write_row_facts
+from lrt_dist.commands._rows import (
+    LAYERS,
+    Records,
+    layer_facts,
+    layer_norms,
+    median,
+    write_row_facts,
+)
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
@@ -23,7 +28,6 @@ from lrt_dist.linear.moments import Pair
 from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
 from lrt_dist.plan.pairing import partner_units, shuffled
 from lrt_dist.plan.tiles import (
-    SECTION_ROWS,
     Tile,
     plan_leaves,
     plan_tiles,
@@ -45,7 +49,7 @@ from lrt_dist.tasks.accumulate import (
     nodes_of,
     tile_moments,
 )
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, SHRUNK, Block, Leaf, load_row_facts
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, Block, Leaf, RowFacts, load_row_facts
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.products import CPU, products_device
 from lrt_dist.workspace.run import Run
@@ -190,8 +194,8 @@ def leaf_units(run: Run, tiles: Collection[Tile], units: int) -> int:
     return units_of_leaf(units, extract.rows_per_unit, len(tiles), worth)
 
 
-def tile_needs(run: Run, tile: Tile, leaf: int) -> Needs:
-    """What a task of a tile needs; `leaf` is how many units a leaf has."""
+def tile_needs(run: Run, tile: Tile) -> Needs:
+    """What a task of a tile needs."""
     config = run.config
     rows_per_unit = config.extract.rows_per_unit
     return Needs(
@@ -203,7 +207,6 @@ def tile_needs(run: Run, tile: Tile, leaf: int) -> Needs:
             max(rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
             NUMBER_BYTES[config.extract.store_dtype],
             config.fit.folds,
-            sections=leaf * rows_per_unit > SECTION_ROWS,
         ),
     )
 
@@ -245,7 +248,7 @@ def median_norms(run: Run, side: Side, records: Records) -> dict[int, float]:
     Raises:
         CorruptionError: norms are not what was committed.
     """
-    return {layer: float(np.median(norms)) for layer, norms in layer_norms(run, side, records)}
+    return {layer: median(norms) for layer, norms in layer_norms(run, side, records)}
 
 
 def _checksums_digest(records: Records) -> str:
@@ -279,13 +282,22 @@ def _accumulate(
     partners = dict(zip(blocks, partner_units(blocks, groups), strict=True))
     leaves = [tuple(Block(block, partners[block]) for block in leaf) for leaf in unit_leaves]
 
+    known = layer_facts(facts)
+    row_facts = RowFacts(
+        folder=facts,
+        rows_per_unit=index.rows_per_unit,
+        index_digest=index.digest,
+        own_share=1 / len(blocks),
+        shrink_above=run.config.fit.shrink_norm_above,
+        usual_norms=Sided.of(
+            lambda side: {layer: known[side, layer].usual_norm for layer in run.layers[side]}
+        ),
+    )
+
     def task(tile: Tile, chosen: tuple[Block, ...], path: Path, level: int) -> AccumulateTask:
         rows = Leaf(
             blocks=chosen,
-            own_share=1 / len(blocks),
-            rows_per_unit=index.rows_per_unit,
-            index_digest=index.digest,
-            facts=facts,
+            facts=row_facts,
             stores=Sided.of(run.folder.store_url),
             checksums={
                 u: Sided(records[u].source.checksums, records[u].target.checksums)
@@ -321,7 +333,7 @@ def _accumulate(
                 for (level, number), blocks_of_leaves in zip(nodes, covered, strict=True)
             ]
         )
-    needs = max((tile_needs(run, tile, leaf) for tile in tiles.values()), key=lambda n: n.memory)
+    needs = max((tile_needs(run, tile) for tile in tiles.values()), key=lambda n: n.memory)
     if device != CPU:
         cores = min(CORES_OF_GPU, int(max(run.machines.node_cpus)))
         needs = replace(needs, cpus=max(1, cores), gpus=1)
@@ -362,7 +374,7 @@ def _tile_path(folder: Path, tile: Tile) -> Path:
 def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:
     """Delete moments that this run has no use for: of other settings, or of another grid."""
     wanted = {path.with_suffix("") for path in tiles} | set(tiles)
-    wanted |= {keep / name for name in (FOLDS, GROUPS, SHRUNK, LAYERS)}
+    wanted |= {keep / name for name in (FOLDS, GROUPS, LAYERS)}
     for folder in (root, keep):
         for path in folder.iterdir() if folder.exists() else ():
             if path != keep and path not in wanted:

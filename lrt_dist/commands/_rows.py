@@ -1,6 +1,6 @@
 """What a fit knows of every row and layer before it reads a state: folds, groups, norms.
 
-It lies beside the moments: `folds.npy`, `groups.npy`, `shrunk.parquet` and `layers.parquet`.
+It lies beside the moments: `folds.npy`, `groups.npy` and `layers.parquet`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from lrt_dist.commands.index import one_group_message
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.files import atomic_write
+from lrt_dist.plan.pairing import shuffled
 from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.ledger import UnitRecord
-from lrt_dist.store.tables import LayerRow, ShrunkRow, Table
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, SHRUNK, Rows
+from lrt_dist.store.tables import LayerRow, Table
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, Rows, is_massive
 from lrt_dist.workspace.run import Run
 
 LAYERS = "layers.parquet"
+USUAL_ROWS = 32_768
+"""Rows of whose norms the usual one is the median, about: its error is half a percent then."""
 Records = dict[int, Sided[UnitRecord]]
 """What the ledgers of both models say of units, ascending."""
 LayerFacts = dict[tuple[Side, int], LayerRow]
@@ -30,7 +33,7 @@ LayerFacts = dict[tuple[Side, int], LayerRow]
 
 
 def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -> None:
-    """Write all four files, unless they exist.
+    """Write all three files, unless they exist.
 
     Args:
         records: of the units that were extracted for both models.
@@ -39,34 +42,43 @@ def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -
         UserError: a fold without a row, or rows of one document alone.
         CorruptionError: norms are not what was committed.
     """
-    if all((folder / name).exists() for name in (FOLDS, GROUPS, SHRUNK, LAYERS)):
+    if all((folder / name).exists() for name in (FOLDS, GROUPS, LAYERS)):
         return
-    _write_groups(run, index, records, folder)
-    layers, shrunk = [], []
-    factor = run.config.fit.shrink_norm_above
-    rows = _rows_of(index, records)
-    rows = rows[index.present_rows()[rows]]
+    write_groups(run, index, records, folder)
+    layers = []
+    above = run.config.fit.shrink_norm_above
+    some = {unit: records[unit] for unit in usual_units(index, records)}
     for side in Side:
-        for layer, norms in layer_norms(run, side, records):
-            median = float(np.median(norms))
-            massive = norms > np.float32(factor * median) if factor and median else norms < 0
+        usual_norms = layer_norms(run, side, some)
+        for (layer, norms), (_, those) in zip(
+            layer_norms(run, side, records), usual_norms, strict=True
+        ):
+            usual = median(those)
+            massive = is_massive(norms, above, usual) if above and usual else norms < 0
             squares = norms.astype(np.float64) ** 2
             whole = float(squares.sum())
             layers.append(
                 LayerRow(
                     side=side,
                     layer=layer,
-                    median_norm=median,
+                    median_norm=median(norms),
+                    usual_norm=usual,
                     shrunk=int(massive.sum()),
                     shrunk_share=float(squares[massive].sum()) / whole if whole else 0.0,
                 )
             )
-            shrunk += [
-                ShrunkRow(side=side, layer=layer, row=row, factor=median / norm)
-                for row, norm in zip(rows[massive].tolist(), norms[massive].tolist(), strict=True)
-            ]
-    Table.of(ShrunkRow, shrunk).save(folder / SHRUNK, folder.name)
     Table.of(LayerRow, layers).save(folder / LAYERS, folder.name)
+
+
+def usual_units(index: RowIndex, units: Collection[int]) -> list[int]:
+    """Units whose norms say what is usual: the first of a fit's random order, about `USUAL_ROWS`
+    rows. (Not all, since what is taken in while it is extracted needs to know early.)"""
+    return shuffled(units, index.digest)[: -(-USUAL_ROWS // index.rows_per_unit)]
+
+
+def median(norms: NDArray[np.float32]) -> float:
+    """Of the norms of some rows; 0 of none."""
+    return float(np.median(norms)) if len(norms) else 0.0
 
 
 def layer_norms(
@@ -99,8 +111,12 @@ def layer_facts(folder: Path) -> LayerFacts:
     return {(Side(row.side), row.layer): row for row in Table.read(folder / LAYERS, LayerRow)}
 
 
-def _write_groups(run: Run, index: RowIndex, units: Collection[int], folder: Path) -> None:
-    """The fold of every row of the corpus, and the number of its group."""
+def write_groups(run: Run, index: RowIndex, units: Collection[int], folder: Path) -> None:
+    """Write the fold of every row of some units, and the number of its group.
+
+    Raises:
+        UserError: see `write_row_facts`.
+    """
     folds = run.config.fit.folds
     names = dict.fromkeys(index.groups().values())
     numbers = {group: number for number, group in enumerate(names)}

@@ -220,7 +220,7 @@ def plan(run: Run) -> Plan:
         pairs=len(run.pairs),
         tiles=len(tiles),
         moments_bytes=moments,
-        tile_memory=max(tile_needs(run, tile, leaf).memory for tile in tiles),
+        tile_memory=max(tile_needs(run, tile).memory for tile in tiles),
         read_bytes=read,
         written_bytes=written,
         passes=read / max(1, sum(model.store_bytes for model in models)),

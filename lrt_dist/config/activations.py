@@ -73,9 +73,9 @@ class FitConfig(Strict):
     )
     shrink_norm_above: Annotated[float, Field(gt=1)] | None = Field(
         4.0,
-        description="A hidden state whose norm exceeds this many times its layer's median norm "
-        "(an attention sink) is scaled down to the median norm in every fit, at that layer alone. "
-        "`null`: never.",
+        description="A hidden state whose norm exceeds this many times its layer's usual norm (an "
+        "attention sink) is scaled down to the usual norm in every fit, at that layer alone. The "
+        "usual norm is the median of 32,768 rows or so. `null`: never.",
     )
     mismatched_draws: Positive = Field(
         3,

@@ -104,6 +104,24 @@ class Moments:
         return self.second[a, b] if (a, b) in self.second else self.second[b, a].T
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What an accumulator holds, bit for bit: whoever takes it up goes on as if nothing had been.
+
+    Attributes:
+        n: number of rows.
+        parts: ids of the pieces of data inside.
+        widths: `{variable: d}`, in the order of the columns; empty without rows.
+        tensors: float64 on the CPU: `shift` `[Σ d]` was subtracted from every row; `sum` `[Σ d]` of
+            shifted rows; and `0`, `1`, … the products of blocks of shifted columns.
+    """
+
+    n: int
+    parts: frozenset[str]
+    widths: Mapping[str, int]
+    tensors: Mapping[str, torch.Tensor]
+
+
 class RowBuffer:
     """Memory for float64 rows, which accumulators that take turns may share.
 
@@ -111,6 +129,7 @@ class RowBuffer:
     """
 
     def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self._numbers = torch.empty(0, dtype=torch.float64, device=device)
 
     def rows(self, n: int, width: int) -> torch.Tensor:
@@ -192,6 +211,32 @@ class Accumulator:
         self._n += n
         self._sum += total
 
+    def sums(self) -> Sums:
+        """All it holds; tensors on the CPU are shared."""
+        tensors = {"shift": self._shift, "sum": self._sum} if self._n else {}
+        tensors |= {str(number): product for number, (_, product) in enumerate(self._products)}
+        return Sums(
+            self._n,
+            frozenset(self._parts),
+            {name: span.stop - span.start for name, span in self._columns.items()},
+            {name: tensor.cpu() for name, tensor in tensors.items()},
+        )
+
+    def take_up(self, sums: Sums) -> None:
+        """Go on from what an accumulator of the same pairs held; it must be empty."""
+        assert not self._parts, "there are rows already"
+        self._n, self._parts = sums.n, set(sums.parts)
+        if not sums.n:
+            return
+        device = self._buffer.device
+        tensors = {name: tensor.to(device) for name, tensor in sums.tensors.items()}
+        self._columns = _spans(sums.widths)
+        self._shift, self._sum = tensors["shift"], tensors["sum"]
+        self._products = [
+            (block, tensors[str(number)])
+            for number, block in enumerate(_blocks(self._pairs, self._columns))
+        ]
+
     def freeze(self) -> Moments:
         """The moments of all rows so far, as copies on the CPU."""
         if self._n == 0:
@@ -234,11 +279,16 @@ def _side_by_side(pairs: Sequence[Pair], variables: Mapping[str, torch.Tensor]) 
     """Columns of each variable: left ones of pairs first, then the others as pairs name them."""
     crossed = [(a, b) for a, b in pairs if a != b]
     order = dict.fromkeys([*(a for a, _ in crossed), *(b for _, b in crossed), *variables])
-    columns, start = {}, 0
-    for name in order:
-        columns[name] = slice(start, start + variables[name].shape[1])
-        start = columns[name].stop
-    return columns
+    return _spans({name: variables[name].shape[1] for name in order})
+
+
+def _spans(widths: Mapping[str, int]) -> dict[str, slice]:
+    """The columns of variables that lie side by side."""
+    ends = itertools.accumulate(widths.values())
+    return {
+        name: slice(end - width, end)
+        for (name, width), end in zip(widths.items(), ends, strict=True)
+    }
 
 
 def _blocks(pairs: Sequence[Pair], columns: Mapping[str, slice]) -> list[_Block]:

@@ -32,8 +32,6 @@ def accumulate_bytes(
     rows_at_once: int,
     number_bytes: int,
     folds: int,
-    *,
-    sections: bool = False,
 ) -> int:
     """Memory of a task that accumulates or merges.
 
@@ -43,14 +41,12 @@ def accumulate_bytes(
         multiplied: numbers multiplied for each row, mismatched ones included.
         rows_at_once: rows of a block.
         number_bytes: bytes of a number in the store.
-        sections: whether its rows are several sections: then moments are there twice, those of the
-            sections before and those in the making.
 
     The moments and a copy of one fold, two more folds while merging; three blocks of rows as they
     are stored, and one sorted with its mismatched rows; one fold of a block in float64; the
     process.
     """
-    held = (2 if sections else 1) * moments + 3 * moments // folds
+    held = moments + 3 * moments // folds
     read = rows_at_once * (3 * numbers + multiplied) * number_bytes
     shifted = 8 * rows_at_once * multiplied * 2 // folds
     return held + read + shifted + PROCESS_BYTES

@@ -2,9 +2,8 @@
 
 A *tile* is a block of the grid whose moments one task can hold. A *leaf* is a run of units that one
 task takes in for one tile; the moments of leaves are merged two by two, in a binary tree over
-their numbers. A leaf of many rows is taken in section by section, one after the other, so that it
-can be taken up again. All these cuts depend on the run alone, never on the number of workers, so no
-result does.
+their numbers. All these cuts depend on the run alone, never on the number of workers, so no result
+does.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 
 from lrt_dist.sites import LayerPair, Sided
 
-SECTION_ROWS = 131_072
-"""Rows of a section, and of a leaf that is not longer: many enough that its products cost far more
-than merging it."""
+LEAF_ROWS = 131_072
+"""Fewest rows of a leaf where there are several: many enough that its products cost far more than
+merging it."""
 MOST_LEAVES, FEWEST_LEAVES = 48, 4
 """Of all tiles together, and of each: each leaf writes all moments of its tile, and so does each
 merge, however few its rows were. More than one are there only for more workers."""
@@ -117,7 +116,7 @@ def plan_tiles(
 
 
 def units_of_leaf(units: int, rows_per_unit: int, tiles: int, worth_rows: int) -> int:
-    """Units of a leaf, among so many: of `SECTION_ROWS` rows, or of `worth_rows` if there are
+    """Units of a leaf, among so many: of `LEAF_ROWS` rows, or of `worth_rows` if there are
     `FEWEST_LEAVES` then; of more if there would be too many leaves of all tiles.
 
     Args:
@@ -126,7 +125,7 @@ def units_of_leaf(units: int, rows_per_unit: int, tiles: int, worth_rows: int) -
     """
     most = max(FEWEST_LEAVES, MOST_LEAVES // tiles)
     worth = min(worth_rows // rows_per_unit, -(-units // FEWEST_LEAVES))
-    return max(1, SECTION_ROWS // rows_per_unit, worth, -(-units // most))
+    return max(1, LEAF_ROWS // rows_per_unit, worth, -(-units // most))
 
 
 def plan_leaves(
@@ -142,19 +141,6 @@ def plan_leaves(
     block = max(1, block_rows // rows_per_unit)
     leaves = (units[i : i + leaf_units] for i in range(0, len(units), leaf_units))
     return [[tuple(run) for run in _even_runs(leaf, block)] for leaf in leaves]
-
-
-def section_ends(blocks: Sequence[Sequence[int]], rows_per_unit: int) -> list[int]:
-    """Where the sections of a leaf end, as numbers of blocks: each has `SECTION_ROWS` rows or a bit
-    more, the last one what is left."""
-    ends = []
-    rows = 0
-    for number, block in enumerate(blocks, start=1):
-        rows += len(block) * rows_per_unit
-        if rows >= SECTION_ROWS or number == len(blocks):
-            ends.append(number)
-            rows = 0
-    return ends
 
 
 def rows_read_again(rows: int, leaf_units: int, rows_per_unit: int, block_rows: int) -> int:

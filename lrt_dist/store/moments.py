@@ -2,6 +2,9 @@
 
 Tensors are named `fold|variable` for means and `fold|a|b` for second moments, and are read one by
 one, so one pair can be taken out of a file that holds a grid.
+
+Moments in the making lie in files of their own, as `linear.moments.Sums`: what goes on from there
+ends with the same bits as if nothing had interrupted it.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from lrt_dist.linear.moments import Moments, Pair, merge_all
+from lrt_dist.linear.moments import Accumulator, Moments, Pair, Sums, merge_all
 from lrt_dist.tensorfiles import open_tensors, save_tensors
 
-_KIND = "Moments"
+_KIND, _SUMS = "Moments", "Sums"
 
 
 class MomentFile:
@@ -82,6 +85,34 @@ class MomentFiles:
             part = self._files[wanted[0]].fold(number, wanted)
             moments = part if moments is None else moments.with_variables(part)
         return moments or Moments()
+
+
+def save_sums(path: Path, folds: Sequence[Accumulator]) -> None:
+    """Write what the accumulators of all folds hold, whole or not at all.
+
+    Raises:
+        DiskFullError: there is no space left.
+    """
+    held = [accumulator.sums() for accumulator in folds]
+    tensors = {f"{n}|{name}": t for n, sums in enumerate(held) for name, t in sums.tensors.items()}
+    facts = [{"n": s.n, "parts": sorted(s.parts), "widths": dict(s.widths)} for s in held]
+    save_tensors(path, tensors, {"kind": _SUMS, "folds": json.dumps(facts)})
+
+
+def load_sums(path: Path) -> list[Sums]:
+    """What `save_sums` wrote, fold by fold.
+
+    Raises:
+        CorruptionError: the file holds no such sums.
+    """
+    with open_tensors(path, _SUMS) as (file, meta):
+        folds = []
+        for number, fact in enumerate(json.loads(meta["folds"])):
+            begin = f"{number}|"
+            names = [key for key in file.keys() if key.startswith(begin)]  # noqa: SIM118
+            tensors = {name.removeprefix(begin): file.get_tensor(name) for name in names}
+            folds.append(Sums(fact["n"], frozenset(fact["parts"]), fact["widths"], tensors))
+    return folds
 
 
 def merge_files(left: Path, right: Path, merged: Path) -> None:

@@ -114,32 +114,17 @@ class LayerRow:
         side: source or target.
         layer: block index.
         median_norm: median Euclidean norm of its hidden states.
-        shrunk: rows that are scaled down to the median norm, since theirs is far above it.
+        usual_norm: the same of the first units of the fit's random order, 32,768 rows or so.
+        shrunk: rows that are scaled down to the usual norm, since theirs is far above it.
         shrunk_share: share of the sum of squared norms that these rows held before.
     """
 
     side: str
     layer: int
     median_norm: float
+    usual_norm: float
     shrunk: int
     shrunk_share: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShrunkRow:
-    """A hidden state that is scaled down in every fit: `moments/{fingerprint}/shrunk.parquet`.
-
-    Attributes:
-        side: source or target.
-        layer: block index.
-        row: number of the row; ascending within a layer.
-        factor: by which the state is multiplied: the layer's median norm over its own.
-    """
-
-    side: str
-    layer: int
-    row: int
-    factor: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lrt_dist.errors import IncompleteError, LrtError
+from lrt_dist.errors import CorruptionError, IncompleteError, LrtError
 from lrt_dist.linear.fit import pair_moments
-from lrt_dist.linear.moments import Accumulator, Moments, NonFiniteError, Pair, merge_all
-from lrt_dist.plan.tiles import Tile, section_ends
+from lrt_dist.linear.moments import Accumulator, NonFiniteError, Pair
+from lrt_dist.plan.tiles import Tile
 from lrt_dist.sites import Side
-from lrt_dist.store.moments import MomentFile, merge_files
+from lrt_dist.store.moments import MomentFile, load_sums, merge_files, save_sums
 from lrt_dist.tasks.blocks import Leaf, SortedBlock, read_blocks, variable
 
 ROWS_PER_PRODUCT = 4096
 """Rows of a fold that are multiplied at once, about: fewer waste time on the sums."""
 KEPT_EVERY = 1800.0
-"""Seconds after which the sections of a leaf that are done are kept: what a kill costs at most."""
+"""Seconds after which what there is of a leaf is kept: what a kill costs at most."""
 
 
-MOMENTS, SECTIONS = ".safetensors", ".sections"
-"""How the names end of a node's moments, and of those of a leaf that is not whole yet."""
+MOMENTS, KEPT = ".safetensors", ".kept"
+"""How the names end of a node's moments, and of what was kept of a leaf that is not whole yet."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,92 @@ def tile_moments(tile: Tile) -> list[Pair]:
     ]
 
 
+class TileSums:
+    """Moments of a tile in the making, fold by fold; see `Accumulator`."""
+
+    def __init__(self, tile: Tile, folds: int, index_digest: str, device: str = "cpu") -> None:
+        """
+        Args:
+            index_digest: of the row index, under which units are counted.
+            device: where products are made.
+        """
+        self._index_digest = index_digest
+        pairs = tile_moments(tile)
+        self._names = {name for pair in pairs for name in pair}
+        self._folds = Accumulator.for_folds(pairs, folds, device)
+        self._units: set[int] = set()
+
+    @property
+    def units(self) -> frozenset[int]:
+        """Units whose rows are in."""
+        return frozenset(self._units)
+
+    def add(self, block: SortedBlock, rows_per_unit: int) -> None:
+        """Take a block in.
+
+        Raises:
+            LrtError: a hidden state that is not finite, with its layer, row and unit.
+            ValueError: a unit that is in already.
+        """
+        # Rows come sorted by fold, so each fold is a slice.
+        edges = np.searchsorted(block.folds, np.arange(len(self._folds) + 1))
+        for number, accumulator in enumerate(self._folds):
+            chosen = slice(edges[number], edges[number + 1])
+            part = {
+                name: states[chosen]
+                for name, states in block.variables.items()
+                if name in self._names
+            }
+            try:
+                accumulator.add(part, *(self._part(unit, number) for unit in block.units))
+            except NonFiniteError as error:
+                row = int(block.rows[error.variable][chosen][error.row])
+                raise LrtError(
+                    f"{error.variable.partition('~')[0]} is not finite in row {row} (unit "
+                    f"{row // rows_per_unit}); `lrt-dist verify --repair` and `lrt-dist extract` "
+                    "redo what is damaged"
+                ) from error
+        self._units.update(block.units)
+
+    def keep(self, path: Path) -> None:
+        """Write it as it is now, to go on from there."""
+        save_sums(path, self._folds)
+
+    def take_up(self, path: Path) -> None:
+        """Go on from what was kept, if anything was.
+
+        Raises:
+            CorruptionError: it is of another row index.
+        """
+        if not path.exists():
+            return
+        for number, (accumulator, sums) in enumerate(
+            zip(self._folds, load_sums(path), strict=True)
+        ):
+            accumulator.take_up(sums)
+            units = {int(part.split("/")[1]) for part in sums.parts}
+            if sums.parts != {self._part(unit, number) for unit in units}:
+                raise CorruptionError(f"{path} holds moments of another row index; delete it")
+            self._units = units
+
+    def write(self, path: Path) -> None:
+        """Write the moments; this object is at its end, so that memory holds little twice."""
+        MomentFile.write(path, [self._folds.pop(0).freeze() for _ in range(len(self._folds))])
+
+    def _part(self, unit: int, fold: int) -> str:
+        """The id of the rows of a unit that are in a fold."""
+        return f"{self._index_digest}/{unit}/{fold}"
+
+
 def accumulate(task: AccumulateTask) -> Path:
     """Write the moments of each fold over the rows of a leaf; the next rows are read meanwhile.
 
-    A file that exists is left as it is. A leaf of several sections is kept after one of them
-    whenever `KEPT_EVERY` seconds have passed, and taken up there.
+    A file that exists is left as it is. What there is of a leaf is kept whenever `KEPT_EVERY`
+    seconds have passed, and taken up there.
 
     Raises:
         IncompleteError: merged moments are gone, since somebody else merged them further.
-        LrtError: a hidden state that is not finite, with its layer, row and units.
+        LrtError: see `TileSums.add`.
     """
     if task.path.exists():
         return task.path
@@ -83,74 +158,31 @@ def accumulate(task: AccumulateTask) -> Path:
             "command again"
         )
     leaf = task.leaf
-    ends = section_ends([block.units for block in leaf.blocks], leaf.rows_per_unit)
     kept = kept_path(task.path)
-    done, moments = _taken_up(task, kept, ends)
+    sums = _empty(task)
+    sums.take_up(kept)
+    done = sum(sums.units.issuperset(block.units) for block in leaf.blocks)
+    if sums.units != {unit for block in leaf.blocks[:done] for unit in block.units}:
+        sums, done = _empty(task), 0  # it was of a leaf that was cut otherwise
     last_kept = time.monotonic()
-    accumulators = _accumulators(task)
     blocks = read_blocks(leaf, task.tile.layers, task.tile.draws, done)
     for number, block in enumerate(blocks, start=done + 1):
-        _add(task, accumulators, block)
-        if number not in ends:
-            continue
-        for fold in range(task.folds):  # one by one, so that memory holds little twice
-            found = accumulators.pop(0).freeze()
-            moments[fold] = merge_all([moments[fold], found]) if moments[fold].parts else found
-        if number < len(leaf.blocks):
-            accumulators = _accumulators(task)
-            if time.monotonic() - last_kept >= KEPT_EVERY:
-                MomentFile.write(kept, moments)
-                last_kept = time.monotonic()
-    MomentFile.write(task.path, moments)
+        sums.add(block, leaf.facts.rows_per_unit)
+        if number < len(leaf.blocks) and time.monotonic() - last_kept >= KEPT_EVERY:
+            sums.keep(kept)
+            last_kept = time.monotonic()
+    sums.write(task.path)
     kept.unlink(missing_ok=True)
     return task.path
 
 
-def _accumulators(task: AccumulateTask) -> list[Accumulator]:
-    return Accumulator.for_folds(tile_moments(task.tile), task.folds, task.device)
-
-
-def _taken_up(task: AccumulateTask, kept: Path, ends: Sequence[int]) -> tuple[int, list[Moments]]:
-    """How many blocks of a leaf are in what was kept of it, and their moments by fold."""
-    if not kept.exists():
-        return 0, [Moments()] * task.folds
-    file = MomentFile(kept)
-    moments = [file.fold(fold) for fold in range(file.folds)]
-    inside = {part for fold in moments for part in fold.parts}
-    expected: set[str] = set()
-    for begin, end in itertools.pairwise([0, *ends]):
-        for block in task.leaf.blocks[begin:end]:
-            expected |= {_part(task, u, fold) for u in block.units for fold in range(task.folds)}
-        if expected == inside:
-            return end, moments
-    return 0, [Moments()] * task.folds
-
-
-def _part(task: AccumulateTask, unit: int, fold: int) -> str:
-    """The id of the rows of a unit that are in a fold."""
-    return f"{task.leaf.index_digest}/{unit}/{fold}"
-
-
-def _add(task: AccumulateTask, accumulators: Sequence[Accumulator], block: SortedBlock) -> None:
-    # Rows come sorted by fold, so each fold is a slice.
-    edges = np.searchsorted(block.folds, np.arange(task.folds + 1))
-    for number, accumulator in enumerate(accumulators):
-        chosen = slice(edges[number], edges[number + 1])
-        part = {name: states[chosen] for name, states in block.variables.items()}
-        try:
-            accumulator.add(part, *(_part(task, unit, number) for unit in block.units))
-        except NonFiniteError as error:
-            row = int(block.rows[error.variable][chosen][error.row])
-            raise LrtError(
-                f"{error.variable.partition('~')[0]} is not finite in row {row} (unit "
-                f"{row // task.leaf.rows_per_unit}); `lrt-dist verify --repair` and `lrt-dist "
-                "extract` redo what is damaged"
-            ) from error
+def _empty(task: AccumulateTask) -> TileSums:
+    return TileSums(task.tile, task.folds, task.leaf.facts.index_digest, task.device)
 
 
 def kept_path(path: Path) -> Path:
-    """Where the moments of the sections of a leaf lie that are done."""
-    return path.with_suffix(SECTIONS)
+    """Where a leaf is kept that is not whole yet."""
+    return path.with_suffix(KEPT)
 
 
 def node_path(folder: Path, level: int, number: int, leaves: int) -> Path:

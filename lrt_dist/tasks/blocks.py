@@ -1,13 +1,13 @@
-"""Rows of a leaf of units, block by block: sorted by fold, and each with mismatched target rows."""
+"""Rows of some units, block by block: sorted by fold, and each with mismatched target rows."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,9 @@ from lrt_dist.linear.fit import mismatched
 from lrt_dist.plan.pairing import rows_of_other_groups
 from lrt_dist.sites import Side, Sided, seed_of
 from lrt_dist.store.activations import ActivationStore
-from lrt_dist.store.tables import ShrunkRow, Table
 
-FOLDS, GROUPS, SHRUNK = "folds.npy", "groups.npy", "shrunk.parquet"
-"""What lies beside the moments: fold and group of every row, and rows that are scaled down."""
+FOLDS, GROUPS = "folds.npy", "groups.npy"
+"""What lies beside the moments: fold and group of every row."""
 
 LEFT_OUT = -1
 """Stands for the fold and the group of a row that is in no fit: its unit was quarantined, or one of
@@ -45,26 +44,75 @@ class Block:
 
 
 @dataclass(frozen=True)
+class RowFacts:
+    """What is known of the rows of a run before a state is there.
+
+    Attributes:
+        folder: with `FOLDS` (int16 `[rows]`) and `GROUPS` (int64 `[rows]`).
+        rows_per_unit: of the row index.
+        index_digest: of the row index; seeds the pairing.
+        own_share: share of the rows of a block that are paired with rows of the same block.
+        shrink_above: so many times the usual norm of its layer, and a state is scaled down to that
+            norm; None: never.
+        usual_norms: `{layer: norm}` of each model.
+    """
+
+    folder: Path
+    rows_per_unit: int
+    index_digest: str
+    own_share: float
+    shrink_above: float | None
+    usual_norms: Sided[dict[int, float]]
+
+    def unit_rows(self, unit: int, rows: int) -> slice:
+        """Rows of a unit, among so many in all."""
+        first = unit * self.rows_per_unit
+        return slice(first, min(first + self.rows_per_unit, rows))
+
+
+class Units(Protocol):
+    """Hidden states of units, wherever they are."""
+
+    def states(self, side: Side, layer: int, unit: int) -> torch.Tensor:
+        """`[rows of the unit, d]`, as they are stored."""
+        ...
+
+    def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
+        """Float32 `[rows of the unit]`, taken before the states were rounded."""
+        ...
+
+
+@dataclass(frozen=True)
 class Leaf:
-    """Rows that one task takes in.
+    """Rows that one task takes in from both stores.
 
     Attributes:
         blocks: all units of the leaf.
-        own_share: share of the rows of a block that are paired with rows of the same block.
-        rows_per_unit: of the row index.
-        index_digest: of the row index; seeds the pairing.
-        facts: folder with `FOLDS` (int16 `[rows]`), `GROUPS` (int64 `[rows]`) and `SHRUNK`.
+        facts: of the rows.
         stores: urls of both stores.
         checksums: for every unit and side what the ledger says of its chunks.
     """
 
     blocks: tuple[Block, ...]
-    own_share: float
-    rows_per_unit: int
-    index_digest: str
-    facts: Path
+    facts: RowFacts
     stores: Sided[str]
     checksums: dict[int, Sided[dict[str, str]]]
+
+
+class StoredUnits:
+    """`Units` of two activation stores, each chunk checked."""
+
+    def __init__(self, leaf: Leaf) -> None:
+        self._stores = Sided.of(lambda side: ActivationStore.open(leaf.stores[side]))
+        self._checksums = leaf.checksums
+
+    def states(self, side: Side, layer: int, unit: int) -> torch.Tensor:
+        checksum = self._checksums[unit][side][f"layers/{layer}"]
+        return self._stores[side].states(layer, unit, checksum)
+
+    def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
+        checksum = self._checksums[unit][side][f"norms/{layer}"]
+        return self._stores[side].norms(layer, unit, checksum)
 
 
 def variable(side: Side, layer: int) -> str:
@@ -91,7 +139,7 @@ class SortedBlock:
 
 
 @dataclass(frozen=True)
-class _States:
+class States:
     """Rows of some units as they are stored, but for those that are scaled down.
 
     Attributes:
@@ -115,72 +163,72 @@ def read_blocks(
         layers: of each model.
         draws: of mismatched target rows.
     """
-    reader = _Reader(leaf, layers, draws)
+    sorter, units = BlockSorter(leaf.facts, layers, draws), StoredUnits(leaf)
     numbers = range(first, len(leaf.blocks))
+
+    def read(number: int) -> tuple[States, States]:
+        """States of a block, and target states of the partners that the next block has not."""
+        block = leaf.blocks[number]
+        following = leaf.blocks[number + 1 : number + 2]
+        held = {unit for other in following for unit in other.units}
+        rest = [unit for unit in block.partners if unit not in held]
+        return sorter.gather(units, block.units), sorter.gather_target(units, rest)
+
     with ThreadPoolExecutor(1) as ahead:
         # Of every block its states, and those of partners that no next block brings.
-        coming = [ahead.submit(reader.read, number) for number in numbers[:2]]
+        coming = [ahead.submit(read, number) for number in numbers[:2]]
         for number in numbers:
-            sorted_block = _sort(reader, number, coming)
+            own, further = coming[0].result()
+            pool = [own, *(following.result()[0] for following in coming[1:2]), further]
+            sorted_block = sorter.sort(leaf.blocks[number], own, pool)
             coming.pop(0)
             if number + 2 < len(leaf.blocks):
-                coming.append(ahead.submit(reader.read, number + 2))
+                coming.append(ahead.submit(read, number + 2))
             yield sorted_block
 
 
-def _sort(
-    reader: _Reader, number: int, coming: Sequence[Future[tuple[_States, _States]]]
-) -> SortedBlock:
-    """One block, from its own states, those of the next block and of further partners."""
-    own, further = coming[0].result()
-    pool = [own, *(following.result()[0] for following in coming[1:2]), further]
-    return reader.sort(number, own, pool)
+class BlockSorter:
+    """Gathers the rows of units, and sorts those of a block."""
 
+    def __init__(self, facts: RowFacts, layers: Sided[tuple[int, ...]], draws: int) -> None:
+        """
+        Args:
+            layers: of each model.
+            draws: of mismatched target rows.
+        """
+        self._facts, self._layers, self._draws = facts, layers, draws
+        self._folds = load_row_facts(facts.folder / FOLDS)
+        self._groups = load_row_facts(facts.folder / GROUPS)
 
-class _Reader:
-    """Reads units of both stores."""
+    def gather(self, held: Units, units: Sequence[int]) -> States:
+        """States of some units, of both models."""
+        source, target = (self._states(held, side, units) for side in Side)
+        return States(self._rows(units), source, target)
 
-    def __init__(self, leaf: Leaf, layers: Sided[tuple[int, ...]], draws: int) -> None:
-        self._leaf, self._layers, self._draws = leaf, layers, draws
-        self._folds = load_row_facts(leaf.facts / FOLDS)
-        self._groups = load_row_facts(leaf.facts / GROUPS)
-        self._shrunk = _shrunk_rows(leaf.facts / SHRUNK)
-        self._stores = Sided.of(lambda side: ActivationStore.open(leaf.stores[side]))
+    def gather_target(self, held: Units, units: Sequence[int]) -> States:
+        """States of some units, of the target model alone."""
+        return States(self._rows(units), {}, self._states(held, Side.TARGET, units))
 
-    def read(self, number: int) -> tuple[_States, _States]:
-        """States of a block, and target states of the partners that the next block has not."""
-        block = self._leaf.blocks[number]
-        following = self._leaf.blocks[number + 1 : number + 2]
-        held = {unit for other in following for unit in other.units}
-        rest = [unit for unit in block.partners if unit not in held]
-        own = _States(
-            self._rows(block.units),
-            self._states(Side.SOURCE, block.units),
-            self._states(Side.TARGET, block.units),
-        )
-        return own, _States(self._rows(rest), {}, self._states(Side.TARGET, rest))
-
-    def sort(self, number: int, own: _States, pool: Sequence[_States]) -> SortedBlock:
+    def sort(self, block: Block, own: States, pool: Sequence[States]) -> SortedBlock:
         """Rows of a block sorted by fold, with mismatched target rows from a pool.
 
         Args:
+            own: states of its units.
             pool: the block itself, then whatever else it may be paired with.
         """
-        leaf = self._leaf
-        block = leaf.blocks[number]
         order = np.argsort(self._folds[own.rows], kind="stable")
         rows, pooled = own.rows[order], np.concatenate([states.rows for states in pool])
         variables, held = {}, {}
         for layer in self._layers.source:
             name = variable(Side.SOURCE, layer)
             variables[name], held[name] = own.source[layer][torch.from_numpy(order)], rows
-        groups = self._groups[pooled]
+        groups, digest = self._groups[pooled], self._facts.index_digest
         places = []
         for draw in range(self._draws if self._layers.target else 0):
-            seed = f"mismatched draw {draw} of {leaf.index_digest}, from unit {block.units[0]}"
+            seed = f"mismatched draw {draw} of {digest}, from unit {block.units[0]}"
             rng = np.random.Generator(np.random.PCG64(seed_of(seed, bits=128)))
-            edge = len(rows)
-            drawn = rows_of_other_groups(groups[:edge], groups[edge:], leaf.own_share, rng)
+            edge, share = len(rows), self._facts.own_share
+            drawn = rows_of_other_groups(groups[:edge], groups[edge:], share, rng)
             places.append(drawn[order])
         for layer in self._layers.target:
             name = variable(Side.TARGET, layer)
@@ -192,34 +240,37 @@ class _Reader:
         return SortedBlock(block.units, self._folds[rows], variables, held)
 
     def _rows(self, units: Sequence[int]) -> Rows:
-        slices = [self._stores.source.unit_rows(unit) for unit in units]
+        slices = [self._facts.unit_rows(unit, len(self._folds)) for unit in units]
         ranges = [np.arange(rows.start, rows.stop) for rows in slices]
         rows: Rows = np.concatenate([np.zeros(0, dtype=np.int64), *ranges])
         used: Rows = rows[self._folds[rows] != LEFT_OUT]
         return used
 
-    def _states(self, side: Side, units: Sequence[int]) -> dict[int, torch.Tensor]:
+    def _states(self, held: Units, side: Side, units: Sequence[int]) -> dict[int, torch.Tensor]:
         """States of some units one after the other, layer by layer."""
         if not units:
             return {}
-        return {layer: self._layer(side, layer, units) for layer in self._layers[side]}
+        return {layer: self._layer(held, side, layer, units) for layer in self._layers[side]}
 
-    def _layer(self, side: Side, layer: int, units: Sequence[int]) -> torch.Tensor:
-        store, name = self._stores[side], f"layers/{layer}"
-        states = torch.cat(
-            [store.states(layer, unit, self._leaf.checksums[unit][side][name]) for unit in units]
-        )
-        rows, factors = self._shrunk.get((side, layer), _NONE)
-        start = 0
-        for unit in units:
-            span = store.unit_rows(unit)
-            massive = slice(*np.searchsorted(rows, [span.start, span.stop]))
-            places = torch.from_numpy(rows[massive] - span.start + start)
-            shrunk = states[places].double() * torch.from_numpy(factors[massive]).unsqueeze(1)
-            states[places] = shrunk.to(states.dtype)
-            start += span.stop - span.start
-        used = np.concatenate([self._folds[store.unit_rows(unit)] for unit in units]) != LEFT_OUT
+    def _layer(self, held: Units, side: Side, layer: int, units: Sequence[int]) -> torch.Tensor:
+        states = torch.cat([held.states(side, layer, unit) for unit in units])
+        above, usual = self._facts.shrink_above, self._facts.usual_norms[side][layer]
+        if above and usual:
+            norms = np.concatenate([held.norms(side, layer, unit) for unit in units])
+            massive = is_massive(norms, above, usual)
+            places = torch.from_numpy(np.flatnonzero(massive))
+            factors = torch.from_numpy(usual / norms[massive].astype(np.float64))
+            states[places] = (states[places].double() * factors.unsqueeze(1)).to(states.dtype)
+        count = len(self._folds)
+        folds = [self._folds[self._facts.unit_rows(unit, count)] for unit in units]
+        used = np.concatenate(folds) != LEFT_OUT
         return states if used.all() else states[torch.from_numpy(used)]
+
+
+def is_massive(norms: NDArray[np.float32], above: float, usual: float) -> NDArray[np.bool_]:
+    """Which rows are scaled down to the usual norm, `[n]`; see `RowFacts.shrink_above`."""
+    massive: NDArray[np.bool_] = norms > np.float32(above * usual)
+    return massive
 
 
 def load_row_facts(path: Path) -> NDArray[Any]:
@@ -227,18 +278,3 @@ def load_row_facts(path: Path) -> NDArray[Any]:
     if is_local(path):
         return cast("NDArray[Any]", np.load(path, mmap_mode="r"))
     return cast("NDArray[Any]", np.load(io.BytesIO(path.read_bytes())))
-
-
-Shrunk = tuple[Rows, NDArray[np.float64]]
-_NONE: Shrunk = (np.zeros(0, dtype=np.int64), np.zeros(0))
-
-
-def _shrunk_rows(path: Path) -> dict[tuple[Side, int], Shrunk]:
-    """Of every layer the rows that are scaled down, ascending, and by how much."""
-    table = Table.read(path, ShrunkRow).arrow
-    columns = {name: table[name].to_numpy() for name in table.column_names}
-    found: dict[tuple[Side, int], Shrunk] = {}
-    for side, layer in sorted(set(zip(columns["side"], columns["layer"], strict=True))):
-        chosen = (columns["side"] == side) & (columns["layer"] == layer)
-        found[Side(side), int(layer)] = (columns["row"][chosen], columns["factor"][chosen])
-    return found

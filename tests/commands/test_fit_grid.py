@@ -39,7 +39,7 @@ from lrt_dist.runtime.pool import RayRuntime
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.moments import MomentFile
-from lrt_dist.store.tables import FitRow, LayerRow, ShrunkRow, Table
+from lrt_dist.store.tables import FitRow, LayerRow, Table
 from lrt_dist.tasks import accumulate as accumulation
 from lrt_dist.tasks.accumulate import AccumulateTask, accumulate, merge
 from lrt_dist.tasks.blocks import SortedBlock, read_blocks, variable
@@ -66,7 +66,7 @@ def extracted(
 def many_leaves(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     """Four units a leaf: with the corpus of these tests, a tree of eight leaves. And one thread,
     as a worker has: what a BLAS makes of several is its own affair."""
-    monkeypatch.setattr(tiles, "SECTION_ROWS", 256)
+    monkeypatch.setattr(tiles, "LEAF_ROWS", 256)
     monkeypatch.setattr(tiles, "FEWEST_LEAVES", 8)
 
 
@@ -174,11 +174,13 @@ def test_scaled_down_states_have_the_median_norm(extracted: Path, tmp_path: Path
     setting = "fit.shrink_norm_above=1.05"
     folder = fitted(extracted, tmp_path / "out", setting, "fit.method=linear")
     scaled: list[np.ndarray] = []
+    shrunk: list[int] = []
     for side, layer in ((Side.SOURCE, 2), (Side.TARGET, 1)):
         rows = states(folder, side, layer)
         norms = np.linalg.norm(rows.astype(np.float32), axis=1)
         massive = norms > 1.05 * np.median(norms)
         assert 0 < massive.sum() < len(rows) / 2
+        shrunk.append(int(massive.sum()))
         rows[massive] *= (np.median(norms) / norms[massive])[:, None]
         scaled.append(rows)
     expected = np.linalg.lstsq(scaled[0], scaled[1], rcond=None)[0]
@@ -186,10 +188,8 @@ def test_scaled_down_states_have_the_median_norm(extracted: Path, tmp_path: Path
     np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-5 * abs(expected).max())
     layers = next(folder.moments.glob("*/layers.parquet"))
     facts = {(row.side, row.layer): row for row in Table.read(layers, LayerRow)}
-    assert facts["source", 2].shrunk == len(
-        [r for r in Table.read(layers.with_name("shrunk.parquet"), ShrunkRow)
-         if (r.side, r.layer) == ("source", 2)]
-    )  # fmt: skip
+    assert facts["source", 2].shrunk == shrunk[0]
+    assert facts["source", 2].usual_norm == facts["source", 2].median_norm
     assert 0 < facts["source", 2].shrunk_share < 1
 
 
@@ -282,7 +282,7 @@ def test_stopped_anywhere_it_goes_on_and_recounts_nothing(
     assert sorted(unit for leaf in counted for unit in leaf) == list(range(units))
 
 
-def test_a_leaf_of_many_sections_is_taken_up_where_it_was_kept(
+def test_a_leaf_of_many_blocks_is_taken_up_where_it_was_kept(
     extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in its fifth block, and again in its ninth. Same shapes, machine and threads: equal
@@ -290,7 +290,7 @@ def test_a_leaf_of_many_sections_is_taken_up_where_it_was_kept(
     monkeypatch.setattr(accumulation, "ROWS_PER_PRODUCT", 1)  # a unit a block
     monkeypatch.setattr(_moments, "ROWS_PER_PRODUCT", 1)
     many = fitted(extracted, tmp_path / "many")
-    monkeypatch.setattr(tiles, "SECTION_ROWS", 128)
+    monkeypatch.setattr(tiles, "LEAF_ROWS", 128)
     monkeypatch.setattr(tiles, "MOST_LEAVES", 2)
     monkeypatch.setattr(tiles, "FEWEST_LEAVES", 2)
     monkeypatch.setattr(accumulation, "KEPT_EVERY", 0.0)
@@ -311,9 +311,9 @@ def test_a_leaf_of_many_sections_is_taken_up_where_it_was_kept(
     for _ in range(2):
         with pytest.raises(_Killed):
             fitted(extracted, tmp_path / "out")
-        assert len(list((tmp_path / "out").glob("moments/*/*/*.sections"))) == 1
+        assert len(list((tmp_path / "out").glob("moments/*/*/*.kept"))) == 1
     assert made(fitted(extracted, tmp_path / "out")) == whole
-    assert sorted(read) == sorted(set(read))  # nothing was read again: every section is two blocks
+    assert sorted(read) == sorted(set(read))  # nothing was read again
     for path in sorted((few.out / "maps").rglob("*.safetensors")):
         first, second = (AffineMap.load(p) for p in (path, many.out / path.relative_to(few.out)))
         atol = 1e-9 * float(first.weight.abs().max())
@@ -348,7 +348,7 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
         "from lrt_dist import api; from lrt_dist.runfile import load_run;"
-        "from lrt_dist.plan import tiles; tiles.SECTION_ROWS = 256; tiles.FEWEST_LEAVES = 8;"
+        "from lrt_dist.plan import tiles; tiles.LEAF_ROWS = 256; tiles.FEWEST_LEAVES = 8;"
         "out = Path(sys.argv[1]);"
         "run = api.open_run(out, load_run(out / 'run.yaml', ['fit.tile_bytes=1']));"
         "api.fit(run.__enter__())"

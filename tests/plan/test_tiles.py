@@ -16,7 +16,6 @@ from lrt_dist.plan.tiles import (
     plan_leaves,
     plan_tiles,
     rows_read_again,
-    section_ends,
     standing_nodes,
     units_of_leaf,
 )
@@ -100,7 +99,7 @@ def test_leaves_hold_all_units_in_order(
     assert [unit for leaf in leaves for block in leaf for unit in block] == list(range(units))
     largest = max(sum(map(len, leaf)) for leaf in leaves)
     long = min(-(-units // FEWEST_LEAVES), worth // rows_per_unit)
-    assert largest * rows_per_unit <= tiles.SECTION_ROWS or largest in (-(-units // most), long)
+    assert largest * rows_per_unit <= tiles.LEAF_ROWS or largest in (-(-units // most), long)
     assert len(leaves) <= most
     for leaf in leaves:
         sizes = [len(block) for block in leaf]
@@ -109,16 +108,6 @@ def test_leaves_hold_all_units_in_order(
     again = rows_read_again(units * rows_per_unit, size, rows_per_unit, block_rows)
     alone = sum(map(len, leaves)) == 1
     assert again == (0 if alone else sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 20_000))
-def test_sections_are_long_enough_to_be_worth_merging(sizes: list[int], rows_per_unit: int) -> None:
-    ends = section_ends([(0,) * size for size in sizes], rows_per_unit)
-    assert ends[-1] == len(sizes)
-    assert ends == sorted(set(ends))
-    for begin, end in itertools.pairwise([0, *ends[:-1]]):
-        rows = [size * rows_per_unit for size in sizes[begin:end]]
-        assert sum(rows) >= tiles.SECTION_ROWS > sum(rows[:-1])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,13 @@ from lrt_dist.plan.tiles import Tile, plan_leaves, units_of_leaf
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.moments import MomentFile
-from lrt_dist.store.tables import ShrunkRow, Table
 from lrt_dist.tasks import blocks
 from lrt_dist.tasks.accumulate import AccumulateTask, accumulate
-from lrt_dist.tasks.blocks import Block, Leaf, read_blocks
+from lrt_dist.tasks.blocks import Block, Leaf, RowFacts, read_blocks
 
 FOLDS, DRAWS, WIDTH, ROWS = 4, 3, 6, 1920
+USUAL = 1.25
+"""Norm of a usual row, about."""
 X, Y = "source/0", "target/0"
 
 
@@ -37,7 +38,7 @@ class Corpus:
     documents: np.ndarray
     folder: Path
     rows_per_unit: int
-    shrunk: tuple[ShrunkRow, ...] = ()
+    shrink_above: float | None = None
 
     @property
     def folds(self) -> np.ndarray:
@@ -58,9 +59,8 @@ class Corpus:
                 checksums[unit][side].update(written.checksums)
         np.save(self.folder / blocks.FOLDS, self.folds.astype(np.int16))
         np.save(self.folder / blocks.GROUPS, self.documents.astype(np.int64))
-        Table.of(ShrunkRow, self.shrunk).save(self.folder / blocks.SHRUNK, "f")
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(tiles, "SECTION_ROWS", leaf_rows)
+            patched.setattr(tiles, "LEAF_ROWS", leaf_rows)
             size = units_of_leaf(units, self.rows_per_unit, 1, 0)
             planned = plan_leaves(shuffled(range(units), "d"), size, self.rows_per_unit, block_rows)
         every = [block for leaf in planned for block in leaf]
@@ -72,10 +72,14 @@ class Corpus:
         return [
             Leaf(
                 blocks=tuple(Block(block, pairs[block]) for block in leaf),
-                own_share=1 / len(every),
-                rows_per_unit=self.rows_per_unit,
-                index_digest="d",
-                facts=self.folder,
+                facts=RowFacts(
+                    folder=self.folder,
+                    rows_per_unit=self.rows_per_unit,
+                    index_digest="d",
+                    own_share=1 / len(every),
+                    shrink_above=self.shrink_above,
+                    usual_norms=Sided({0: USUAL}, {0: USUAL}),
+                ),
                 stores=urls,
                 checksums=checksums,
             )
@@ -173,12 +177,14 @@ def test_massive_rows_are_scaled_down_wherever_they_are_read(
     """As own rows and as mismatched ones, at their own layer alone."""
     corpus = halves()
     corpus.y[[3, 700]] *= 1000
-    shrunk = tuple(ShrunkRow(side=Side.TARGET, layer=0, row=row, factor=0.001) for row in (3, 700))
-    corpus = Corpus(corpus.x, corpus.y, corpus.documents, corpus.folder, 64, shrunk)
+    corpus = replace(corpus, shrink_above=4.0)
+    lengths = torch.linalg.vector_norm(corpus.y, dim=1).double()
+    assert (lengths > 4 * USUAL).nonzero().flatten().tolist() == [3, 700]
+    factors = torch.where(lengths > 4 * USUAL, USUAL / lengths, 1.0)
     for leaf in corpus.leaves():
         for block in read_blocks(leaf, Sided((0,), (0,)), 1):
             for name in (Y, mismatched(Y)):
-                factors = np.where(np.isin(block.rows[name], (3, 700)), 0.001, 1.0)[:, None]
-                expected = corpus.y[block.rows[name]].double() * torch.from_numpy(factors)
+                rows = block.rows[name]
+                expected = corpus.y[rows].double() * factors[rows].unsqueeze(1)
                 assert torch.equal(block.variables[name], expected.float())
             assert torch.equal(block.variables[X], corpus.x[block.rows[X]])
