@@ -306,10 +306,11 @@ class SimulatedChain:
         assert carry is not None, "a chain without stages"
         return steps, carry
 
-    def finish(self, task: Task, steps: Sequence[Ref]) -> list[Ref]:
+    def finish(self, task: Task, steps: Sequence[Ref]) -> list[tuple[Ref, Ref]]:
         write = self._cluster.costs.write
         return [
-            actor.call("behind", write, ref) for actor, ref in zip(self.actors, steps, strict=True)
+            (actor.call("behind", write, ref), Ref())
+            for actor, ref in zip(self.actors, steps, strict=True)
         ]
 
     def forget(self, task: Task) -> list[Ref]:

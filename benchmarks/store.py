@@ -20,7 +20,7 @@ from benchmarks.gemm import bare_products
 from benchmarks.harness import Result, alternate, result, versions
 from lrt_dist.linear.fit import mismatched
 from lrt_dist.plan.pairing import partner_units
-from lrt_dist.plan.tiles import LEAF_ROWS, Tile, plan_leaves, plan_tiles
+from lrt_dist.plan.tiles import LEAF_ROWS, Tile, plan_blocks, plan_tiles
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.tasks import blocks
@@ -88,7 +88,7 @@ def _task(
     documents = np.arange(units * unit_rows) // DOCUMENT
     np.save(folder / blocks.FOLDS, (documents % FOLDS).astype(np.int16))
     np.save(folder / blocks.GROUPS, documents)
-    (leaf,) = plan_leaves(range(units), units, unit_rows, FOLDS * ROWS_PER_PRODUCT)
+    leaf = plan_blocks(range(units), unit_rows, FOLDS * ROWS_PER_PRODUCT)
     partners = partner_units(leaf, {unit: (unit,) for unit in range(units)})
     return AccumulateTask(
         tile=tile,

@@ -29,6 +29,7 @@ from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
 from lrt_dist.plan.pairing import partner_units, shuffled
 from lrt_dist.plan.tiles import (
     Tile,
+    plan_blocks,
     plan_leaves,
     plan_tiles,
     standing_nodes,
@@ -76,7 +77,7 @@ class RunMoments:
 
 
 def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
-    """Accumulate what is missing.
+    """Accumulate what is missing from both stores.
 
     Args:
         records: of the run's `fitted_units`.
@@ -84,12 +85,17 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
 
     Raises:
         UserError: a fold without documents, rows of one document alone, or a tile that no node has
-            room for.
+            room for; or nothing is stored, and moments of another fit were extracted.
     """
     folder = run.folder.moments / fingerprint
     index = RowIndex.open(run.folder.rows)
-    tiles = {_tile_path(folder, tile): tile for tile in run_tiles(run)}
+    tiles = {tile_path(folder, tile): tile for tile in run_tiles(run)}
     missing = {path: tile for path, tile in tiles.items() if not path.exists()}
+    if missing and run.config.extract.store == "none":
+        raise UserError(
+            "extract.store is none, and the moments that this fit wants were not extracted; undo "
+            "the changes of fit.*, or use another --out"
+        )
     if missing:
         _sweep(run.folder.moments, folder, tiles)
     write_row_facts(run, index, records, folder)
@@ -102,7 +108,7 @@ def kept_moments(run: Run, records: Records) -> tuple[tuple[Path, ...], ...] | N
     """Files of the moments that the maps were fitted to, for each run whose text counts; None where
     they were not kept."""
     folder = run.folder.moments / moments_fingerprint(run.folder, records)
-    files = tuple(_tile_path(folder, tile) for tile in run_tiles(run))
+    files = tuple(tile_path(folder, tile) for tile in run_tiles(run))
     if not all(path.exists() for path in files):
         return None
     return (files, *(moments.files for moments in moments_of_others(run)))
@@ -176,6 +182,36 @@ def run_tiles(run: Run) -> list[Tile]:
         run.joint,
         config.mismatched_draws,
     )
+
+
+def run_blocks(run: Run, index: RowIndex, units: Collection[int], facts: Path) -> list[Block]:
+    """Blocks of some units, in the order in which they are taken in: a random one, so that each
+    part of it is like any other part of the corpus.
+
+    Args:
+        facts: folder with `GROUPS`.
+    """
+    order = shuffled(units, index.digest)
+    blocks = plan_blocks(order, index.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
+    group_R = load_row_facts(facts / GROUPS)
+    groups = {
+        unit: sorted(set(group_R[index.unit_rows(unit)].tolist()) - {LEFT_OUT}) for unit in order
+    }
+    return [Block(*both) for both in zip(blocks, partner_units(blocks, groups), strict=True)]
+
+
+def moments_identity(run: Run) -> dict[str, Any]:
+    """Everything that moments depend on beside hidden states, and which of them are wanted."""
+    config = run.config.fit
+    return {
+        "models": [run.facts[side].digest for side in Side],
+        "pairs": [str(pair) for pair in run.pairs],
+        "joint": [list(group) for group in run.joint],
+        "folds": config.folds,
+        "shrink_norm_above": config.shrink_norm_above,
+        "mismatched_draws": config.mismatched_draws,
+        "tile_bytes": int(config.tile_bytes),
+    }
 
 
 def wanted_pairs(run: Run) -> list[Pair]:
@@ -269,18 +305,9 @@ def _accumulate(
     finished: int,
 ) -> None:
     """Every missing tile: leaves, merged as they come; some tiles were finished before."""
-    # Random order, so that a leaf and the blocks within it are like any other part of the corpus.
-    units = shuffled(records, index.digest)
-    block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
-    leaf = leaf_units(run, run_tiles(run), len(units))
-    unit_leaves = plan_leaves(units, leaf, index.rows_per_unit, block_rows)
-    group_R = load_row_facts(facts / GROUPS)
-    groups = {
-        unit: sorted(set(group_R[index.unit_rows(unit)].tolist()) - {LEFT_OUT}) for unit in units
-    }
-    blocks = [block for leaf in unit_leaves for block in leaf]
-    partners = dict(zip(blocks, partner_units(blocks, groups), strict=True))
-    leaves = [tuple(Block(block, partners[block]) for block in leaf) for leaf in unit_leaves]
+    blocks = run_blocks(run, index, records, facts)
+    leaf = leaf_units(run, run_tiles(run), len(records))
+    leaves = [tuple(run) for run in plan_leaves(blocks, len(records), leaf)]
 
     known = layer_facts(facts)
     row_facts = RowFacts(
@@ -308,7 +335,7 @@ def _accumulate(
         return AccumulateTask(tile, rows, run.config.fit.folds, path, level > 0, device)
 
     count = len(leaves)
-    device = products_device(run, max(tile_gpu_bytes(run, tile) for tile in tiles.values()))
+    device, _ = products_device(run, max(tile_gpu_bytes(run, tile) for tile in tiles.values()))
 
     def join(left: Path, right: Path) -> Path:
         return merge(left, right, leaves=count)
@@ -365,10 +392,14 @@ def _check_addable(run: Run, other: RunFolder) -> None:
         )
 
 
-def _tile_path(folder: Path, tile: Tile) -> Path:
-    """Where the moments of a tile lie, named by what it holds, not by its number in a plan."""
-    name = fingerprint_of({"moments": [list(pair) for pair in tile_moments(tile)]})
-    return folder / f"{name}.safetensors"
+def tile_name(tile: Tile) -> str:
+    """Under which the moments of a tile lie: by what it holds, not by its number in a plan."""
+    return fingerprint_of({"moments": [list(pair) for pair in tile_moments(tile)]})
+
+
+def tile_path(folder: Path, tile: Tile) -> Path:
+    """Where the moments of a tile lie."""
+    return folder / f"{tile_name(tile)}{MOMENTS}"
 
 
 def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:

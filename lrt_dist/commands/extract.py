@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from lrt_dist.commands._busy import EVENT, busy_message
+from lrt_dist.commands._unit_records import Machines, library_versions, note_versions, record_of
+from lrt_dist.commands.extract_into_moments import extract_into_moments
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import CorruptionError, IncompleteError
-from lrt_dist.runtime.contract import Done, receipts_of
-from lrt_dist.sites import Side
+from lrt_dist.errors import IncompleteError
+from lrt_dist.runtime.contract import Done
+from lrt_dist.sites import Side, Sided
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.committing import Committer
 from lrt_dist.store.lease import Lease, sole_driver
-from lrt_dist.store.ledger import Ledger, UnitRecord
+from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import delete_partial_writes
 from lrt_dist.tasks.extract import ExtractTask
 from lrt_dist.workspace.placement import chain, compute_dtype
@@ -23,11 +24,15 @@ from lrt_dist.workspace.run import Run
 
 
 def extract(run: Run) -> None:
-    """Fill both stores, from wherever they stand.
+    """Fill both stores, or the moments where nothing is stored, from wherever they stand.
 
     Units that cannot be computed are quarantined and the others go on; see `quarantined_units`.
     """
     run.runtime.look()  # nodes may have joined since the corpus was tokenised
+    if run.config.extract.store == "none":
+        index = RowIndex.open(run.folder.rows)
+        extract_into_moments(run, Sided.of(lambda side: identity(run, side, index)))
+        return
     for side in Side:
         extract_side(run, side)
 
@@ -69,9 +74,8 @@ def _extract_missing(
         fingerprint=fingerprint,
     )
     budget = run.config.extract.batch_tokens
-    machines = {record.machines for record in committed.values()}
-    versions = _versions()
-    _note_versions(run, committed, versions)
+    machines, versions = Machines(run, committed), library_versions()
+    note_versions(run, committed, versions)
 
     def tasks() -> Iterator[ExtractTask]:
         for unit in missing:
@@ -106,15 +110,13 @@ def _extract_missing(
         for outcome in chains.run(tasks()):
             lease.check()
             if isinstance(outcome, Done):
-                record = _record(outcome, fingerprint, versions)
+                record = record_of(outcome, fingerprint, versions)
                 committer.commit(
                     record,
                     partial(store.checksums, record.unit),
                     failed_before=record.unit in quarantined,
                 )
-                if record.machines not in machines:
-                    machines.add(record.machines)
-                    _note_machine(run, record, first=len(machines) == 1)
+                machines.see(record)
             else:
                 ledger.quarantine(outcome.task.unit, outcome.reason)
                 run.progress.note(
@@ -140,40 +142,6 @@ def small_units_message(tokens: int, rows: int, budget: int) -> str | None:
         f"a unit holds {tokens:,} tokens, and a batch may hold {budget:,}: the GPUs have more to "
         f"do at once with extract.rows_per_unit: {rows * (budget // tokens)}, in a new --out"
     )
-
-
-def _note_machine(run: Run, record: UnitRecord, *, first: bool) -> None:
-    """Say it where a store gets units of another kind of machine; see `UnitRecord.conflict`."""
-    if not first:
-        run.progress.note(
-            "machine",
-            f"from unit {record.unit} on computed by {', then '.join(record.machines)}, unlike the "
-            "units before: numbers agree to rounding, not bit for bit",
-        )
-
-
-def _versions() -> dict[str, str]:
-    """Of the libraries on which bits depend."""
-    return {name: version(name) for name in ("torch", "transformers", "zarr")}
-
-
-def _note_versions(
-    run: Run, committed: Mapping[int, UnitRecord], versions: Mapping[str, str]
-) -> None:
-    """Say it where a store was begun with other versions; see `UnitRecord.conflict`."""
-    others = {
-        f"{name} {record.versions.get(name)}"
-        for record in committed.values()
-        for name in versions
-        if record.versions.get(name) != versions[name]
-    }
-    if others:
-        now = ", ".join(f"{name} {number}" for name, number in versions.items())
-        run.progress.note(
-            "versions",
-            f"{len(committed)} units were computed with {', '.join(sorted(others))}, the others "
-            f"will be with {now}: numbers agree to rounding, not bit for bit",
-        )
 
 
 def identity(run: Run, side: Side, index: RowIndex) -> dict[str, Any]:
@@ -214,26 +182,3 @@ def quarantined_units(run: Run) -> dict[str, str]:
         name = run.folder.model(side).model
         reasons |= {f"{name}, unit {unit}": reason for unit, reason in quarantined.items()}
     return reasons
-
-
-def _record(done: Done[ExtractTask], fingerprint: str, versions: dict[str, str]) -> UnitRecord:
-    receipts = receipts_of(done)
-    unequal = {(receipt.rows, receipt.token_digest) for receipt in receipts}
-    if len(unequal) > 1:
-        raise CorruptionError(
-            f"the stages of a chain saw different texts as {done.task.key}: "
-            + " and ".join(f"{rows} rows of tokens {digest}" for rows, digest in sorted(unequal))
-            + f"; is {done.task.rows_path} the same file on every node?"
-        )
-    return UnitRecord(
-        unit=done.task.unit,
-        rows=receipts[0].rows,
-        checksums={name: c for receipt in receipts for name, c in receipt.checksums.items()},
-        mean_norms={layer: n for receipt in receipts for layer, n in receipt.mean_norms.items()},
-        machines=tuple(receipt.machine for receipt in receipts if receipt.checksums),
-        token_digest=receipts[0].token_digest,
-        fingerprint=fingerprint,
-        seconds=max(receipt.seconds for receipt in receipts),
-        versions=versions,
-        token_budget=done.task.token_budget,
-    )

@@ -17,7 +17,13 @@ from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.plan.cost import NUMBER_BYTES, forward_flops, moments_flops, store_bytes
+from lrt_dist.plan.cost import (
+    GPU_FLOPS,
+    NUMBER_BYTES,
+    forward_flops,
+    moments_flops,
+    store_bytes,
+)
 from lrt_dist.plan.filling import batch_cost, better_rows
 from lrt_dist.plan.memory import USABLE, StagePlan
 from lrt_dist.plan.tiles import rows_read_again
@@ -32,8 +38,6 @@ SAMPLE_UNITS = 16
 """Units in which batches are cut to see how full they are."""
 UNITS_OF_REPLICA = 16
 """Fewest units for each replica: at the end of a run replicas wait for the last one."""
-GPU_FLOPS = 2.0e14
-"""Operations a second assumed of one GPU: about half of what an A100 does in bfloat16 GEMMs."""
 REACHED = 0.4
 """Share of a described GPU's operations a second that a forward pass is assumed to reach."""
 REACHED_FLOAT64 = 0.7

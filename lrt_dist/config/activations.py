@@ -16,6 +16,12 @@ from lrt_dist.config.base import NonNegative, Positive, Strict
 class ExtractConfig(Strict):
     """How hidden states become an activation store."""
 
+    store: Literal["zarr", "none"] = Field(
+        "zarr",
+        description="Where hidden states go. `zarr`: into an activation store, from which maps of "
+        "any pairs, folds and methods are fitted. `none`: of both models at once into the moments "
+        "that the fit wants, and nowhere else; another fit then means another extraction.",
+    )
     rows_per_unit: Positive = Field(
         4096, description="Number of rows of a unit, which is one row chunk of the store."
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 PROCESS_BYTES = 512 * 2**20
 """Python and its libraries, for one worker process."""
+GPU_FLOPS = 2.0e14
+"""Operations a second assumed of one GPU: about half of what an A100 does in bfloat16 GEMMs."""
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 

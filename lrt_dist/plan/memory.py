@@ -113,6 +113,13 @@ def cores_each(node_cores: Sequence[float], stages: int) -> float:
     return float(cores)
 
 
+def cores_shared(node_cores: Sequence[float], stages: int) -> float:
+    """Cores for each of `stages` that run at once: whole ones, or where there are too few a share
+    of one, in hundredths."""
+    there = sum(node_cores)
+    return cores_each(node_cores, stages) if stages <= there else int(100 * there / stages) / 100
+
+
 def fewest_stages(
     size: ModelSize,
     *,

@@ -11,8 +11,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lrt_dist.sites import LayerPair, Sided
+
+T = TypeVar("T")
 
 LEAF_ROWS = 131_072
 """Fewest rows of a leaf where there are several: many enough that its products cost far more than
@@ -128,26 +131,34 @@ def units_of_leaf(units: int, rows_per_unit: int, tiles: int, worth_rows: int) -
     return max(1, LEAF_ROWS // rows_per_unit, worth, -(-units // most))
 
 
-def plan_leaves(
-    units: Sequence[int], leaf_units: int, rows_per_unit: int, block_rows: int
-) -> list[list[tuple[int, ...]]]:
-    """Runs of units, each cut into even blocks of about `block_rows`.
+def plan_blocks(units: Sequence[int], rows_per_unit: int, block_rows: int) -> list[tuple[int, ...]]:
+    """Units in even blocks, of `block_rows` at most where a unit has no more.
 
     Args:
         units: in the order in which they are taken in.
-        leaf_units: see `units_of_leaf`.
         block_rows: rows that are worked on at once.
     """
-    block = max(1, block_rows // rows_per_unit)
-    leaves = (units[i : i + leaf_units] for i in range(0, len(units), leaf_units))
-    return [[tuple(run) for run in _even_runs(leaf, block)] for leaf in leaves]
+    block = max(1, min(block_rows, LEAF_ROWS) // rows_per_unit)
+    return [tuple(run) for run in _even_runs(units, block)]
+
+
+def plan_leaves(blocks: Sequence[T], units: int, leaf_units: int) -> list[Sequence[T]]:
+    """Blocks in even leaves, as many as there would be if all had `leaf_units`.
+
+    Args:
+        units: of all blocks.
+        leaf_units: see `units_of_leaf`.
+    """
+    leaves = -(-units // leaf_units)
+    return _even_runs(blocks, -(-len(blocks) // leaves))
 
 
 def rows_read_again(rows: int, leaf_units: int, rows_per_unit: int, block_rows: int) -> int:
     """Rows of the target that are read twice: one block for each leaf, for mismatched rows."""
     units = range(-(-rows // rows_per_unit))
-    leaves = plan_leaves(units, leaf_units, rows_per_unit, block_rows)
-    if sum(map(len, leaves)) == 1:
+    blocks = plan_blocks(units, rows_per_unit, block_rows)
+    leaves = plan_leaves(blocks, len(units), leaf_units)
+    if len(blocks) == 1:
         return 0
     return min(rows, sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)
 
@@ -183,8 +194,8 @@ def _shape(
     return best
 
 
-def _even_runs(layers: Sequence[int], size: int) -> list[Sequence[int]]:
+def _even_runs(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """Consecutive runs of at most `size`, as even as can be."""
-    count = -(-len(layers) // size)
-    edges = [len(layers) * i // count for i in range(count + 1)]
-    return [layers[a:b] for a, b in itertools.pairwise(edges)]
+    count = -(-len(items) // size)
+    edges = [len(items) * i // count for i in range(count + 1)]
+    return [items[a:b] for a, b in itertools.pairwise(edges)]

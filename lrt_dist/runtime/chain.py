@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lrt_dist.formatting import format_bytes
+from lrt_dist.parcels import Parcel
 from lrt_dist.runtime.carry import has_direct_transport, packed, unpacked
 from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
 
@@ -73,9 +75,12 @@ class StageActor:
             self._ended = time.monotonic()
             self._busy += self._ended - began
 
-    @ray.method(concurrency_group="behind")  # type: ignore[untyped-decorator]
-    def finish(self, key: str, last_step: bool) -> Any:
-        return self._stage.finish(key)
+    @ray.method(num_returns=2, concurrency_group="behind")  # type: ignore[untyped-decorator]
+    def finish(self, key: str, last_step: bool) -> tuple[Any, Any]:
+        """The receipt, and the content of a `Parcel`: the driver owns both, so that they outlive
+        this process."""
+        made = self._stage.finish(key)
+        return (made.receipt, made.content) if isinstance(made, Parcel) else (made, None)
 
     @ray.method(concurrency_group="behind")  # type: ignore[untyped-decorator]
     def forget(self, key: str) -> None:
@@ -87,6 +92,17 @@ class StageActor:
         if self._began is None:
             return None
         return self._busy / max(self._ended - self._began, 1e-9)
+
+
+@dataclass(frozen=True)
+class RemoteContent:
+    """See `parcels.Handle`."""
+
+    ref: ray.ObjectRef
+
+    def get(self) -> Any:
+        """Arrays are mapped where they lie on this node, and fetched once from another."""
+        return result(self.ref)
 
 
 class Chain:
@@ -149,14 +165,16 @@ class Chain:
         assert carry is not None, "a chain without stages"
         return steps, carry
 
-    def finish(self, task: Task, steps: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
-        """End a task in every stage; references to the receipts.
+    def finish(
+        self, task: Task, steps: Sequence[ray.ObjectRef]
+    ) -> list[tuple[ray.ObjectRef, ray.ObjectRef]]:
+        """End a task in every stage; references to its receipt and its content.
 
         Args:
             steps: each stage's last step.
         """
         return [
-            actor.finish.remote(task.key, ref)
+            tuple(actor.finish.remote(task.key, ref))
             for actor, ref in zip(self._actors, steps, strict=True)
         ]
 

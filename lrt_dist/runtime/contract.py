@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from lrt_dist.errors import DeviceMemoryError, LrtError, UnitError, UserError
+from lrt_dist.parcels import Handle
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -94,10 +95,10 @@ class Stage(Protocol):
     """One stage of a chain; lives in one process.
 
     For each task: `open`, then `step` for every batch in order (twice for a `RoundTrip`, except in
-    the last stage), then `finish`, which returns the stage's receipt; or `forget` at any time after
-    `open`. The first stage's carry is None, unless the task `GoesOn`. `step` is called from one
-    thread, the others from other threads: so the next task is opened, and the last one written,
-    while one computes.
+    the last stage), then `finish`, which returns the stage's receipt, or a `Parcel`; or `forget` at
+    any time after `open`. The first stage's carry is None, unless the task `GoesOn`. `step` is
+    called from one thread, the others from other threads: so the next task is opened, and the last
+    one written, while one computes.
     """
 
     def open(self, task: Any) -> None: ...
@@ -162,14 +163,22 @@ class FailurePolicy:
 
 
 DEFAULT_POLICY = FailurePolicy()
+SOON = 0.05
+"""Seconds after which a task is asked for again that was not there yet."""
 
 
 @dataclass(frozen=True)
 class Done(Generic[T_co]):
-    """A task that went through: one receipt of each stage, in chain order; see `receipts_of`."""
+    """A task that went through.
+
+    Attributes:
+        receipts: one of each stage, in chain order; see `receipts_of`.
+        contents: a handle to the content of each stage's parcel, where they return parcels.
+    """
 
     task: T_co
     receipts: list[Any]
+    contents: tuple[Handle, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,10 +207,11 @@ def receipts_of(done: Done[WithReceipts[R]]) -> list[R]:
 class Chains(Protocol):
     """Running replicas of a chain."""
 
-    def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
+    def run(self, tasks: Iterable[T | None]) -> Iterator[Done[T] | Failed[T]]:
         """Put tasks through; yields each once, as it ends, in any order.
 
-        Tasks are drawn from the iterable as there is room.
+        Tasks are drawn from the iterable as there is room. None means that the next one is not
+        there yet: it is asked for again soon.
 
         Raises:
             LrtError: too many tasks in a row were given up, see `FailurePolicy`.

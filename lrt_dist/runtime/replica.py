@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import ray
 
 from lrt_dist.errors import LrtError
-from lrt_dist.runtime.chain import FINISHING, Chain, result
+from lrt_dist.runtime.chain import FINISHING, Chain, RemoteContent, result
 from lrt_dist.runtime.contract import ChainSpec, Ends, Task
 
 T = TypeVar("T", bound=Task)
@@ -53,6 +53,7 @@ class Attempt(Generic[T]):
         sent: batches that were sent.
         arriving: the last step of each batch that is on its way.
         receipts: of every stage, once all batches are sent.
+        contents: handles to what each stage leaves for other chains.
         awaited: receipts that are not there yet.
     """
 
@@ -63,6 +64,7 @@ class Attempt(Generic[T]):
     sent: int = 0
     arriving: deque[ray.ObjectRef] = field(default_factory=deque)
     receipts: list[ray.ObjectRef] = field(default_factory=list)
+    contents: tuple[RemoteContent, ...] = ()
     awaited: list[ray.ObjectRef] = field(default_factory=list)
 
     @property
@@ -200,7 +202,9 @@ class Replica:
         waiting.arriving.append(ref)
         waiting.sent += 1
         if waiting.is_sent:
-            waiting.receipts = self._chain.finish(waiting.task, waiting.last)
+            ends = self._chain.finish(waiting.task, waiting.last)
+            waiting.receipts = [receipt for receipt, _ in ends]
+            waiting.contents = tuple(RemoteContent(content) for _, content in ends)
             waiting.awaited = list(waiting.receipts)
         return True
 

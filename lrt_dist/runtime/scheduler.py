@@ -10,7 +10,7 @@ import ray
 
 from lrt_dist.errors import DeviceMemoryError, IncompleteError, LrtError, UnitError
 from lrt_dist.runtime.chain import fits_when_idle, result, what_is_missing
-from lrt_dist.runtime.contract import ChainSpec, Done, Failed, FailurePolicy, Task
+from lrt_dist.runtime.contract import SOON, ChainSpec, Done, Failed, FailurePolicy, Task
 from lrt_dist.runtime.replica import Attempt, Replica, credits
 from lrt_dist.runtime.task_queue import TaskQueue
 
@@ -56,7 +56,7 @@ class RayChains:
         self._replicas = [Replica(self._spec, self._window) for _ in range(self._spec.replicas)]
         while not any(replica.running for replica in self._replicas):
             self._look_for_places()
-            self._wait([replica for replica in self._replicas if not replica.running])
+            self._wait([replica for replica in self._replicas if not replica.running], TICK)
 
     def process_ids(self) -> list[list[int]]:
         """Of every stage of every replica that runs."""
@@ -72,7 +72,7 @@ class RayChains:
             replica.stop()
         self._replicas = []
 
-    def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
+    def run(self, tasks: Iterable[T | None]) -> Iterator[Done[T] | Failed[T]]:
         """See `runtime.contract.Chains.run`."""
         queue = TaskQueue(tasks, self._policy)
         while True:
@@ -83,7 +83,7 @@ class RayChains:
                 return
             self._look_for_places()
             self._join(queue)
-            for replica, attempt in self._wait(self._replicas):
+            for replica, attempt in self._wait(self._replicas, SOON if queue.is_coming() else TICK):
                 if attempt in replica.attempts:  # else it went down with others of its replica
                     yield from self._ended(replica, attempt, queue)
             yield from self._end_the_stalled(queue)
@@ -100,13 +100,16 @@ class RayChains:
             task, alone = chosen
             replica.open(task, alone=alone)
 
-    def _wait(self, replicas: list[Replica]) -> list[tuple[Replica, Attempt[Any]]]:
-        """Wait until something is there, or for a tick; the attempts that ended."""
+    def _wait(self, replicas: list[Replica], limit: float) -> list[tuple[Replica, Attempt[Any]]]:
+        """Wait until something is there, or some seconds; the attempts that ended."""
         owners = {ref: replica for replica in replicas for ref in replica.awaited()}
         awaited = list(owners)
+        if not awaited:
+            time.sleep(limit)
+            return []
         ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)
         if not ready:
-            ready, _ = ray.wait(awaited, num_returns=1, timeout=TICK, fetch_local=False)
+            ready, _ = ray.wait(awaited, num_returns=1, timeout=limit, fetch_local=False)
         ended = []
         for ref in ready:
             replica = owners[ref]
@@ -138,7 +141,7 @@ class RayChains:
         self, replica: Replica, attempt: Attempt[T], queue: TaskQueue[T]
     ) -> Iterator[Done[T] | Failed[T]]:
         try:
-            receipts = [result(ref) for ref in attempt.receipts]
+            ended = Done(attempt.task, [result(ref) for ref in attempt.receipts], attempt.contents)
         except ray.exceptions.RayActorError as error:
             yield from self._died(replica, queue, error)
         except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
@@ -154,7 +157,7 @@ class RayChains:
             replica.end(attempt, failed=False)
             replica.failures_in_a_row = 0
             queue.succeeded()
-            yield Done(attempt.task, receipts)
+            yield ended
 
     def _died(
         self, replica: Replica, queue: TaskQueue[T], error: Exception
@@ -168,7 +171,7 @@ class RayChains:
                 lost.append(attempt.task)
             else:
                 queue.succeeded()
-                yield Done(attempt.task, receipts)
+                yield Done(attempt.task, receipts, attempt.contents)
         self._note(
             f"a replica died, {len(lost)} tasks with it ({type(error).__name__}); it is built anew"
         )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from lrt_dist.parcels import Parcel
 from lrt_dist.runtime.contract import (
     DEFAULT_POLICY,
+    SOON,
     Attempts,
     ChainSpec,
     Done,
@@ -39,6 +44,7 @@ class SerialRuntime:
             float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         )
         self._policy = policy
+        self._turn = threading.Lock()
 
     def look(self) -> None:
         """This machine stays as it is."""
@@ -50,7 +56,9 @@ class SerialRuntime:
     @contextmanager
     def chains(self, spec: ChainSpec) -> Iterator[SerialChains]:
         """Build the stages here; replicas make no sense in one process."""
-        yield SerialChains([stage.build() for stage in spec.stages], self._policy)
+        with self._turn:
+            stages = [stage.build() for stage in spec.stages]
+        yield SerialChains(stages, self._policy, self._turn)
 
     def map(
         self,
@@ -83,18 +91,30 @@ class SerialRuntime:
 class SerialChains:
     """See `runtime.contract.Chains`."""
 
-    def __init__(self, stages: Sequence[Stage], policy: FailurePolicy) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], policy: FailurePolicy, turn: threading.Lock | None = None
+    ) -> None:
+        """
+        Args:
+            turn: held while a task runs: of chains in several threads, one does something at a
+                time. None if there are no others.
+        """
         self._stages = stages
         self._policy = policy
+        self._turn = turn or threading.Lock()
 
-    def run(self, tasks: Iterable[T]) -> Iterator[Done[T] | Failed[T]]:
+    def run(self, tasks: Iterable[T | None]) -> Iterator[Done[T] | Failed[T]]:
         """One task after the other."""
         attempts = Attempts(self._policy)
         for first_try in tasks:
+            if first_try is None:
+                time.sleep(SOON)
+                continue
             task = attempts.first(first_try)
             while True:
                 try:
-                    receipts = self._once(task)
+                    with self._turn:
+                        done = self._once(task)
                 except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
                     again = attempts.next_try(task, error)
                     if again is None:
@@ -103,14 +123,14 @@ class SerialChains:
                     task = again
                 else:
                     attempts.succeeded()
-                    yield Done(task, receipts)
+                    yield done
                     break
 
     def busy_shares(self) -> list[list[float | None]]:
         """One thing at a time: nothing waits for anything."""
         return []
 
-    def _once(self, task: Task) -> list[Any]:
+    def _once(self, task: T) -> Done[T]:
         for stage in self._stages:
             stage.open(task)
         try:
@@ -120,8 +140,22 @@ class SerialChains:
                 for index in route(task, len(self._stages)):
                     carry = self._stages[index].step(task.key, batch, carry)
                 ends.keep(batch, carry)
-            return [stage.finish(task.key) for stage in self._stages]
+            made = [stage.finish(task.key) for stage in self._stages]
         except BaseException:
             for stage in self._stages:
                 stage.forget(task.key)
             raise
+        parcels = [part if isinstance(part, Parcel) else Parcel(part, None) for part in made]
+        contents = tuple(LocalContent(parcel.content) for parcel in parcels)
+        return Done(task, [parcel.receipt for parcel in parcels], contents)
+
+
+@dataclass(frozen=True)
+class LocalContent:
+    """See `parcels.Handle`."""
+
+    content: Any
+
+    def get(self) -> Any:
+        """It lies in this process."""
+        return self.content

@@ -16,21 +16,30 @@ T = TypeVar("T", bound=Task)
 class TaskQueue(Generic[T]):
     """Tasks that wait: for their first attempt, for another one, or for one of their own."""
 
-    def __init__(self, tasks: Iterable[T], policy: FailurePolicy) -> None:
+    def __init__(self, tasks: Iterable[T | None], policy: FailurePolicy) -> None:
         self._source = iter(tasks)
+        self._ended = False
         self._attempts = Attempts(policy)
         self._again: deque[tuple[T, Replica | None]] = deque()
         self._suspects: deque[T] = deque()
         self._drawn: deque[T] = deque()
 
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
-        return not (self._again or self._suspects or self._draw())
+        """Whether nothing waits, and nothing will."""
+        return not (self._again or self._suspects or self._draw()) and self._ended
+
+    def is_coming(self) -> bool:
+        """Whether the next task is not there yet."""
+        return not (self._drawn or self._ended)
 
     def _draw(self) -> bool:
-        """Have a task of the source at hand; False where none is left."""
-        if not self._drawn:
-            self._drawn.extend(itertools.islice(self._source, 1))
+        """Have a task of the source at hand; False where none is left, or there yet."""
+        if not self._drawn and not self._ended:
+            for task in itertools.islice(self._source, 1):
+                self._drawn.extend([] if task is None else [task])
+                break
+            else:
+                self._ended = True
         return bool(self._drawn)
 
     def next_for(self, replica: Replica, *, others: bool) -> tuple[T, bool] | None:

@@ -4,13 +4,16 @@
 (zarr has no bfloat16, and float16 overflows on massive activations) or as float32; `norms/{l}`
 holds their Euclidean norms, float32 `[rows]`, taken before rounding. One row chunk is one unit,
 so no two units ever write the same object. The ledger keeps a checksum of every chunk.
+
+Where hidden states go straight into moments, the store has the norms of all units and the states of
+a few (`states_of`); checksums are still those of all.
 """
 
 from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +41,8 @@ class Written:
 
 
 class ActivationStore:
-    """See the module. Attributes: `url`, `layers` (with their widths), `rows`, `rows_per_unit`."""
+    """See the module. Attributes: `url`, `layers` (with their widths), `rows`, `rows_per_unit`, and
+    `states_of`, the units whose states it holds, None if it holds all."""
 
     def __init__(self, url: str, group: zarr.Group) -> None:
         self.url = url
@@ -48,6 +52,8 @@ class ActivationStore:
         self.rows_per_unit = int(attributes["rows_per_unit"])
         self.logical_dtype = str(attributes["logical_dtype"])
         self.fingerprint = str(attributes["fingerprint"])
+        some = attributes.get("states_of")
+        self.states_of = None if some is None else frozenset(map(int, some))
         self.layers = {int(layer): int(width) for layer, width in attributes["layers"].items()}
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
@@ -62,6 +68,7 @@ class ActivationStore:
         logical_dtype: str,
         compress: str,
         fingerprint: str,
+        states_of: Collection[int] | None = None,
     ) -> ActivationStore:
         """Make the store, in its final shape, or open it if it exists.
 
@@ -72,6 +79,7 @@ class ActivationStore:
             layers: `{layer: d}`.
             logical_dtype: `bfloat16` or `float32`.
             compress: `none` or `zstd`.
+            states_of: units whose states will be written; None for all.
         """
         with as_disk_full_error(url):
             group = zarr.open_group(_zarr_store(url), mode="a")
@@ -115,6 +123,7 @@ class ActivationStore:
                     "logical_dtype": logical_dtype,
                     "layers": {str(layer): width for layer, width in layers.items()},
                     "fingerprint": fingerprint,
+                    "states_of": None if states_of is None else sorted(states_of),
                 }
             )
         return cls(url, group)
@@ -147,7 +156,7 @@ class ActivationStore:
     def write(
         self, unit: int, layer: int, states: torch.Tensor, norms: torch.Tensor | None = None
     ) -> Written:
-        """Write one unit of one layer.
+        """Write one unit of one layer: its norms, and its states if the store holds them.
 
         Args:
             states: `[rows of the unit, d]` on the CPU.
@@ -156,15 +165,14 @@ class ActivationStore:
         rows = self.unit_rows(unit)
         if norms is None:
             norms = torch.linalg.vector_norm(states, dim=1, dtype=torch.float32)
-        if self.logical_dtype == "bfloat16":
-            encoded = states.to(torch.bfloat16).view(torch.uint16).numpy()
-        else:
-            encoded = states.to(torch.float32).numpy()
-        checksums: dict[str, str] = {}
-        for name, data in ((f"layers/{layer}", encoded), (f"norms/{layer}", norms.numpy())):
+        data = {
+            f"layers/{layer}": encoded(states, self.logical_dtype),
+            f"norms/{layer}": norms.numpy(),
+        }
+        for name in self.arrays(unit) & data.keys():
             with as_disk_full_error(self.url):
-                self._array(name)[rows] = data
-            checksums[name] = _checksum(data)
+                self._array(name)[rows] = data[name]
+        checksums = {name: _checksum(array) for name, array in data.items()}
         return Written(checksums, float(norms.mean(dtype=torch.float64)))
 
     def states(self, layer: int, unit: int, checksum: str | None = None) -> torch.Tensor:
@@ -175,11 +183,14 @@ class ActivationStore:
 
         Raises:
             CorruptionError: the chunk does not match the checksum, or cannot be decoded.
+            UserError: the states of this unit were not stored.
         """
-        data = self._checked(f"layers/{layer}", unit, checksum)
-        if self.logical_dtype == "bfloat16":
-            return torch.from_numpy(data).view(torch.bfloat16)
-        return torch.from_numpy(data)
+        if not self.holds_states(unit):
+            raise UserError(
+                f"{self.url} has no states of unit {unit}: they went straight into moments "
+                "(extract.store: none)"
+            )
+        return decoded(self._checked(f"layers/{layer}", unit, checksum))
 
     def norms(
         self, layer: int, unit: int, checksum: str | None = None
@@ -188,13 +199,21 @@ class ActivationStore:
         return self._checked(f"norms/{layer}", unit, checksum)
 
     def checksums(self, unit: int) -> dict[str, str]:
-        """The crc32 of every array of a unit, as the store holds it now.
+        """The crc32 of every array that holds something of a unit, as the store holds it now.
 
         Raises:
             CorruptionError: a chunk cannot be decoded.
         """
-        names = [f"{kind}/{layer}" for layer in self.layers for kind in ("layers", "norms")]
-        return {name: self.checksum(name, unit) for name in names}
+        return {name: self.checksum(name, unit) for name in sorted(self.arrays(unit))}
+
+    def holds_states(self, unit: int) -> bool:
+        """Whether the states of a unit are here, not its norms alone."""
+        return self.states_of is None or unit in self.states_of
+
+    def arrays(self, unit: int) -> set[str]:
+        """Names of the arrays that hold something of a unit."""
+        kinds = ("layers", "norms") if self.holds_states(unit) else ("norms",)
+        return {f"{kind}/{layer}" for layer in self.layers for kind in kinds}
 
     def checksum(self, name: str, unit: int) -> str:
         """The crc32 of what is stored now, as `write` returned it; a missing chunk reads as zeros.
@@ -230,6 +249,19 @@ class ActivationStore:
                 raise UserError(f"{self.url} has no array {name}")
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
+
+
+def encoded(states: torch.Tensor, logical_dtype: str) -> np.ndarray[Any, Any]:
+    """Hidden states as they are stored: uint16 that stands for `bfloat16`, or float32."""
+    if logical_dtype == "bfloat16":
+        return states.to(torch.bfloat16).view(torch.uint16).numpy()
+    return states.to(torch.float32).numpy()
+
+
+def decoded(stored: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Hidden states of what `encoded` made, in the same memory."""
+    states = torch.from_numpy(stored)
+    return states.view(torch.bfloat16) if stored.dtype == np.uint16 else states
 
 
 def _checksum(data: np.ndarray[Any, Any]) -> str:

@@ -1,4 +1,5 @@
-"""Extraction of one unit: segments through the model, site rows into the activation store."""
+"""Extraction of one unit: segments through the model, site rows into the activation store, or on to
+whoever accumulates moments."""
 
 from __future__ import annotations
 
@@ -10,15 +11,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UnitError
 from lrt_dist.models.blocks import BlockStack
+from lrt_dist.parcels import Parcel
 from lrt_dist.plan.units import cut_batches
 from lrt_dist.sites import ABSENT, Side
-from lrt_dist.store.activations import ActivationStore
-from lrt_dist.tasks.collect import RowCollector
+from lrt_dist.store.activations import ActivationStore, encoded
+from lrt_dist.tasks.collect import RowCollector, Rows
 
 WRITERS = 4
 """Layers of a unit that are written at once."""
@@ -38,6 +42,7 @@ class ExtractTask:
         token_budget: tokens of a batch, padding included.
         fingerprint: of the store's identity.
         given_up_before: whether the unit was quarantined.
+        passed_on: whether the states leave the stage as a `Parcel` of `{layer: UnitRows}`.
     """
 
     unit: int
@@ -49,6 +54,7 @@ class ExtractTask:
     token_budget: int
     fingerprint: str
     given_up_before: bool = False
+    passed_on: bool = False
 
     @property
     def receipt_type(self) -> type[UnitReceipt]:
@@ -74,12 +80,25 @@ class ExtractTask:
 
 
 @dataclass(frozen=True)
+class UnitRows:
+    """Hidden states of a unit at one layer, as arrays, which travel without being copied.
+
+    Attributes:
+        states: `[rows, d]`, see `store.activations.encoded`.
+        norms: float32 `[rows]`.
+    """
+
+    states: NDArray[Any]
+    norms: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class UnitReceipt:
     """What one stage did for a unit.
 
     Attributes:
         rows: of the unit.
-        checksums: `{array: crc32 of its uncompressed bytes}` of what this stage wrote.
+        checksums: `{array: crc32 of its uncompressed bytes}` of what this stage collected.
         mean_norms: mean norm of the rows of each layer that this stage wrote.
         machine: kind of CPU or GPU, and threads.
         token_digest: hash of the token ids that went through the model.
@@ -126,9 +145,20 @@ class ExtractWork:
             rows=[row for *_, row in present],
         )
 
-    def finish(self) -> UnitReceipt:
-        """Write all layers, several at once."""
+    def finish(self) -> UnitReceipt | Parcel:
+        """Write all layers, several at once, as far as the store holds them."""
         collected = self._collector.finish()
+        receipt = self._written(collected)
+        if not self._task.passed_on:
+            return receipt
+        dtype = self._store.logical_dtype
+        content = {
+            layer: UnitRows(encoded(rows.states, dtype), rows.norms.numpy())
+            for layer, rows in collected.items()
+        }
+        return Parcel(receipt, content)
+
+    def _written(self, collected: dict[int, Rows]) -> UnitReceipt:
         for layer, rows in collected.items():
             self._check_finite(layer, rows.norms)
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="store-writer") as writers:

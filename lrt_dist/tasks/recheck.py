@@ -65,7 +65,8 @@ def _problems(index: RowIndex, store: ActivationStore, record: UnitRecord) -> It
     arrays = {f"{kind}/{layer}" for kind in ("layers", "norms") for layer in store.layers}
     if arrays != record.checksums.keys():
         yield "the record does not name every array of the store"
-    for name, checksum in record.checksums.items():
+    for name in sorted(store.arrays(record.unit) & record.checksums.keys()):
+        checksum = record.checksums[name]
         try:
             stored = store.checksum(name, record.unit)
         except CorruptionError as error:

@@ -101,21 +101,28 @@ def _check_memory(run: Run, facts: ModelFacts, plans: list[StagePlan], memory: i
 
 
 def chain(
-    run: Run, side: Side, *, head: bool, batch_tokens: int, extracts: bool = False
+    run: Run,
+    side: Side,
+    *,
+    head: bool,
+    batch_tokens: int,
+    extracts: bool = False,
+    replicas: int | None = None,
 ) -> ChainSpec:
-    """The chain of a model, with as many replicas as the cluster holds.
+    """The chain of a model.
 
     Args:
         head: whether it ends with the language-model head.
         batch_tokens: of a batch.
         extracts: whether its stages hold rows of units until they are written.
+        replicas: how many; None for as many as the cluster holds.
     """
     plans = stage_plans(run, side, head=head, batch_tokens=batch_tokens)
     gpus = 1.0 if run.machines.gpus else 0.0
     carry = batch_tokens * run.facts[side].width * NUMBER_BYTES[compute_dtype(run, side)]
     memory = [host_memory(run, side, plan, carry, extracts=extracts) for plan in plans]
-    replicas = _replicas(run, plans, memory)
-    cpus = 1.0 if gpus else cores_each(run.machines.node_cpus, replicas * len(plans))
+    count = _replicas(run, plans, memory) if replicas is None else replicas
+    cpus = 1.0 if gpus else cores_each(run.machines.node_cpus, count * len(plans))
     stages = tuple(
         StageSpec(
             build=BuildModelStage(
@@ -131,11 +138,11 @@ def chain(
         for index, plan in enumerate(plans)
     )
     # GPUs that join later are for one more replica each; cores are shared as they are now.
-    grows = gpus and run.config.cluster.replicas == "auto"
+    grows = gpus and replicas is None and run.config.cluster.replicas == "auto"
     return ChainSpec(
         stages,
-        replicas,
-        most=MOST_REPLICAS if grows else replicas,
+        count,
+        most=MOST_REPLICAS if grows else count,
         placement_timeout=run.config.cluster.placement_timeout,
         carry_bytes=carry,
     )

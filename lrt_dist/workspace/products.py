@@ -14,8 +14,9 @@ GPU = "cuda"
 CPU = "cpu"
 
 
-def products_device(run: Run, gpu_bytes: int) -> str:
-    """The device on which a task of the fit makes its products; one GPU is asked.
+def products_device(run: Run, gpu_bytes: int) -> tuple[str, float]:
+    """The device on which a task of the fit makes its products, and operations a second of one of
+    them, which are 0 where no GPU was asked.
 
     People are told where GPUs are there and are not used.
 
@@ -24,7 +25,7 @@ def products_device(run: Run, gpu_bytes: int) -> str:
     """
     machines = run.machines
     if not machines.gpus:
-        return CPU
+        return CPU, 0.0
     there = machines.gpu_memory()
     if gpu_bytes > USABLE * there:
         run.progress.note(
@@ -32,7 +33,7 @@ def products_device(run: Run, gpu_bytes: int) -> str:
             f"products are made on the cores: a task needs {format_bytes(gpu_bytes)}, a GPU has "
             f"{format_bytes(there)}; lower fit.tile_bytes to have the GPUs make them",
         )
-        return CPU
+        return CPU, 0.0
     (found,) = run.runtime.map(float64_products, [GPU], Needs(gpus=1))
     if found.difference > SAME:
         run.progress.note(
@@ -40,7 +41,7 @@ def products_device(run: Run, gpu_bytes: int) -> str:
             f"products are made on the cores: those of a GPU differ by {found.difference:.1e} "
             f"(at most {SAME:.0e} is rounding)",
         )
-        return CPU
+        return CPU, found.core
     gpus, cores = found.gpu * machines.gpus, found.core * sum(machines.node_cpus)
     chosen = GPU if gpus > cores else CPU
     run.progress.note(
@@ -48,4 +49,4 @@ def products_device(run: Run, gpu_bytes: int) -> str:
         f"float64 products are made on the {'GPUs' if chosen is GPU else 'cores'}: "
         f"{gpus / 1e12:.2f} TFLOP/s of all GPUs, {cores / 1e12:.2f} of all cores",
     )
-    return chosen
+    return chosen, found.gpu if chosen is GPU else found.core

@@ -203,12 +203,12 @@ def test_other_versions_are_told(write_run: WriteRun, tmp_path: Path) -> None:
 
 
 def test_stages_that_saw_different_texts_are_an_error() -> None:
-    from lrt_dist.commands.extract import _record
+    from lrt_dist.commands._unit_records import record_of
 
     task = ExtractTask(3, Side.SOURCE, Path("rows"), "store", (1,), (4,), 8, "f")
     receipts = [UnitReceipt(4, {}, {}, "cpu", digest, 0.1) for digest in ("aa", "bb")]
     with pytest.raises(CorruptionError, match="saw different texts as unit 3: 4 rows of tokens aa"):
-        _record(Done(task, receipts), "f", {})
+        record_of(Done(task, receipts), "f", {})
 
 
 HUB = """

@@ -13,6 +13,7 @@ from lrt_dist.plan.tiles import (
     FEWEST_LEAVES,
     MOST_LEAVES,
     Tile,
+    plan_blocks,
     plan_leaves,
     plan_tiles,
     rows_read_again,
@@ -94,17 +95,18 @@ def test_leaves_hold_all_units_in_order(
     units: int, rows_per_unit: int, block_rows: int, count: int, worth: int
 ) -> None:
     size = units_of_leaf(units, rows_per_unit, count, worth)
-    leaves = plan_leaves(range(units), size, rows_per_unit, block_rows)
+    blocks = plan_blocks(range(units), rows_per_unit, block_rows)
+    leaves = plan_leaves(blocks, units, size)
     most = max(FEWEST_LEAVES, MOST_LEAVES // count)
     assert [unit for leaf in leaves for block in leaf for unit in block] == list(range(units))
-    largest = max(sum(map(len, leaf)) for leaf in leaves)
     long = min(-(-units // FEWEST_LEAVES), worth // rows_per_unit)
-    assert largest * rows_per_unit <= tiles.LEAF_ROWS or largest in (-(-units // most), long)
-    assert len(leaves) <= most
-    for leaf in leaves:
-        sizes = [len(block) for block in leaf]
-        assert max(sizes) == 1 or max(sizes) * rows_per_unit <= block_rows
-        assert max(sizes) - min(sizes) <= 1
+    assert size * rows_per_unit <= tiles.LEAF_ROWS or size in (1, -(-units // most), long)
+    assert len(leaves) <= min(most, -(-units // size))
+    lengths = [len(leaf) for leaf in leaves]
+    assert max(lengths) - min(lengths) <= 1
+    sizes = [len(block) for block in blocks]
+    assert max(sizes) == 1 or max(sizes) * rows_per_unit <= block_rows
+    assert max(sizes) - min(sizes) <= 1
     again = rows_read_again(units * rows_per_unit, size, rows_per_unit, block_rows)
     alone = sum(map(len, leaves)) == 1
     assert again == (0 if alone else sum(len(leaf[0]) for leaf in leaves) * rows_per_unit)

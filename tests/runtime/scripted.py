@@ -12,20 +12,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lrt_dist.errors import CorruptionError, DeviceMemoryError, UnitError, UserError
+from lrt_dist.parcels import Handle, Parcel
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 
 
 @dataclass(frozen=True)
 class Job:
     """A task. `faults` is `{stage: kind}`; a fault strikes as long as fewer than `times` attempts
-    were made. `writes` is how many seconds the last stage takes to finish it."""
+    were made. `writes` is how many seconds the last stage takes to finish it. With `leaves` every
+    stage leaves as many numbers for another chain."""
 
     name: str
     batches: int = 2
     faults: dict[str, str] = field(default_factory=dict)
     times: int = 1
     writes: float = 0.0
+    leaves: int = 0
     given_up_before: bool = False
 
     @property
@@ -51,6 +56,32 @@ class TwoLanes(Job):
         return batch - 2 if batch >= 2 else None
 
 
+@dataclass(frozen=True)
+class Adding(Job):
+    """A task that brings what other stages left; its receipt is their sum."""
+
+    left: tuple[Handle, ...] = ()
+
+
+class AddingStage:
+    """See `lrt_dist.runtime.contract.Stage`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, int] = {}
+
+    def open(self, task: Adding) -> None:
+        self._sums[task.key] = sum(int(handle.get().sum()) for handle in task.left)
+
+    def step(self, key: str, batch: int, carry: Any) -> Any:
+        return None
+
+    def finish(self, key: str) -> Any:
+        return self._sums.pop(key)
+
+    def forget(self, key: str) -> None:
+        self._sums.pop(key, None)
+
+
 class ScriptedStage:
     """See `lrt_dist.runtime.contract.Stage`."""
 
@@ -74,8 +105,10 @@ class ScriptedStage:
         return way
 
     def finish(self, key: str) -> Any:
-        time.sleep(self._jobs[key].writes)
-        return os.getpid(), self._ways.pop(key)
+        job = self._jobs[key]
+        time.sleep(job.writes)
+        receipt = os.getpid(), self._ways.pop(key)
+        return Parcel(receipt, np.full(job.leaves, len(key))) if job.leaves else receipt
 
     def forget(self, key: str) -> None:
         self._ways.pop(key, None)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Job, ThereAndBack, TwoLanes, attempts, bracket, chain, echo, reciprocal, total
+from scripted import (
+    Adding,
+    AddingStage,
+    Job,
+    ThereAndBack,
+    TwoLanes,
+    attempts,
+    bracket,
+    chain,
+    echo,
+    reciprocal,
+    total,
+)
 
 from lrt_dist.errors import CorruptionError, LrtError
-from lrt_dist.runtime.contract import Done, Failed, Node, Runtime
+from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Node, Runtime, StageSpec
 from lrt_dist.runtime.serial import SerialRuntime
 
 
@@ -162,6 +175,37 @@ def test_what_a_worker_lacks_is_not_the_users_error(runtime: Runtime, tmp_path: 
     outcomes = run(runtime, tmp_path, [Job("shaky", faults={"first": "worker"}), Job("ok")])
     assert all(isinstance(outcome, Done) for outcome in outcomes.values())
     assert len(attempts(tmp_path, "shaky")) == 2
+
+
+def test_what_a_chain_leaves_another_one_takes(runtime: Runtime, tmp_path: Path) -> None:
+    """The driver has handles alone; the processes that made it may be gone."""
+    jobs = [Job("four", leaves=1000), Job("fives", leaves=10)]
+    with runtime.chains(chain(tmp_path)) as chains:
+        left = [outcome for outcome in chains.run(jobs) if isinstance(outcome, Done)]
+    contents = [handle for outcome in left for handle in outcome.contents]
+    assert [len(receipt) for outcome in left for receipt in outcome.receipts] == [2] * 4
+    adding = ChainSpec((StageSpec(AddingStage, cpus=0.5, gpus=0),), placement_timeout=60)
+    with runtime.chains(adding) as chains:
+        adds: list[Job] = [Adding("sum", left=tuple(contents))]
+        outcomes = [outcome for outcome in chains.run(adds) if isinstance(outcome, Done)]
+    assert [done.receipts for done in outcomes] == [[2 * (4 * 1000 + 5 * 10)]]
+
+
+def test_a_task_that_is_not_there_yet_is_asked_for_again(runtime: Runtime, tmp_path: Path) -> None:
+    """Here each of three comes when the one before it has ended, as if another thread made it."""
+    ended: list[str] = []
+
+    def tasks() -> Iterator[Job | None]:
+        for number in range(3):
+            while len(ended) < number:
+                yield None
+            yield Job(f"job{number}", batches=1)
+
+    with runtime.chains(chain(tmp_path)) as chains:
+        for outcome in chains.run(tasks()):
+            ended.append(outcome.task.key)
+            assert len(attempts(tmp_path, f"job{len(ended)}")) == 0
+    assert ended == ["job0", "job1", "job2"]
 
 
 def test_map_keeps_the_order(runtime: Runtime) -> None:

@@ -15,7 +15,7 @@ from lrt_dist.linear.fit import PairFit, SourceFit, mismatched, wanted_moments
 from lrt_dist.linear.moments import Moments, merge_all
 from lrt_dist.plan import tiles
 from lrt_dist.plan.pairing import partner_units, shuffled
-from lrt_dist.plan.tiles import Tile, plan_leaves, units_of_leaf
+from lrt_dist.plan.tiles import Tile, plan_blocks, plan_leaves, units_of_leaf
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.moments import MomentFile
@@ -62,8 +62,8 @@ class Corpus:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(tiles, "LEAF_ROWS", leaf_rows)
             size = units_of_leaf(units, self.rows_per_unit, 1, 0)
-            planned = plan_leaves(shuffled(range(units), "d"), size, self.rows_per_unit, block_rows)
-        every = [block for leaf in planned for block in leaf]
+            every = plan_blocks(shuffled(range(units), "d"), self.rows_per_unit, block_rows)
+            planned = plan_leaves(every, units, size)
         of_unit = np.array_split(
             self.documents, range(self.rows_per_unit, ROWS, self.rows_per_unit)
         )

@@ -14,6 +14,7 @@ import torch
 from lrt_dist.commands._rows import Records
 from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.gradients import GradientFiles
+from lrt_dist.errors import LrtError
 from lrt_dist.maps.vectors import SteeringVector, length_at_one
 from lrt_dist.plan.conditions import Arm
 from lrt_dist.runtime.contract import Needs
@@ -126,8 +127,19 @@ def sample_rows(run: Run, records: Records) -> Path:
     """Write some hidden states of every target layer, from one unit; unless they are there.
 
     States that the fits scale down (attention sinks) are left out.
+
+    Raises:
+        LrtError: the store holds no states of these units.
     """
-    units = sorted(records)[:-1] or sorted(records)  # the last one may be short
+    store = ActivationStore.open(run.folder.store_url(Side.TARGET))
+    units = [unit for unit in sorted(records) if store.holds_states(unit)]
+    if not units:
+        raise LrtError(
+            f"{store.url} holds the states of units {sorted(store.states_of or ())} alone, which "
+            "were quarantined: controls cannot be drawn; extract with extract.store: zarr, or "
+            "leave these texts out, in another --out"
+        )
+    units = units[:-1] or units  # the last one may be short
     unit = units[seed_of(f"{run.config.evaluate.seed}/rows", bits=64) % len(units)]
     checksums = records[unit].target.checksums
     what = json.dumps(
@@ -136,7 +148,6 @@ def sample_rows(run: Run, records: Records) -> Path:
     path = run.folder.sampled_rows(address(what.encode()).hex())
     if path.exists():
         return path
-    store = ActivationStore.open(run.folder.store_url(Side.TARGET))
     factor = run.config.fit.shrink_norm_above or math.inf
     rows = {}
     for layer in run.layers.target:

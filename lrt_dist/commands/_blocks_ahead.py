@@ -1,0 +1,220 @@
+"""Blocks of units on their way from both models into moments: what each waits for, and what of."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lrt_dist.commands._rows import Records, layer_norms, median, usual_units
+from lrt_dist.commands._unit_records import Machines, library_versions, record_of
+from lrt_dist.commands._unit_stream import UnitStream
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import LrtError
+from lrt_dist.parcels import Handle
+from lrt_dist.runtime.contract import Done, receipts_of
+from lrt_dist.sites import Side, Sided
+from lrt_dist.store.ledger import UnitRecord
+from lrt_dist.tasks.blocks import Block, RowFacts
+from lrt_dist.tasks.moment_stage import BlockTask
+from lrt_dist.workspace.run import Run
+
+KEPT_EVERY = 60.0
+"""Fewest seconds between two times that moments are kept."""
+KEEPING = 60
+"""So many times as long as keeping took must pass before the next time: it costs 2 % at most."""
+
+
+class BlocksAhead:
+    """The blocks of a run from the first wanted one on.
+
+    Each is taken in when both models have computed its units, and the target model those of its
+    partners. States stay until the last block that wants them has been taken in; the models are a
+    few blocks ahead, no more.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        index: RowIndex,
+        blocks: Sequence[Block],
+        first: int,
+        *,
+        lead: Sided[Side],
+        known: Records,
+        absent: set[int],
+        quarantine: Callable[[Side, int, str], None],
+        facts: Path,
+    ) -> None:
+        """
+        Args:
+            lead: of each side the one whose model is run: the same for both if it is one model.
+            known: units that are committed.
+            absent: units that are in no moments.
+            quarantine: told of a unit that cannot be computed.
+            facts: see `RowFacts.folder`.
+        """
+        self._run, self._index, self._blocks, self._first = run, index, blocks, first
+        self._lead, self._known, self._absent, self._facts = lead, dict(known), absent, facts
+        self._quarantine = quarantine
+        self._streams: dict[Side, UnitStream] = {}
+        self._records: dict[tuple[Side, int], UnitRecord] = {}
+        self._row_facts: RowFacts | None = None
+        self._versions = library_versions()
+        self._machines = {
+            side: Machines(run, {unit: both[side] for unit, both in known.items()})
+            for side in set(lead)
+        }
+        self.wanted: dict[Side, list[int]] = {side: [] for side in set(lead)}
+        """Units of each model, in the order in which they are wanted."""
+        self._until: list[dict[Side, int]] = []
+        self._released: list[list[tuple[Side, int]]] = []
+        self._plan()
+        usual = usual_units(index, range(index.units))
+        some = sum(not set(block.units).isdisjoint(usual) for block in blocks)
+        self._ahead = max(2, some) + 1
+        self._kept, self._keeping = time.monotonic(), 0.0
+
+    def _plan(self) -> None:
+        """Who wants what first, and last."""
+        last: dict[tuple[Side, int], int] = {}
+        for number, block in enumerate(self._blocks[self._first :]):
+            wants = [(side, unit) for side in Side for unit in block.units]
+            wants += [(Side.TARGET, unit) for unit in block.partners]
+            for side, unit in wants:
+                key = (self._lead[side], unit)
+                if key not in last and unit not in self._absent:
+                    self.wanted[key[0]].append(unit)
+                last[key] = number
+            self._until.append({side: len(units) for side, units in self.wanted.items()})
+        self._released = [[] for _ in self._until]
+        for key, number in last.items():
+            self._released[number].append(key)
+
+    def feed(self, streams: dict[Side, UnitStream]) -> None:
+        """Have the models begin.
+
+        Args:
+            streams: of what is `wanted`, by leading side.
+        """
+        self._streams = streams
+        self._allow(0)
+
+    def tasks(self) -> Iterator[BlockTask | None]:
+        """One for each block, in order; None where the next one is not there yet."""
+        before = sum(len(self._present(block.units)) for block in self._blocks[: self._first])
+        for number in range(self._first, len(self._blocks)):
+            block = self._blocks[number]
+            while not self._is_there(block) or not (facts := self._known_facts()):
+                yield None
+            chosen = Block(self._present(block.units), self._present(block.partners))
+            both = [(side, unit) for side in Side for unit in chosen.units]
+            keep = number == len(self._blocks) - 1 or self._is_time()
+            yield BlockTask(
+                number=number,
+                block=chosen,
+                before=before,
+                facts=facts,
+                held={
+                    key: self._contents(*key)
+                    for key in [*both, *((Side.TARGET, unit) for unit in chosen.partners)]
+                },
+                keep=keep,
+            )
+            before += len(chosen.units)
+
+    def ended(self, done: Done[BlockTask]) -> dict[int, Sided[UnitRecord]]:
+        """A block is in. If moments were kept with it, the records of all units that came in since
+        the last time; else none."""
+        number = done.task.number - self._first
+        for side, unit in self._released[number]:
+            self._streams[side].release(unit)
+        self._allow(number + 1)
+        if not done.task.keep:
+            return {}
+        self._keeping = max((kept.seconds for kept in receipts_of(done)), default=0.0)
+        through = self._blocks[self._first : done.task.number + 1]
+        units = [unit for block in through for unit in self._present(block.units)]
+        new = {unit: self._record(unit) for unit in units if unit not in self._known}
+        self._known |= new
+        for side, unit in itertools.product(set(self._lead), new):
+            del self._records[side, unit]
+        return new
+
+    def _allow(self, number: int) -> None:
+        until = self._until[min(number + self._ahead, len(self._until)) - 1]
+        for side, stream in self._streams.items():
+            stream.allow(until[side])
+
+    def _is_time(self) -> bool:
+        """Whether moments are to be kept with the next block."""
+        now = time.monotonic()
+        if now - self._kept < max(KEPT_EVERY, KEEPING * self._keeping):
+            return False
+        self._kept = now
+        return True
+
+    def _present(self, units: Sequence[int]) -> tuple[int, ...]:
+        return tuple(unit for unit in units if unit not in self._absent)
+
+    def _is_there(self, block: Block) -> bool:
+        """Whether all is known of a block's units and partners; some may be found absent."""
+        wants = [(side, unit) for side in Side for unit in block.units]
+        wants += [(Side.TARGET, unit) for unit in block.partners]
+        return all(self._is_known(side, unit) for side, unit in wants)
+
+    def _is_known(self, side: Side, unit: int) -> bool:
+        lead = self._lead[side]
+        if unit in self._absent:
+            return True
+        outcome = self._streams[lead].outcome(unit)
+        if outcome is None:
+            return False
+        if isinstance(outcome, Done):
+            if (lead, unit) not in self._records and unit not in self._known:
+                record = record_of(outcome, outcome.task.fingerprint, self._versions)
+                self._records[lead, unit] = record
+                self._machines[lead].see(record)
+            return True
+        if unit in self._known:
+            raise LrtError(f"unit {unit} was computed before, and cannot be now: {outcome.reason}")
+        self._absent.add(unit)
+        self._quarantine(lead, unit, outcome.reason)
+        return True
+
+    def _contents(self, side: Side, unit: int) -> tuple[Handle, ...]:
+        outcome = self._streams[self._lead[side]].outcome(unit)
+        assert isinstance(outcome, Done), f"unit {unit} is gone"
+        return outcome.contents
+
+    def _known_facts(self) -> RowFacts | None:
+        """What is known of all rows, once enough norms are there."""
+        if self._row_facts is None:
+            usual = usual_units(self._index, range(self._index.units))
+            if not all(self._is_computed(unit) for unit in usual):
+                return None
+            records = {unit: self._record(unit) for unit in self._present(usual)}
+            self._row_facts = RowFacts(
+                folder=self._facts,
+                rows_per_unit=self._index.rows_per_unit,
+                index_digest=self._index.digest,
+                own_share=1 / len(self._blocks),
+                shrink_above=self._run.config.fit.shrink_norm_above,
+                usual_norms=Sided.of(
+                    lambda side: {
+                        layer: median(norms)
+                        for layer, norms in layer_norms(self._run, side, records)
+                    }
+                ),
+            )
+        return self._row_facts
+
+    def _is_computed(self, unit: int) -> bool:
+        return unit in self._known or all(self._is_known(side, unit) for side in Side)
+
+    def _record(self, unit: int) -> Sided[UnitRecord]:
+        if unit in self._known:
+            return self._known[unit]
+        source, target = (self._records[side, unit] for side in self._lead)
+        return Sided(source, target)

@@ -1,0 +1,236 @@
+"""The command `extract` where nothing is stored: states of both models go straight into moments.
+
+Both models and the processes that hold the moments are at work at once. Blocks of units are taken
+in in the fit's random order, each when both models have computed it. Now and then all moments are
+kept on disk, and only then are their units committed: so the ledgers say what need not be done
+again, and what is done again is never in twice.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lrt_dist.commands._blocks_ahead import BlocksAhead
+from lrt_dist.commands._moments import (
+    fitted_units,
+    moments_fingerprint,
+    moments_identity,
+    run_blocks,
+    run_tiles,
+    tile_path,
+)
+from lrt_dist.commands._rows import Records, write_groups, write_row_facts
+from lrt_dist.commands._together import Together, together
+from lrt_dist.commands._unit_records import library_versions, note_versions
+from lrt_dist.commands._unit_stream import UnitStream
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.files import delete_tree
+from lrt_dist.plan.pairing import shuffled
+from lrt_dist.runtime.contract import Chains, Done
+from lrt_dist.sites import Side, Sided
+from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.committing import Committer
+from lrt_dist.store.lease import Lease, sole_driver
+from lrt_dist.store.ledger import Ledger
+from lrt_dist.store.objects import delete_partial_writes
+from lrt_dist.tasks.blocks import Block
+from lrt_dist.tasks.extract import ExtractTask
+from lrt_dist.tasks.moment_stage import MomentsLostError, WriteTask
+from lrt_dist.workspace.run import Run
+
+STORED = 3
+"""Units whose states are stored all the same: controls of an evaluation are drawn like them."""
+IN_VAIN = 2
+"""Times in a row that lost moments may be begun again without getting any further."""
+
+
+def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
+    """Accumulate the moments of the run, from wherever they stand.
+
+    Units that cannot be computed are quarantined, and not tried again.
+
+    Args:
+        identities: of what each side's store would hold.
+
+    Raises:
+        UserError: the ledgers are of something else, or there is no room for all at once.
+        IncompleteError: see `MomentsLostError`; or another driver took the ledgers over.
+    """
+    work = _Work(run, identities)
+    if work.is_written():
+        return
+    with ExitStack() as stack:
+        tell = partial(run.progress.note, "lease")
+        leases = {
+            side: stack.enter_context(sole_driver(ledger.url, tell))
+            for side, ledger in work.ledgers.items()
+        }
+        in_vain = 0
+        while True:
+            committed = work.committed_units()
+            try:
+                work.go_on(leases)
+            except MomentsLostError as error:
+                in_vain = in_vain + 1 if work.committed_units() == committed else 0
+                if in_vain >= IN_VAIN:
+                    raise
+                run.progress.note("moments", f"{error}; extraction goes on from there")
+            else:
+                return
+
+
+class _Work:
+    """Of one run: what is done of it, and how the rest is done."""
+
+    def __init__(self, run: Run, identities: Sided[dict[str, Any]]) -> None:
+        self._run = run
+        self._index = RowIndex.open(run.folder.rows)
+        self._kept = run.folder.moments / "kept"
+        leading = {run.folder.store_url(side): side for side in reversed(Side)}
+        self._lead = Sided.of(lambda side: leading[run.folder.store_url(side)])
+        """Of each side the one whose model is run: the same for both if it is one model."""
+        self.ledgers = {
+            side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(self._lead))
+        }
+        fits = moments_identity(run)
+        self._fingerprints = Sided.of(
+            lambda side: Ledger(run.folder.ledger_url(side)).claim(identities[side] | fits)
+        )
+
+    def committed_units(self) -> set[int]:
+        """Units that are in moments that were kept."""
+        return set.intersection(*(ledger.committed_units() for ledger in self.ledgers.values()))
+
+    def is_written(self) -> bool:
+        """Whether all is done."""
+        if len(self.committed_units() | self._quarantined()) < self._index.units:
+            return False
+        folder = self._folder(fitted_units(self._run.folder))
+        return all(tile_path(folder, tile).exists() for tile in run_tiles(self._run))
+
+    def go_on(self, leases: dict[Side, Lease]) -> None:
+        """Take in what is missing, and write the moments."""
+        run, index = self._run, self._index
+        absent, committed = self._quarantined(), self.committed_units()
+        write_groups(run, index, range(index.units), self._kept)
+        blocks = run_blocks(run, index, range(index.units), self._kept)
+        first = next(
+            (n for n, block in enumerate(blocks) if set(block.units) - absent - committed),
+            len(blocks),
+        )
+        placed = together(run, list(self.ledgers), index, self._kept)
+        with ExitStack() as stack:
+            chains = stack.enter_context(run.runtime.chains(placed.moments))
+            if first < len(blocks):
+                self._take_in(chains, placed, blocks, first, absent, leases)
+            records = fitted_units(run.folder)
+            folder = self._folder(records)
+            write_row_facts(run, index, records, folder)
+            for outcome in chains.run([WriteTask(folder, len(records))]):
+                if not isinstance(outcome, Done):
+                    raise MomentsLostError(outcome.reason)
+        delete_tree(self._kept)
+
+    def _take_in(
+        self,
+        chains: Chains,
+        placed: Together,
+        blocks: list[Block],
+        first: int,
+        absent: set[int],
+        leases: dict[Side, Lease],
+    ) -> None:
+        run = self._run
+        stores = {side: self._store(side) for side in self.ledgers}
+        known = self._known()
+        for side in self.ledgers:
+            of_side = {unit: both[side] for unit, both in known.items()}
+            note_versions(run, of_side, library_versions())
+        ahead = BlocksAhead(
+            run,
+            self._index,
+            blocks,
+            first,
+            lead=self._lead,
+            known=known,
+            absent=absent,
+            quarantine=self._quarantine,
+            facts=self._kept,
+        )
+        with ExitStack() as stack:
+            streams = {
+                side: stack.enter_context(
+                    UnitStream(run.runtime, spec, ahead.wanted[side], partial(self._task, side))
+                )
+                for side, spec in placed.models.items()
+            }
+            committers = {
+                side: stack.enter_context(Committer(ledger, leases[side].check))
+                for side, ledger in self.ledgers.items()
+            }
+            bar = stack.enter_context(
+                run.progress.phase("extract into moments", self._index.units, "units")
+            )
+            bar.resume(sum(len(block.units) for block in blocks[:first]))
+            ahead.feed(streams)
+            for outcome in chains.run(ahead.tasks()):
+                for lease in leases.values():
+                    lease.check()
+                if not isinstance(outcome, Done):
+                    raise MomentsLostError(f"{outcome.task.key}: {outcome.reason}")
+                for unit, records in ahead.ended(outcome).items():
+                    for side, committer in committers.items():
+                        committer.commit(
+                            records[side],
+                            partial(stores[side].checksums, unit),
+                            failed_before=False,
+                        )
+                bar.advance(len(blocks[outcome.task.number].units))
+
+    def _task(self, side: Side, unit: int) -> ExtractTask:
+        return ExtractTask(
+            unit,
+            side,
+            self._run.folder.rows,
+            self._run.folder.store_url(side),
+            self._run.stored_layers(side),
+            self._index.lengths(unit, side),
+            self._run.config.extract.batch_tokens,
+            self._fingerprints[side],
+            passed_on=True,
+        )
+
+    def _store(self, side: Side) -> ActivationStore:
+        run = self._run
+        url = run.folder.store_url(side)
+        delete_partial_writes(url)
+        delete_partial_writes(self.ledgers[side].url)
+        return ActivationStore.create(
+            url,
+            layers=dict.fromkeys(run.stored_layers(side), run.facts[side].width),
+            rows=self._index.rows,
+            rows_per_unit=self._index.rows_per_unit,
+            logical_dtype=run.config.extract.store_dtype,
+            compress=run.config.extract.compress,
+            fingerprint=self._fingerprints[side],
+            states_of=shuffled(range(self._index.units), self._index.digest)[:STORED],
+        )
+
+    def _known(self) -> Records:
+        by_side = {side: ledger.committed() for side, ledger in self.ledgers.items()}
+        source, target = (by_side[side] for side in self._lead)
+        return {unit: Sided(source[unit], target[unit]) for unit in sorted({*source} & {*target})}
+
+    def _quarantined(self) -> set[int]:
+        return {unit for ledger in self.ledgers.values() for unit in ledger.quarantined()}
+
+    def _quarantine(self, side: Side, unit: int, reason: str) -> None:
+        self.ledgers[side].quarantine(unit, reason)
+        self._run.progress.note("quarantined", f"unit {unit} quarantined: {reason}")
+
+    def _folder(self, records: Records) -> Path:
+        """Where the moments of some units will lie."""
+        return self._run.folder.moments / moments_fingerprint(self._run.folder, records)

@@ -1,0 +1,45 @@
+"""How chains that run at once share GPUs: so that none of them is waited for long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Party:
+    """Work that is done on GPUs beside other work.
+
+    Attributes:
+        seconds: in which one GPU would do it.
+        step: GPUs that it takes at a time: the stages of a replica.
+        least: GPUs below which it cannot be done.
+        most: GPUs above which further ones are of no use.
+    """
+
+    seconds: float
+    step: int
+    least: int
+    most: int
+
+
+def shared_gpus(parties: Sequence[Party], gpus: int) -> list[int] | None:
+    """GPUs of each party, such that the last one ends as early as can be; None where there are
+    fewer than all of them need.
+
+    Each starts with what it needs, and the one that would end last gets more, as long as there is
+    some.
+    """
+    given = [party.least for party in parties]
+    if sum(given) > gpus:
+        return None
+    while True:
+        growing = [
+            n
+            for n, party in enumerate(parties)
+            if given[n] + party.step <= party.most and sum(given) + party.step <= gpus
+        ]
+        if not growing:
+            return given
+        last = max(growing, key=lambda n: parties[n].seconds / given[n])
+        given[last] += parties[last].step

@@ -1,0 +1,228 @@
+"""A stage that holds the moments of some tiles, and takes blocks of units in, one after the other.
+
+Hidden states come with each block as handles: nothing is read from a store. What the stage holds is
+kept on disk when a block says so, and a stage that is built again goes on from there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lrt_dist.errors import IncompleteError
+from lrt_dist.parcels import Handle
+from lrt_dist.plan.tiles import Tile
+from lrt_dist.sites import Side, Sided
+from lrt_dist.store.activations import decoded
+from lrt_dist.tasks.accumulate import KEPT, MOMENTS, TileSums
+from lrt_dist.tasks.blocks import Block, BlockSorter, RowFacts, SortedBlock
+from lrt_dist.tasks.extract import UnitRows
+
+
+class MomentsLostError(IncompleteError):
+    """A process died that held moments: what it took in since they were last kept is lost."""
+
+
+HeldHandles = dict[tuple[Side, int], tuple[Handle, ...]]
+"""Of each side and unit, what every stage of its model's chain collected: `{layer: UnitRows}`."""
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """A block to take in. Blocks come in the order of the run, whatever happens.
+
+    Attributes:
+        number: of the block, in the order of the run.
+        block: its units and their partners.
+        before: number of units in all blocks before it.
+        facts: of the rows.
+        held: the hidden states of its units, and of the target model those of its partners.
+        keep: whether to write down afterwards what the stage holds.
+    """
+
+    number: int
+    block: Block
+    before: int
+    facts: RowFacts
+    held: HeldHandles
+    keep: bool
+
+    @property
+    def receipt_type(self) -> type[Kept]:
+        """Of every stage, if `keep`."""
+        return Kept
+
+    @property
+    def key(self) -> str:
+        return f"block {self.number}"
+
+    @property
+    def batches(self) -> int:
+        return 1
+
+    def smaller(self) -> None:
+        """A block is what the run says that it is."""
+
+
+@dataclass(frozen=True)
+class WriteTask:
+    """Write the moments of every tile, once all blocks are in.
+
+    Attributes:
+        folder: where they go.
+        units: that must be in.
+    """
+
+    folder: Path
+    units: int
+
+    @property
+    def key(self) -> str:
+        return "moments"
+
+    @property
+    def batches(self) -> int:
+        return 1
+
+    def smaller(self) -> None:
+        """See `BlockTask`."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was kept, in so many seconds."""
+
+    seconds: float
+
+
+class MomentStage:
+    """See `runtime.contract.Stage`."""
+
+    def __init__(
+        self, tiles: dict[str, Tile], folds: int, index_digest: str, kept: Path, device: str
+    ) -> None:
+        """Go on from what was kept.
+
+        Args:
+            tiles: by the names under which their moments are kept.
+            kept: folder in which they are.
+            device: where products are made.
+        """
+        self._tiles, self._folder = tiles, kept
+        self._sums = {
+            name: TileSums(tile, folds, index_digest, device) for name, tile in tiles.items()
+        }
+        for name, sums in self._sums.items():
+            sums.take_up(kept / f"{name}{KEPT}")
+        layers = [tile.layers for tile in tiles.values()]
+        self._layers = Sided.of(
+            lambda side: tuple(sorted({n for some in layers for n in some[side]}))
+        )
+        self._draws = max(tile.draws for tile in tiles.values())
+        self._steps: dict[str, Callable[[], Kept | None]] = {}
+        self._receipts: dict[str, Kept | None] = {}
+        self._lock = threading.Lock()
+
+    def open(self, task: BlockTask | WriteTask) -> None:
+        """Gather and sort a block's rows while the block before is multiplied."""
+        step: Callable[[], Kept | None]
+        if isinstance(task, WriteTask):
+            step = partial(self._write, task)
+        else:
+            step = partial(self._take_in, task, self._sorted(task))
+        with self._lock:
+            self._steps[task.key] = step
+
+    def step(self, key: str, batch: int, carry: Any) -> None:
+        self._receipts[key] = self._steps[key]()
+
+    def finish(self, key: str) -> Any:
+        receipt = self._receipts.pop(key)
+        self.forget(key)
+        return receipt
+
+    def forget(self, key: str) -> None:
+        with self._lock:
+            self._steps.pop(key, None)
+
+    def _sorted(self, task: BlockTask) -> SortedBlock | None:
+        if all(sums.units.issuperset(task.block.units) for sums in self._sums.values()):
+            return None
+        sorter = BlockSorter(task.facts, self._layers, self._draws)
+        held = HeldUnits(task.held)
+        own = sorter.gather(held, task.block.units)
+        return sorter.sort(task.block, own, [own, sorter.gather_target(held, task.block.partners)])
+
+    def _take_in(self, task: BlockTask, block: SortedBlock | None) -> Kept | None:
+        """
+        Raises:
+            MomentsLostError: what came before is not in, so this cannot be.
+        """
+        for name, sums in self._sums.items():
+            if block is None or sums.units.issuperset(block.units):
+                continue  # it was kept with this block, by a process that is gone
+            self._check(name, sums, task.before)
+            sums.add(block, task.facts.rows_per_unit)
+        if not task.keep:
+            return None
+        began = time.monotonic()
+        for name, sums in self._sums.items():
+            sums.keep(self._folder / f"{name}{KEPT}")
+        return Kept(time.monotonic() - began)
+
+    def _write(self, task: WriteTask) -> None:
+        for name in list(self._sums):
+            path = task.folder / f"{name}{MOMENTS}"
+            if not path.exists():
+                self._check(name, self._sums[name], task.units)
+                self._sums.pop(name).write(path)
+
+    def _check(self, name: str, sums: TileSums, units: int) -> None:
+        if len(sums.units) != units:
+            raise MomentsLostError(
+                f"the moments of {name} hold {len(sums.units)} units where {units} should be in: "
+                "what a process held that died is lost since it was last kept"
+            )
+
+
+class HeldUnits:
+    """`Units` behind handles."""
+
+    def __init__(self, held: HeldHandles) -> None:
+        self._held, self._layers = held, dict[tuple[Side, int], dict[int, UnitRows]]()
+
+    def states(self, side: Side, layer: int, unit: int) -> torch.Tensor:
+        # What other processes share must not be written to, which torch cannot promise.
+        return decoded(np.array(self._rows(side, layer, unit).states))
+
+    def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
+        return self._rows(side, layer, unit).norms
+
+    def _rows(self, side: Side, layer: int, unit: int) -> UnitRows:
+        if (side, unit) not in self._layers:
+            contents = [handle.get() for handle in self._held[side, unit]]
+            self._layers[side, unit] = {n: rows for part in contents for n, rows in part.items()}
+        return self._layers[side, unit][layer]
+
+
+@dataclass(frozen=True)
+class BuildMomentStage:
+    """Builds a `MomentStage` in the process that will hold it."""
+
+    tiles: dict[str, Tile]
+    folds: int
+    index_digest: str
+    kept: Path
+    device: str
+
+    def __call__(self) -> MomentStage:
+        return MomentStage(self.tiles, self.folds, self.index_digest, self.kept, self.device)

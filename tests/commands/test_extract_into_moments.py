@@ -1,0 +1,270 @@
+"""Hidden states straight into moments: what the way through the stores gives, and no store.
+
+Blocks are of two units, so that there are many. Same shapes, machine and threads (one): equal bits.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import write_tiny_run
+
+from lrt_dist import api
+from lrt_dist.commands import _blocks_ahead, _moments
+from lrt_dist.commands._blocks_ahead import BlocksAhead
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import UnitError, UserError
+from lrt_dist.runfile import load_run
+from lrt_dist.runtime.contract import ChainSpec, Done, Runtime
+from lrt_dist.runtime.pool import RayRuntime
+from lrt_dist.runtime.scheduler import RayChains
+from lrt_dist.sites import Side
+from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.ledger import Ledger
+from lrt_dist.store.moments import MomentFile
+from lrt_dist.tasks.accumulate import TileSums
+from lrt_dist.tasks.blocks import SortedBlock
+from lrt_dist.tasks.extract import ExtractWork
+from lrt_dist.tasks.moment_stage import BlockTask, BuildMomentStage
+
+NONE = "extract.store=none"
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.setattr(_moments, "ROWS_PER_PRODUCT", 43)
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path) -> Path:
+    """A run that is indexed, in `out`, with its run.yaml beside it."""
+    folder = tmp_path_factory.mktemp("indexed")
+    run_file = write_tiny_run(folder, tiny_source, tiny_target)
+    with api.open_run(folder / "out", load_run(run_file)) as run:
+        api.index(run)
+    return folder
+
+
+def extracted(indexed: Path, out: Path, *overrides: str) -> api.RunFolder:
+    if not out.exists():
+        shutil.copytree(indexed / "out", out)
+    with api.open_run(out, load_run(indexed / "run.yaml", overrides)) as run:
+        api.extract(run)
+        api.fit(run)
+    return run.folder
+
+
+def moments(folder: api.RunFolder) -> dict[str, bytes]:
+    """Every byte of every tile, by its name."""
+    return {path.name: path.read_bytes() for path in folder.moments.glob("*/*.safetensors")}
+
+
+def maps(folder: api.RunFolder) -> dict[str, bytes]:
+    paths = (folder.out / "maps").rglob("*.safetensors")
+    return {str(path.relative_to(folder.out)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("tile_bytes", ["512MiB", "1"])
+def test_moments_and_maps_are_those_of_the_stores(
+    indexed: Path, tmp_path: Path, tile_bytes: str
+) -> None:
+    """Of one tile and of four."""
+    tiles = f"fit.tile_bytes={tile_bytes}"
+    stored = extracted(indexed, tmp_path / "stored", tiles)
+    passed = extracted(indexed, tmp_path / "passed", tiles, NONE)
+    assert len(moments(stored)) == (4 if tile_bytes == "1" else 1)
+    assert moments(passed) == moments(stored)
+    assert maps(passed) == maps(stored)
+    assert [p.name for p in passed.moments.iterdir()] != []
+    assert not (passed.moments / "kept").exists()
+
+
+def test_on_a_cluster_it_is_the_same(indexed: Path, tmp_path: Path, ray_runtime: Runtime) -> None:
+    serial = extracted(indexed, tmp_path / "serial", NONE)
+    spread = extracted(indexed, tmp_path / "ray", NONE, "cluster.address=auto")
+    assert moments(spread) == moments(serial)
+    assert maps(spread) == maps(serial)
+
+
+def test_what_is_stored_is_norms_and_the_states_of_a_few_units(
+    indexed: Path, tmp_path: Path
+) -> None:
+    folder = extracted(indexed, tmp_path / "out", NONE)
+    index = RowIndex.open(folder.rows)
+    for side in Side:
+        store = ActivationStore.open(folder.store_url(side))
+        assert store.states_of is not None
+        assert len(store.states_of) == 3
+        for layer in store.layers:
+            held = len(list((Path(store.url) / "layers" / str(layer) / "c").glob("*")))
+            assert held == 3
+            assert (
+                len(list((Path(store.url) / "norms" / str(layer) / "c").glob("*"))) == index.units
+            )
+        records = Ledger(folder.ledger_url(side)).committed()
+        assert records.keys() == set(range(index.units))
+    with api.open_run(folder.out, load_run(indexed / "run.yaml", [NONE])) as run:
+        assert api.verify(run, repair=False) == []
+    (path,) = folder.moments.glob("*/*.safetensors")
+    parts = {part for n in range(3) for part in MomentFile(path).fold(n).parts}
+    assert parts == {f"{index.digest}/{u}/{n}" for u in range(index.units) for n in range(3)}
+
+
+class _Killed(BaseException):
+    """As abrupt as a kill, in this process."""
+
+
+def test_stopped_anywhere_it_goes_on_and_counts_nothing_twice(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before a block is in, after it is kept and before its units are committed, and
+    between two of these; what is computed again is what was not committed, and what the first block
+    lends to the last."""
+    whole = extracted(indexed, tmp_path / "whole", NONE)
+    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
+    take_in, commit = TileSums.add, Ledger.commit
+    stops = {"add": [3, 11], "commit": [9, 30]}
+    counts = {"add": 0, "commit": 0}
+
+    def counted(kind: str) -> None:
+        counts[kind] += 1
+        if counts[kind] in stops[kind]:
+            raise _Killed
+
+    def add(sums: TileSums, block: SortedBlock, rows_per_unit: int) -> None:
+        counted("add")
+        take_in(sums, block, rows_per_unit)
+
+    def committed(ledger: Ledger, *arguments: Any, **options: Any) -> None:
+        counted("commit")
+        commit(ledger, *arguments, **options)
+
+    monkeypatch.setattr(TileSums, "add", add)
+    monkeypatch.setattr(Ledger, "commit", committed)
+    for _ in range(4):
+        with pytest.raises(_Killed):
+            extracted(indexed, tmp_path / "out", NONE)
+        assert not list((tmp_path / "out" / "moments").glob("*/*.safetensors"))
+    stopped = extracted(indexed, tmp_path / "out", NONE)
+    assert moments(stopped) == moments(whole)
+    assert maps(stopped) == maps(whole)
+
+
+@pytest.mark.fault(
+    "a process that holds moments dies while nothing is stored",
+    "extraction goes on from the moments that were kept last; nothing is in twice",
+)
+@pytest.mark.parametrize("kept_every", [0.0, 3600.0])
+def test_a_process_that_dies_with_moments_costs_what_was_not_kept(
+    indexed: Path,
+    tmp_path: Path,
+    ray_runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    kept_every: float,
+) -> None:
+    """At most a block, and all of them; the command goes on by itself."""
+    whole = extracted(indexed, tmp_path / "whole", NONE)
+    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", kept_every)
+    monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
+    holding: list[RayChains] = []
+    plain, ended = RayRuntime.chains, BlocksAhead.ended
+    taken: list[int] = []
+
+    @contextmanager
+    def chains(runtime: RayRuntime, spec: ChainSpec) -> Iterator[RayChains]:
+        with plain(runtime, spec) as live:
+            if isinstance(spec.stages[0].build, BuildMomentStage):
+                holding.append(live)
+            yield live
+
+    def kill_after_five(ahead: BlocksAhead, done: Done[BlockTask]) -> dict[int, Any]:
+        taken.append(done.task.number)
+        if taken == list(range(6)):
+            ((process,),) = holding[0].process_ids()
+            os.kill(process, signal.SIGKILL)
+        return ended(ahead, done)
+
+    monkeypatch.setattr(RayRuntime, "chains", chains)
+    monkeypatch.setattr(BlocksAhead, "ended", kill_after_five)
+    stopped = extracted(indexed, tmp_path / "out", NONE, "cluster.address=auto")
+    assert moments(stopped) == moments(whole)
+    assert len(holding) == (1 if kept_every == 0.0 else 2)
+
+
+def test_a_unit_that_cannot_be_computed_is_left_out(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one model: then the states of the other are in no moments either."""
+    finish = ExtractWork.finish
+
+    def bad(work: ExtractWork) -> Any:
+        if (work._task.unit, work._task.side) == (7, Side.TARGET):
+            raise UnitError("unit 7 is bad")
+        return finish(work)
+
+    monkeypatch.setattr(ExtractWork, "finish", bad)
+    folder = extracted(indexed, tmp_path / "out", NONE)
+    index = RowIndex.open(folder.rows)
+    (path,) = folder.moments.glob("*/*.safetensors")
+    fold = MomentFile(path).fold(0)
+    assert fold.parts == {f"{index.digest}/{u}/0" for u in range(index.units) if u != 7}
+    with api.open_run(folder.out, load_run(indexed / "run.yaml", [NONE])) as run:
+        assert list(api.quarantined_units(run).values()) == ["UnitError: unit 7 is bad"]
+        api.extract(run)
+
+
+def test_another_fit_wants_another_extraction(indexed: Path, tmp_path: Path) -> None:
+    folder = extracted(indexed, tmp_path / "out", NONE)
+    changed = load_run(indexed / "run.yaml", [NONE, "fit.folds=4"])
+    with api.open_run(folder.out, changed) as run:
+        with pytest.raises(UserError, match=r"folds: 3 .* 4"):
+            api.extract(run)
+        with pytest.raises(UserError, match="moments that this fit wants were not extracted"):
+            api.fit(run)
+
+
+def test_one_model_on_both_sides_is_run_once(
+    tmp_path: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_source, concepts=[])
+    finish = ExtractWork.finish
+    computed: list[int] = []
+
+    def counted(work: ExtractWork) -> Any:
+        computed.append(work._task.unit)
+        return finish(work)
+
+    monkeypatch.setattr(ExtractWork, "finish", counted)
+    found = []
+    for store in ("zarr", "none"):
+        with api.open_run(tmp_path / store, load_run(run_file, [f"extract.store={store}"])) as run:
+            api.index(run)
+            api.extract(run)
+            api.fit(run)
+        assert sorted(computed) == list(range(RowIndex.open(run.folder.rows).units))
+        computed.clear()
+        found.append(moments(run.folder))
+    assert found[0] == found[1]
+
+
+def test_a_whole_run_ends_with_the_same_scores(indexed: Path, tmp_path: Path) -> None:
+    """Evaluation wants norms, and some states of the target model."""
+    scores = []
+    for store in ("zarr", "none"):
+        out = tmp_path / store
+        shutil.copytree(indexed / "out", out)
+        run_file = load_run(indexed / "run.yaml", [f"extract.store={store}"])
+        results = api.run(run_file, out)
+        scores.append(results.scores.arrow.select(["concept", "arm", "strength", "score"]))
+        assert results.report.exists()
+    kinds = {"none", "native", "transferred", "mismatched"}
+    chosen = [[row for row in table.to_pylist() if row["arm"] in kinds] for table in scores]
+    assert chosen[0] == chosen[1]
