@@ -228,7 +228,9 @@ class _Work:
         return {unit for ledger in self.ledgers.values() for unit in ledger.quarantined()}
 
     def _quarantine(self, side: Side, unit: int, reason: str) -> None:
-        self.ledgers[side].quarantine(unit, reason)
+        for one, ledger in self.ledgers.items():
+            why = reason if one is side else f"the {side} model cannot compute it: {reason}"
+            ledger.quarantine(unit, why)
         self._run.progress.note("quarantined", f"unit {unit} quarantined: {reason}")
 
     def _folder(self, records: Records) -> Path:
