@@ -99,9 +99,9 @@ def _plan(run: Run) -> dict[str, float]:
     return {
         "store": planned.models.target.store_bytes,
         "stage": planned.models.target.host_bytes - memory.PROCESS_BYTES,
-        "reads": planned.read_bytes,
-        "writes": planned.written_bytes,
-        "task": planned.tile_memory - cost.PROCESS_BYTES,
+        "reads": planned.way.read_bytes,
+        "writes": planned.way.written_bytes,
+        "task": planned.way.memory - cost.PROCESS_BYTES,
     }
 
 

@@ -19,6 +19,7 @@ from lrt_dist.errors import IncompleteError, LrtError, UserError
 from lrt_dist.files import StorageError, place
 
 if TYPE_CHECKING:
+    from lrt_dist.commands._ways import Way
     from lrt_dist.config import RunConfig
     from lrt_dist.workspace.run import Run
 
@@ -268,13 +269,8 @@ def plan(
         f"batches of units of {config.extract.rows_per_unit:,} rows cost {cost:.2f} tokens for "
         f"each token of the texts, by padding and by weights that are read again{advice}"
     )
-    console.print(
-        f"fit: {planned.pairs} pairs of layers in {planned.tiles} tiles of up to "
-        f"{format_bytes(planned.tile_memory)} of memory; reads {format_bytes(planned.read_bytes)} "
-        f"({planned.passes:.1f} passes), writes {format_bytes(planned.written_bytes)} of moments, "
-        f"of which {format_bytes(planned.moments_bytes)} stay; products on {planned.fit_on}; "
-        f"{format_seconds(planned.fit_hours * 3600)}"
-    )
+    console.print(_way(planned.way, planned.pairs))
+    console.print(_other_way(planned.other))
     if (found := planned.evaluation) is not None:
         judged = "".join(f", {calls:,} judged by {title}" for title, calls in found.paid.items())
         console.print(
@@ -284,6 +280,38 @@ def plan(
             f"{format_seconds(planned.evaluate_hours * 3600)}"
         )
     console.print(f"all together {format_seconds(planned.hours * 3600)} ({planned.flops_source})")
+
+
+def _way(way: Way, pairs: int) -> str:
+    """How the moments of all pairs come about."""
+    from lrt_dist.formatting import format_bytes, format_seconds
+
+    held = format_bytes(way.memory)
+    where = (
+        f"held while both models run, by {way.processes} processes of up to {held}"
+        if way.processes
+        else f"in {way.tiles} tiles of up to {held} of memory; reads "
+        f"{format_bytes(way.read_bytes)} ({way.passes:.1f} passes)"
+    )
+    return (
+        f"fit: moments of {pairs} pairs of layers, {where}; writes "
+        f"{format_bytes(way.written_bytes)} of moments, of which "
+        f"{format_bytes(way.moments_bytes)} stay; products on {way.on}; with extraction "
+        f"{format_seconds(way.hours * 3600)}"
+    )
+
+
+def _other_way(other: Way | str) -> str:
+    """What the other `extract.store` would take."""
+    from lrt_dist.formatting import format_bytes, format_seconds
+
+    if isinstance(other, str):
+        return f"the other extract.store cannot be: {escape(other)}"
+    return (
+        f"with extract.store: {other.store} {format_bytes(sum(other.stored_bytes))} would be "
+        f"stored, {format_bytes(other.read_bytes)} read and {format_bytes(other.written_bytes)} of "
+        f"moments written, in {format_seconds(other.hours * 3600)}"
+    )
 
 
 @app.command()

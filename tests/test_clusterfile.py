@@ -10,7 +10,7 @@ import pytest
 
 from lrt_dist import api
 from lrt_dist.clusterfile import load_cluster
-from lrt_dist.commands.plan import DRIVER_SECONDS
+from lrt_dist.commands._ways import DRIVER_SECONDS
 from lrt_dist.errors import UserError
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.progress import Progress

@@ -10,26 +10,18 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._items import check_items
-from lrt_dist.commands._moments import leaf_units, run_tiles, tile_gpu_bytes, tile_needs
+from lrt_dist.commands._ways import Extraction, Way, Ways, float64_speed
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
 from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.plan.cost import (
-    GPU_FLOPS,
-    NUMBER_BYTES,
-    forward_flops,
-    moments_flops,
-    store_bytes,
-)
+from lrt_dist.plan.cost import GPU_FLOPS, NUMBER_BYTES, forward_flops
 from lrt_dist.plan.filling import batch_cost, better_rows
-from lrt_dist.plan.memory import USABLE, StagePlan
-from lrt_dist.plan.tiles import rows_read_again
+from lrt_dist.plan.memory import StagePlan
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
-from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.workspace.placement import chain, stage_plans
 from lrt_dist.workspace.run import Run
 
@@ -40,10 +32,6 @@ UNITS_OF_REPLICA = 16
 """Fewest units for each replica: at the end of a run replicas wait for the last one."""
 REACHED = 0.4
 """Share of a described GPU's operations a second that a forward pass is assumed to reach."""
-REACHED_FLOAT64 = 0.7
-"""The same of large float64 products."""
-DRIVER_SECONDS = 0.004
-"""In which the driver sends a unit through and commits it (docs/scale.md)."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +43,13 @@ class ModelPlan:
         model: its name.
         layers: wanted ones.
         stages: blocks and bytes of every stage.
-        replicas: of the whole chain.
+        replicas: of the whole chain; 0 where it is run for the other side.
         device: GPU or CPU.
         tokens: of the whole extraction.
         host_bytes: memory of its node that the largest stage needs.
         store_bytes: of the whole extraction.
         batch_cost: tokens that its batches cost for each token of the texts; see `plan.filling`.
-        hours: of the whole extraction: of its computing, its writes, or the driver's work on its
-            units, whichever is longest.
+        hours: see `Way.extraction_hours`.
     """
 
     side: Side
@@ -110,14 +97,8 @@ class Plan:
         better_rows: another `extract.rows_per_unit` that is worth it; None where it is well.
         models: extraction of each model.
         pairs: of layers.
-        tiles: in which the moments of all pairs are accumulated.
-        moments_bytes: of all tiles, on disk.
-        tile_memory: bytes of memory of the task of the largest tile.
-        read_bytes: from both stores, for all tiles and mismatched rows.
-        written_bytes: of moments, of all leaves and merges, most of which are deleted again.
-        passes: `read_bytes` over the bytes of the stores.
-        fit_on: which make its products, cores or GPUs.
-        fit_hours: of accumulation.
+        way: from the models to moments.
+        other: the other way, or why it cannot be gone.
         evaluation: of all concepts; None without any.
         evaluate_hours: of it.
         flops_source: where the speed behind the hours comes from.
@@ -131,14 +112,8 @@ class Plan:
     better_rows: int | None
     models: Sided[ModelPlan]
     pairs: int
-    tiles: int
-    moments_bytes: int
-    tile_memory: int
-    read_bytes: int
-    written_bytes: int
-    passes: float
-    fit_on: str
-    fit_hours: float
+    way: Way
+    other: Way | str
     evaluation: EvaluationPlan | None
     evaluate_hours: float
     flops_source: str
@@ -146,8 +121,7 @@ class Plan:
     @property
     def hours(self) -> float:
         """Of everything."""
-        extraction = sum(model.hours for model in self.models)
-        return self.index_hours + extraction + self.fit_hours + self.evaluate_hours
+        return self.index_hours + self.way.hours + self.evaluate_hours
 
 
 def plan(run: Run) -> Plan:
@@ -160,84 +134,63 @@ def plan(run: Run) -> Plan:
     check_items(run)
     exact = RowIndex.is_at(run.folder.rows)
     texts = _counts(run) if exact else _estimate(run)
-    rows, tokens = texts.rows, texts.tokens
+    rows, extract = texts.rows, run.config.extract
     speed, source = _speed(run)
-    cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
-    rows_per_unit = run.config.extract.rows_per_unit
-    units = -(-rows // rows_per_unit)
+    for side in Side:
+        stages = stage_plans(run, side, head=False, batch_tokens=extract.batch_tokens)
+        _check_gpus(run, run.facts[side].name, len(stages))
+    costs = Sided.of(
+        lambda side: batch_cost(
+            texts.lengths[side], texts.sites, extract.rows_per_unit, extract.batch_tokens
+        )
+    )
+    flops = Sided.of(
+        lambda side: (
+            costs[side]
+            * forward_flops(
+                texts.tokens[side], run.facts[side].block_parameters, max(run.layers[side])
+            )
+        )
+    )
+    ways = Ways(run, Extraction(rows, texts.tokens, flops, speed))
+    way = ways.way(extract.store)
+    try:
+        other: Way | str = ways.way("none" if extract.store == "zarr" else "zarr")
+    except UserError as error:
+        other = str(error)
 
     def model_plan(side: Side) -> ModelPlan:
-        facts, layers = run.facts[side], run.layers[side]
-        budget = run.config.extract.batch_tokens
-        stages = stage_plans(run, side, head=False, batch_tokens=budget)
-        _check_gpus(run, facts.name, len(stages))
-        spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
-        replicas = spec.replicas
-        cost = batch_cost(texts.lengths[side], texts.sites, rows_per_unit, budget)
-        flops = cost * forward_flops(tokens[side], facts.block_parameters, max(layers))
-        # More replicas than there are GPUs for are asked for, and wait.
-        devices = min(replicas * len(stages), run.machines.gpus) if run.machines.gpus else cores
-        stored = store_bytes(
-            rows, dict.fromkeys(layers, facts.width), run.config.extract.store_dtype
-        )
+        spec = chain(run, side, head=False, batch_tokens=extract.batch_tokens, extracts=True)
         return ModelPlan(
             side=side,
-            model=facts.name,
-            layers=layers,
-            stages=stages,
-            replicas=replicas,
+            model=run.facts[side].name,
+            layers=run.layers[side],
+            stages=stage_plans(run, side, head=False, batch_tokens=extract.batch_tokens),
+            replicas=way.replicas[side],
             device="GPU" if run.machines.gpus else "CPU",
-            tokens=tokens[side],
+            tokens=texts.tokens[side],
             host_bytes=max(stage.memory for stage in spec.stages),
-            store_bytes=stored,
-            batch_cost=cost,
-            hours=max(
-                flops / (speed * devices), _storage_seconds(run, stored), units * DRIVER_SECONDS
-            )
-            / 3600,
+            store_bytes=way.stored_bytes[side],
+            batch_cost=costs[side],
+            hours=way.extraction_hours[side],
         )
 
     models = Sided.of(model_plan)
     evaluation = plan_evaluation(run)
-    core_speed = cores * _gemm_speed(torch.float64)
-    tiles = run_tiles(run)
-    number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
-    block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
-    leaf = leaf_units(run, tiles, units)
-    again = rows_read_again(rows, leaf, rows_per_unit, block_rows)
-    gpu_speed = _gpu_float64(run, max(tile_gpu_bytes(run, tile) for tile in tiles))
-    numbers = [tile.numbers_read(run.widths) for tile in tiles]
-    read = number_bytes * sum(rows * sum(n) + again * n.target for n in numbers)
-    folds = run.config.fit.folds
-    moments = sum(tile.bytes(run.widths, folds) for tile in tiles)
-    leaves = -(-units // leaf)
-    written = moments * (2 * leaves - 1)  # each leaf, and a merge less than there are leaves
-    merged = moments * 2 * (leaves - 1)
     return Plan(
         exact=exact,
         documents=texts.documents,
         rows=rows,
-        units=units,
+        units=-(-rows // extract.rows_per_unit),
         index_hours=texts.core_seconds / sum(run.machines.node_cpus) / 3600,
         better_rows=_better_rows(run, texts, models),
         models=models,
         pairs=len(run.pairs),
-        tiles=len(tiles),
-        moments_bytes=moments,
-        tile_memory=max(tile_needs(run, tile).memory for tile in tiles),
-        read_bytes=read,
-        written_bytes=written,
-        passes=read / max(1, sum(model.store_bytes for model in models)),
-        fit_on="GPUs" if gpu_speed > core_speed else "cores",
-        fit_hours=max(
-            moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
-            / max(core_speed, gpu_speed),
-            _storage_seconds(run, read + written + merged),
-        )
-        / 3600,
+        way=way,
+        other=other,
         evaluation=evaluation,
         evaluate_hours=(
-            (evaluation.model_flops / speed + evaluation.search_flops / core_speed) / 3600
+            (evaluation.model_flops / speed + evaluation.search_flops / float64_speed(run)) / 3600
             if evaluation
             else 0.0
         ),
@@ -318,33 +271,14 @@ def _estimate(run: Run) -> _Texts:
     )
 
 
-def _gpu_float64(run: Run, gpu_bytes: int) -> float:
-    """Operations a second of float64 products on all GPUs; 0 where they are not known, or where a
-    tile has no room there."""
-    described = run.described
-    if described is None or gpu_bytes > USABLE * described.bytes_of_gpu:
-        return 0.0
-    return REACHED_FLOAT64 * described.float64_of_gpu * described.gpus
-
-
-def _storage_seconds(run: Run, count: int) -> float:
-    """Seconds in which so many bytes are written or read; 0 where nobody said how fast that is."""
-    described = run.described
-    return count / described.storage if described and described.storage else 0.0
-
-
 def _speed(run: Run) -> tuple[float, str]:
-    """Operations a second in a forward pass, of a GPU or of the cores of this machine."""
+    """Operations a second in a forward pass, of a GPU or of all cores."""
     described = run.described
     if described and described.gpus:
         flops = described.flops_of_gpu
         return REACHED * flops, f"{REACHED:.0%} of {flops / 1e12:.0f} TFLOP/s for each GPU"
     if run.machines.gpus:
         return GPU_FLOPS, f"assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s for each GPU"
-    speed = _gemm_speed(torch.float32)
-    return 0.6 * speed, f"60 % of a bare GEMM on this machine ({speed / 1e9:.0f} GFLOP/s)"
-
-
-def _gemm_speed(dtype: torch.dtype) -> float:
-    """Operations a second of a square GEMM on this machine."""
-    return product_speed(torch.randn(1024, 1024, dtype=dtype))
+    speed = product_speed(torch.randn(1024, 1024))
+    cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
+    return 0.6 * speed * cores, f"60 % of a bare GEMM on this machine ({speed / 1e9:.0f} GFLOP/s)"
