@@ -288,7 +288,8 @@ def _way(way: Way, pairs: int) -> str:
 
     held = format_bytes(way.memory)
     where = (
-        f"held while both models run, by {way.processes} processes of up to {held}"
+        f"held while both models run, in {way.processes} process"
+        f"{'es' if way.processes > 1 else ''} of up to {held}"
         if way.processes
         else f"in {way.tiles} tiles of up to {held} of memory; reads "
         f"{format_bytes(way.read_bytes)} ({way.passes:.1f} passes)"

@@ -323,3 +323,8 @@ def test_where_a_run_computes_is_no_part_of_what_it_computes() -> None:
     here = resolve_run(minimal(cluster={"address": "serial"}), base=Path()).dump()
     elsewhere = resolve_run(minimal(cluster={"replicas": 8}), base=Path()).dump()
     assert {line.split(".")[0] for line in differing_keys(here, elsewhere)} == {"cluster"}
+
+
+def test_moments_that_nothing_else_stands_behind_must_stay() -> None:
+    with pytest.raises(UserError, match="leave keep_moments true"):
+        resolve_run(minimal(extract={"store": "none"}, fit={"keep_moments": False}), base=Path())

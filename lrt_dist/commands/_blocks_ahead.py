@@ -14,6 +14,7 @@ from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
 from lrt_dist.parcels import Handle
 from lrt_dist.runtime.contract import Done, receipts_of
+from lrt_dist.runtime.progress import Phase
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.tasks.blocks import Block, RowFacts
@@ -46,6 +47,7 @@ class BlocksAhead:
         absent: set[int],
         quarantine: Callable[[Side, int, str], None],
         facts: Path,
+        bar: Phase,
     ) -> None:
         """
         Args:
@@ -54,10 +56,11 @@ class BlocksAhead:
             absent: units that are in no moments.
             quarantine: told of a unit that cannot be computed.
             facts: see `RowFacts.folder`.
+            bar: counts the units of every model.
         """
         self._run, self._index, self._blocks, self._first = run, index, blocks, first
         self._lead, self._known, self._absent, self._facts = lead, dict(known), absent, facts
-        self._quarantine = quarantine
+        self._quarantine, self._bar, self._shown = quarantine, bar, 0
         self._streams: dict[Side, UnitStream] = {}
         self._records: dict[tuple[Side, int], UnitRecord] = {}
         self._row_facts: RowFacts | None = None
@@ -107,7 +110,9 @@ class BlocksAhead:
         for number in range(self._first, len(self._blocks)):
             block = self._blocks[number]
             while not self._is_there(block) or not (facts := self._known_facts()):
+                self._tell()
                 yield None
+            self._tell()
             chosen = Block(self._present(block.units), self._present(block.partners))
             both = [(side, unit) for side in Side for unit in chosen.units]
             keep = number == len(self._blocks) - 1 or self._is_time()
@@ -141,6 +146,13 @@ class BlocksAhead:
         for side, unit in itertools.product(set(self._lead), new):
             del self._records[side, unit]
         return new
+
+    def _tell(self) -> None:
+        """Show how many units are computed; those that are computed again are not counted."""
+        computed = sum(stream.computed for stream in self._streams.values())
+        if new := min(computed - self._shown, (self._bar.total or 0) - self._bar.done):
+            self._shown += new
+            self._bar.advance(new)
 
     def _allow(self, number: int) -> None:
         until = self._until[min(number + self._ahead, len(self._until)) - 1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lrt_dist.commands._moments import run_tiles, tile_gpu_bytes, tile_name
+from lrt_dist.commands._moments import CORES_OF_GPU, run_tiles, tile_gpu_bytes, tile_name
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
@@ -111,7 +111,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
                 kept,
                 shares.on,
             ),
-            cpus=1.0,
+            cpus=min(CORES_OF_GPU, max(run.machines.node_cpus)),  # without GPUs, see below
             gpus=1.0 if shares.on == GPU else 0.0,
             memory=_memory(run, tiles),
         )

@@ -34,6 +34,10 @@ class UnitStream:
         self._units = units
         self._allowed = 0
         self._outcomes: dict[int, Outcome] = {}
+        self.computed = 0
+        """Units that came to an end, one way or the other."""
+        self.shares: list[list[float | None]] = []
+        """See `Chains.busy_shares`; empty until all units are computed."""
         self._error: BaseException | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="unit-stream", daemon=True)
@@ -69,6 +73,8 @@ class UnitStream:
             with self._runtime.chains(self._spec) as chains:
                 for outcome in chains.run(self._tasks()):
                     self._outcomes[outcome.task.unit] = outcome
+                    self.computed += 1
+                self.shares = chains.busy_shares()
         except _StoppedError:
             return
         except BaseException as error:  # noqa: BLE001 (raised where somebody waits)

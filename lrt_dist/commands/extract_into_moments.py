@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lrt_dist.commands._blocks_ahead import BlocksAhead
+from lrt_dist.commands._busy import EVENT, busy_message
 from lrt_dist.commands._moments import (
     fitted_units,
     moments_fingerprint,
     moments_identity,
     run_blocks,
     run_tiles,
+    tile_name,
     tile_path,
 )
 from lrt_dist.commands._rows import Records, write_groups, write_row_facts
@@ -27,6 +29,7 @@ from lrt_dist.commands._together import Together, together
 from lrt_dist.commands._unit_records import library_versions, note_versions
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import UserError
 from lrt_dist.files import delete_tree
 from lrt_dist.plan.pairing import shuffled
 from lrt_dist.runtime.contract import Chains, Done
@@ -36,6 +39,7 @@ from lrt_dist.store.committing import Committer
 from lrt_dist.store.lease import Lease, sole_driver
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import delete_partial_writes
+from lrt_dist.tasks.accumulate import KEPT
 from lrt_dist.tasks.blocks import Block
 from lrt_dist.tasks.extract import ExtractTask
 from lrt_dist.tasks.moment_stage import MomentsLostError, WriteTask
@@ -115,6 +119,8 @@ class _Work:
         """Take in what is missing, and write the moments."""
         run, index = self._run, self._index
         absent, committed = self._quarantined(), self.committed_units()
+        if committed:
+            self._check_kept(len(committed))
         write_groups(run, index, range(index.units), self._kept)
         blocks = run_blocks(run, index, range(index.units), self._kept)
         first = next(
@@ -134,6 +140,20 @@ class _Work:
                     raise MomentsLostError(outcome.reason)
         delete_tree(self._kept)
 
+    def _check_kept(self, committed: int) -> None:
+        """
+        Raises:
+            UserError: moments are gone that committed units are in.
+        """
+        tiles = run_tiles(self._run)
+        gone = [tile for tile in tiles if not (self._kept / f"{tile_name(tile)}{KEPT}").exists()]
+        if gone:
+            raise UserError(
+                f"{self._kept} has the moments of {len(tiles) - len(gone)} of {len(tiles)} tiles, "
+                f"and {committed} units are committed that were in all of them: put it back, or "
+                "use another --out"
+            )
+
     def _take_in(
         self,
         chains: Chains,
@@ -149,18 +169,23 @@ class _Work:
         for side in self.ledgers:
             of_side = {unit: both[side] for unit, both in known.items()}
             note_versions(run, of_side, library_versions())
-        ahead = BlocksAhead(
-            run,
-            self._index,
-            blocks,
-            first,
-            lead=self._lead,
-            known=known,
-            absent=absent,
-            quarantine=self._quarantine,
-            facts=self._kept,
-        )
         with ExitStack() as stack:
+            models = len(placed.models)
+            name = "extract into moments"
+            bar = stack.enter_context(run.progress.phase(name, models * self._index.units, "units"))
+            bar.resume(models * sum(len(block.units) for block in blocks[:first]))
+            ahead = BlocksAhead(
+                run,
+                self._index,
+                blocks,
+                first,
+                lead=self._lead,
+                known=known,
+                absent=absent,
+                quarantine=self._quarantine,
+                facts=self._kept,
+                bar=bar,
+            )
             streams = {
                 side: stack.enter_context(
                     UnitStream(run.runtime, spec, ahead.wanted[side], partial(self._task, side))
@@ -171,10 +196,6 @@ class _Work:
                 side: stack.enter_context(Committer(ledger, leases[side].check))
                 for side, ledger in self.ledgers.items()
             }
-            bar = stack.enter_context(
-                run.progress.phase("extract into moments", self._index.units, "units")
-            )
-            bar.resume(sum(len(block.units) for block in blocks[:first]))
             ahead.feed(streams)
             for outcome in chains.run(ahead.tasks()):
                 for lease in leases.values():
@@ -188,7 +209,11 @@ class _Work:
                             partial(stores[side].checksums, unit),
                             failed_before=False,
                         )
-                bar.advance(len(blocks[outcome.task.number].units))
+            shares = {run.facts[side].name: stream.shares for side, stream in streams.items()}
+            for what, replicas in {**shares, "moments": chains.busy_shares()}.items():
+                phase = f"{name}, {what.rsplit('/', 1)[-1]}"
+                if message := busy_message(phase, replicas):
+                    run.progress.note(EVENT, message, phase=phase, shares=replicas)
 
     def _task(self, side: Side, unit: int) -> ExtractTask:
         return ExtractTask(

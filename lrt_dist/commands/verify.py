@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lrt_dist.errors import UserError
 from lrt_dist.sites import Side
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.tasks.recheck import Finding, RecheckTask, recheck
@@ -18,7 +19,13 @@ def verify(run: Run, *, repair: bool) -> list[Finding]:
 
     Raises:
         CorruptionError: a record of a ledger cannot be read.
+        UserError: a repair of a run that stores nothing: no unit of it is ever done again.
     """
+    if repair and run.config.extract.store == "none":
+        raise UserError(
+            "extract.store is none: all units are in moments already, so none can be done again "
+            "alone; verify without --repair, and extract anew in another --out"
+        )
     findings: list[Finding] = []
     for side in Side:
         ledger = Ledger(run.folder.ledger_url(side))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import (
     Field,
+    ValidationInfo,
     field_validator,
 )
 
@@ -76,6 +77,19 @@ class RunConfig(Strict):
         if twice:
             raise ValueError(f"two concepts are called {twice[0]!r}; rename one")
         return concepts
+
+    @field_validator("fit")
+    @classmethod
+    def _moments_stay_where_nothing_else_does(
+        cls, fit: FitConfig, others: ValidationInfo
+    ) -> FitConfig:
+        extract = others.data.get("extract")
+        if extract and extract.store == "none" and not fit.keep_moments:
+            raise ValueError(
+                "with extract.store: none moments are all there is of the hidden states; leave "
+                "keep_moments true"
+            )
+        return fit
 
     def dump(self) -> dict[str, Any]:
         """The whole run as plain JSON types, defaults included."""
