@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime
 from lrt_dist.tasks.extract import ExtractTask
 
+LINGERS = 60.0
+"""Seconds that a stream may take to end what it is at; it does not outlive the process."""
 Outcome = Done[ExtractTask] | Failed[ExtractTask]
 
 
@@ -48,7 +50,7 @@ class UnitStream:
 
     def __exit__(self, *_: object) -> None:
         self._stopped = True
-        self._thread.join()
+        self._thread.join(LINGERS)
 
     def allow(self, count: int) -> None:
         """So many units may be begun, the first of all."""

@@ -65,6 +65,7 @@ def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
     """
     work = _Work(run, identities)
     if work.is_written():
+        work.tidy_up()  # unless a kill came in between, it was done before
         return
     with ExitStack() as stack:
         tell = partial(run.progress.note, "lease")
@@ -138,6 +139,10 @@ class _Work:
             for outcome in chains.run([WriteTask(folder, len(records))]):
                 if not isinstance(outcome, Done):
                     raise MomentsLostError(outcome.reason)
+        self.tidy_up()
+
+    def tidy_up(self) -> None:
+        """Delete moments in the making, which are written by now."""
         delete_tree(self._kept)
 
     def _check_kept(self, committed: int) -> None:

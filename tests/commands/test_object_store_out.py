@@ -67,8 +67,14 @@ def comparable(name: str, content: bytes) -> object:
     "OUT is in an object store, and the driver is killed in each step",
     "run again: equal tables, maps and stores",
 )
+@pytest.mark.parametrize("store", ["zarr", "none"])
 def test_killed_and_resumed_in_an_object_store_a_run_ends_as_on_a_disk(
-    bucket: str, tmp_path: Path, tiny_source: Path, tiny_target: Path, lrt_dist: CommandLine
+    bucket: str,
+    tmp_path: Path,
+    tiny_source: Path,
+    tiny_target: Path,
+    lrt_dist: CommandLine,
+    store: str,
 ) -> None:
     """Same shapes, machine and threads: equal bytes of all but the two tables of `comparable`."""
     run_file = write_tiny_run(
@@ -76,7 +82,7 @@ def test_killed_and_resumed_in_an_object_store_a_run_ends_as_on_a_disk(
         tiny_source,
         tiny_target,
         # Few requests: the server is slow.
-        extract={"rows_per_unit": 256, "batch_tokens": 256},
+        extract={"store": store, "rows_per_unit": 256, "batch_tokens": 256},
         source={"model": str(tiny_source), "layers": [1]},
         target={"model": str(tiny_target), "layers": [0, 1]},
     )
