@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +159,37 @@ def test_stopped_anywhere_it_goes_on_and_counts_nothing_twice(
     stopped = extracted(indexed, tmp_path / "out", NONE)
     assert moments(stopped) == moments(whole)
     assert maps(stopped) == maps(whole)
+
+
+@pytest.mark.fault(
+    "the driver is killed with -9 while nothing is stored",
+    "run again: equal",
+)
+def test_killed_for_good_it_ends_where_it_would_have(indexed: Path, tmp_path: Path) -> None:
+    """A real process, really killed, with some blocks in."""
+    out = tmp_path / "out"
+    shutil.copytree(indexed / "out", out)
+    script = (
+        "import sys; import torch; torch.set_num_threads(1);"
+        "from lrt_dist import api; from lrt_dist.runfile import load_run;"
+        "from lrt_dist.commands import _blocks_ahead as ahead, _moments;"
+        "_moments.ROWS_PER_PRODUCT = 43; ahead.KEPT_EVERY = ahead.KEEPING = 0;"
+        f"run = api.open_run(sys.argv[1], load_run(sys.argv[2], ['{NONE}']));"
+        "api.extract(run.__enter__())"
+    )
+    command = [sys.executable, "-c", script, str(out), str(indexed / "run.yaml")]
+    process = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while len(list(out.glob("activations/*.ledger/unit-*.json"))) < 20:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(out.glob("moments/kept/*.kept"))
+    whole = extracted(indexed, tmp_path / "whole", NONE)
+    stopped = extracted(indexed, out, NONE)
+    assert moments(stopped) == moments(whole)
 
 
 @pytest.mark.fault(

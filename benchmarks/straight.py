@@ -1,0 +1,101 @@
+"""Nothing stored beside everything stored: from two models to the moments of nine pairs, on Ray.
+
+Two models with random weights, three layers each; every token is a row. Each way is a process of
+its own that starts a cluster on this machine, as a user's command does; they take turns.
+`python -m benchmarks.straight FOLDER STORE` is such a process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.harness import Result, result, seconds, versions
+from benchmarks.random_llama import save_llama, write_corpus
+from lrt_dist.commands._moments import fitted_units, moments, moments_fingerprint
+from lrt_dist.commands.extract import extract
+from lrt_dist.commands.index import index
+from lrt_dist.config import RunConfig
+from lrt_dist.workspace.run import Run, open_run
+
+WIDTHS = {"source": 384, "target": 768}
+LAYERS = 3
+ROWS, QUICK_ROWS = 60_000, 4_000
+STORES = ("zarr", "none")
+ROUNDS = 3
+TARGET = 0.95
+"""At least as fast, but for noise."""
+
+
+def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
+    """Time with stores over time without."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _prepare(folder, QUICK_ROWS if quick else ROWS)
+        rounds = [
+            {store: _seconds(folder, store) for store in STORES}
+            for _ in range(1 if quick else ROUNDS)
+        ]
+    runs = [
+        {
+            "stored_seconds": times["zarr"],
+            "straight_seconds": times["none"],
+            "ratio": times["zarr"] / times["none"],
+            "setting": versions("torch", "ray", "zarr"),
+        }
+        for times in rounds
+    ]
+    return [result(name, runs, TARGET, higher_is_better=True) for name in names]
+
+
+def _seconds(folder: Path, store: str) -> float:
+    out = folder / store
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(folder / "indexed" / "rows", out / "rows")
+    shutil.copy(folder / "indexed" / "run.yaml", out / "run.yaml")
+    command = [sys.executable, "-m", "benchmarks.straight", str(folder), store]
+    return seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+
+
+def _prepare(folder: Path, rows: int) -> None:
+    """Both models, a corpus of about so many tokens, and its row index."""
+    for name, width in WIDTHS.items():
+        tokens = save_llama(
+            folder / name, width=width, intermediate=4 * width, layers=LAYERS, heads=8
+        )
+    write_corpus(folder / "corpus.jsonl", rows // tokens)
+    with _opened(folder, "indexed", "serial") as run:
+        index(run)
+
+
+@contextmanager
+def _opened(folder: Path, out: str, address: str) -> Iterator[Run]:
+    config = RunConfig.model_validate(
+        {
+            "source": {"model": str(folder / "source"), "layers": "all"},
+            "target": {"model": str(folder / "target"), "layers": "all"},
+            "corpus": {"paths": [str(folder / "corpus.jsonl")], "near_duplicates": None},
+            "sites": {"per_segment": 512, "min_context": 0},
+            "extract": {"store": out if out in STORES else "zarr"},
+            "cluster": {"address": address},
+        }
+    )
+    with open_run(folder / out, config) as run:
+        yield run
+
+
+def _go(folder: Path, store: str) -> None:
+    """All the way from the models to the moments."""
+    with _opened(folder, store, "auto") as run:
+        extract(run)
+        records = fitted_units(run.folder)
+        moments(run, records, moments_fingerprint(run.folder, records))
+
+
+if __name__ == "__main__":
+    _go(Path(sys.argv[1]), sys.argv[2])
