@@ -102,6 +102,8 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
         )
         for side in sides
     }
+    node = max(run.machines.node_cpus)
+    cores = min(CORES_OF_GPU, node) if shares.on == GPU else max(1.0, node // 2)
     stages = tuple(
         StageSpec(
             BuildMomentStage(
@@ -111,7 +113,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
                 kept,
                 shares.on,
             ),
-            cpus=min(CORES_OF_GPU, max(run.machines.node_cpus)),  # without GPUs, see below
+            cpus=cores,
             gpus=1.0 if shares.on == GPU else 0.0,
             memory=_memory(run, tiles),
         )
@@ -120,7 +122,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
     moments = ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout)
     if run.machines.gpus:
         return Together(models, moments)
-    specs = (*models.values(), moments)
+    specs = (*models.values(), moments)  # share the cores evenly
     cores = cores_shared(
         run.machines.node_cpus, sum(spec.replicas * len(spec.stages) for spec in specs)
     )

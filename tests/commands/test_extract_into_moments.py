@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_run import write_tiny_run
 
 from lrt_dist import api
@@ -24,6 +25,8 @@ from lrt_dist.commands import _blocks_ahead, _moments
 from lrt_dist.commands._blocks_ahead import BlocksAhead
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UnitError, UserError
+from lrt_dist.maps.affine import AffineMap
+from lrt_dist.plan import tiles
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import ChainSpec, Done, Runtime
 from lrt_dist.runtime.pool import RayRuntime
@@ -87,6 +90,21 @@ def test_moments_and_maps_are_those_of_the_stores(
     assert maps(passed) == maps(stored)
     assert [p.name for p in passed.moments.iterdir()] != []
     assert not (passed.moments / "kept").exists()
+
+
+def test_stores_of_several_leaves_give_the_same_to_rounding(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To rounding: 1e-9 of the largest weight. The blocks are the same, mismatched rows too."""
+    passed = extracted(indexed, tmp_path / "passed", NONE)
+    monkeypatch.setattr(tiles, "LEAF_ROWS", 256)
+    monkeypatch.setattr(tiles, "FEWEST_LEAVES", 8)
+    stored = extracted(indexed, tmp_path / "stored")
+    assert maps(passed) != maps(stored)
+    for path in sorted((passed.out / "maps").rglob("*.safetensors")):
+        one, other = (AffineMap.load(p) for p in (path, stored.out / path.relative_to(passed.out)))
+        atol = 1e-9 * float(one.weight.abs().max())
+        torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=atol)
 
 
 def test_on_a_cluster_it_is_the_same(indexed: Path, tmp_path: Path, ray_runtime: Runtime) -> None:
