@@ -41,7 +41,7 @@ class MapRow(FitMetrics):
         documents: documents that have a row.
         d_source: width where the map begins, over all its layers.
         d_target: width where the map ends.
-        rows_shrunk_source: rows that were scaled down to the layer's median norm where the map
+        rows_shrunk_source: rows that were scaled down to the layer's usual norm where the map
             begins, since their norm was far above it; of several layers or runs the most.
         rows_shrunk_target: the same where the map ends.
         shrunk_share_source: share of the squared norms that these rows held before.
