@@ -46,6 +46,7 @@ MODULES = {
     "decomposition": ["eigh_time", "eigh_memory"],
     "row_index": ["index_unit", "index_growth"],
     "tokenising": ["tokenising"],
+    "index_memory": ["index_memory"],
     "ledger": ["ledger_commit", "ledger_resume", "ledger_commit_s3", "ledger_resume_s3"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [

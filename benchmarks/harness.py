@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,6 +84,15 @@ def threads(count: int = THREADS) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def peak_bytes() -> int:
+    """The peak memory of this process. On Linux `getrusage` would hand down that of its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def versions(*packages: str) -> str:

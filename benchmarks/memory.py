@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import Result, result, threads, versions
+from benchmarks.harness import Result, peak_bytes, result, threads, versions
 from lrt_dist.maps.arrays import BLOCK_ROWS, fit
 
 NAMES = ("memory_constant",)
@@ -73,20 +71,11 @@ def _in_a_process(rows: int, d_x: int, d_y: int) -> dict[str, float]:
 def _fit(rows: int, d_x: int, d_y: int) -> dict[str, float]:
     """What the fit adds to the peak of a process that has fitted something small before."""
     fit(Rows(50, 4, 0), Rows(50, 4, 1))
-    before = _peak_mib()
+    before = peak_bytes()
     start = time.perf_counter()
     fit(Rows(rows, d_x, 0), Rows(rows, d_y, 1))
     took = time.perf_counter() - start
-    return {"MiB": _peak_mib() - before, "seconds": took}
-
-
-def _peak_mib() -> float:
-    """The peak of this process. On Linux `getrusage` would hand down that of its parent."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"MiB": (peak_bytes() - before) / 2**20, "seconds": took}
 
 
 if __name__ == "__main__":

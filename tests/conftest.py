@@ -20,6 +20,19 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread for torch, here and in the processes that tests start, as a Ray worker of one core
+    has: at the sizes of tests, several mostly wait for each other, and for whoever else has a core.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 4 blocks, width 32, byte-level tokenizer."""
@@ -122,14 +135,5 @@ def ray_runtime() -> Iterator[Runtime]:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        yield RayRuntime()
-        ray.shutdown()
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One thread for torch in this process, as a Ray worker of one core has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    yield RayRuntime()
+    ray.shutdown()

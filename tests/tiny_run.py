@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -120,9 +120,15 @@ def store_digests(out: Path) -> dict[str, str]:
 
 
 def fork(*arguments: str) -> BaseProcess:
-    """Like `start`, in a tenth of the time: a fork of a process that has imported all it needs.
+    """Like `start`, in a tenth of the time: a fork of a process that has imported all it needs."""
+    return forked(command_line, *arguments)
 
-    That process has done nothing else, so a fork of it is what a new process is after its imports.
+
+def forked(function: Callable[..., int | None], *arguments: str) -> BaseProcess:
+    """A process that calls a function, and ends with what it returns.
+
+    It is forked from one that has imported all that `lrt-dist` needs, and has done nothing else; so
+    it is what a new process is after its imports.
     """
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(
@@ -132,13 +138,15 @@ def fork(*arguments: str) -> BaseProcess:
             "transformers.models.gemma3.modeling_gemma3",
         ]
     )
-    process = forks.Process(target=_with_environment, args=(dict(os.environ), *arguments))
+    process = forks.Process(target=_with_environment, args=(dict(os.environ), function, *arguments))
     process.start()
     return process
 
 
-def _with_environment(environment: dict[str, str], *arguments: str) -> None:
-    """As `command_line`, with its exit code; a fork's own environment is that of its server."""
+def _with_environment(
+    environment: dict[str, str], function: Callable[..., int | None], *arguments: str
+) -> None:
+    """A fork's own environment is that of its server."""
     os.environ.clear()
     os.environ.update(environment)
-    sys.exit(command_line(*arguments))
+    sys.exit(function(*arguments))

@@ -8,6 +8,7 @@ grows with the text and not with the pairs of documents.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,12 +39,12 @@ class NearDuplicates:
         """`share`: of their runs of words that near duplicates have in common, above 0."""
         self._share = share
         self._ids: list[str] = []
-        self._signatures: list[bytes] = []
+        self._signatures = bytearray()
 
     def add(self, document: str, signature: bytes) -> None:
         """Take in one document, by its id."""
         self._ids.append(document)
-        self._signatures.append(signature)
+        self._signatures += signature
 
     def groups(self) -> dict[str, str]:
         """`{id of a document: id of its group}`, for documents that have a near duplicate.
@@ -52,7 +53,7 @@ class NearDuplicates:
         """
         if not self._ids:
             return {}
-        parents = list(range(len(self._ids)))
+        parents = array("q", range(len(self._ids)))
 
         def root(number: int) -> int:
             while parents[number] != number:
@@ -61,18 +62,18 @@ class NearDuplicates:
 
         for a, b in self._pairs():
             parents[root(a)] = root(b)
+        roots = np.fromiter(map(root, range(len(parents))), np.int64, len(parents))
         members: dict[int, list[str]] = {}
-        for number, document in enumerate(self._ids):
-            members.setdefault(root(number), []).append(document)
-        several = [group for group in members.values() if len(group) > 1]
-        return {document: min(group) for group in several for document in group}
+        for number in np.flatnonzero(np.bincount(roots)[roots] > 1).tolist():
+            members.setdefault(root(number), []).append(self._ids[number])
+        return {document: min(group) for group in members.values() for document in group}
 
     def _pairs(self) -> Iterator[tuple[int, int]]:
         """Pairs of near duplicates that join all groups."""
-        signatures = np.frombuffer(b"".join(self._signatures), dtype="<u4")
+        signatures = np.frombuffer(self._signatures, dtype="<u4")
         signatures = signatures.reshape(len(self._ids), BANDS * BAND_HASHES)
-        bands = signatures.reshape(len(signatures), BANDS, BAND_HASHES)
-        for band in np.ascontiguousarray(bands.transpose(1, 0, 2)):
+        for begin in range(0, BANDS * BAND_HASHES, BAND_HASHES):
+            band = np.ascontiguousarray(signatures[:, begin : begin + BAND_HASHES])
             _, first, inverse = np.unique(band, axis=0, return_index=True, return_inverse=True)
             others = np.flatnonzero(first[inverse] != np.arange(len(band)))
             for start in range(0, len(others), PAIRS_AT_ONCE):

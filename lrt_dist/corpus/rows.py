@@ -143,8 +143,12 @@ class RowIndex:
         Near duplicates are one group, named by the first of their ids; any other document is a
         group of its own. Folds are made of whole groups.
         """
-        table = self._segments.table("document", "group")
-        return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        found: dict[str, str] = {}
+        for number in range(self.units):  # there are many more segments than documents
+            batch = self._segments.batch(number)
+            columns = (batch.column(name).to_pylist() for name in ("document", "group"))
+            found.update(zip(*columns, strict=True))
+        return found
 
     def document_digests(self) -> dict[str, str]:
         """`{digest of its text: id}` of all documents that have a site, whatever their names."""

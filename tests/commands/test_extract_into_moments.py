@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_run import write_tiny_run
+from tiny_run import forked, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _blocks_ahead, _moments
@@ -44,7 +42,7 @@ NONE = "extract.store=none"
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_moments, "ROWS_PER_PRODUCT", 43)
 
 
@@ -179,6 +177,14 @@ def test_stopped_anywhere_it_goes_on_and_counts_nothing_twice(
     assert maps(stopped) == maps(whole)
 
 
+def _extract_in_small_blocks(out: str, run_file: str) -> None:
+    """As `small_blocks` in a process of its own, and moments are kept after each of them."""
+    _moments.ROWS_PER_PRODUCT = 43
+    _blocks_ahead.KEPT_EVERY = _blocks_ahead.KEEPING = 0
+    with api.open_run(out, load_run(run_file, [NONE])) as run:
+        api.extract(run)
+
+
 @pytest.mark.fault(
     "the driver is killed with -9 while nothing is stored",
     "run again: equal",
@@ -187,23 +193,15 @@ def test_killed_for_good_it_ends_where_it_would_have(indexed: Path, tmp_path: Pa
     """A real process, really killed, with some blocks in."""
     out = tmp_path / "out"
     shutil.copytree(indexed / "out", out)
-    script = (
-        "import sys; import torch; torch.set_num_threads(1);"
-        "from lrt_dist import api; from lrt_dist.runfile import load_run;"
-        "from lrt_dist.commands import _blocks_ahead as ahead, _moments;"
-        "_moments.ROWS_PER_PRODUCT = 43; ahead.KEPT_EVERY = ahead.KEEPING = 0;"
-        f"run = api.open_run(sys.argv[1], load_run(sys.argv[2], ['{NONE}']));"
-        "api.extract(run.__enter__())"
-    )
-    command = [sys.executable, "-c", script, str(out), str(indexed / "run.yaml")]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = forked(_extract_in_small_blocks, str(out), str(indexed / "run.yaml"))
     deadline = time.monotonic() + 100
     while len(list(out.glob("activations/*.ledger/unit-*.json"))) < 20:
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert list(out.glob("moments/kept/*.kept"))
     whole = extracted(indexed, tmp_path / "whole", NONE)
     stopped = extracted(indexed, out, NONE)

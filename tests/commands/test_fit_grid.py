@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from importlib import import_module
@@ -24,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_models import documentation
-from tiny_run import write_tiny_run
+from tiny_run import forked, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _moments
@@ -63,9 +60,8 @@ def extracted(
 
 
 @pytest.fixture(autouse=True)
-def many_leaves(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Four units a leaf: with the corpus of these tests, a tree of eight leaves. And one thread,
-    as a worker has: what a BLAS makes of several is its own affair."""
+def many_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four units a leaf: with the corpus of these tests, a tree of eight leaves."""
     monkeypatch.setattr(tiles, "LEAF_ROWS", 256)
     monkeypatch.setattr(tiles, "FEWEST_LEAVES", 8)
 
@@ -340,27 +336,28 @@ def test_a_merge_that_was_killed_before_it_tidied_up_counts_nothing_twice(
     assert made(fitted(extracted, tmp_path / "out")) == whole
 
 
+def _fit_in_tiles(out: str) -> None:
+    """As `many_leaves` in a process of its own, a pair a tile."""
+    tiles.LEAF_ROWS, tiles.FEWEST_LEAVES = 256, 8
+    config = load_run(Path(out) / "run.yaml", ["fit.tile_bytes=1"])
+    with api.open_run(Path(out), config) as run:
+        api.fit(run)
+
+
 def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: Path) -> None:
     """A real process, really killed while it accumulates. Same shapes, machine and threads: equal
     bits."""
     out = tmp_path / "out"
     shutil.copytree(extracted / "out", out)
-    script = (
-        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1);"
-        "from lrt_dist import api; from lrt_dist.runfile import load_run;"
-        "from lrt_dist.plan import tiles; tiles.LEAF_ROWS = 256; tiles.FEWEST_LEAVES = 8;"
-        "out = Path(sys.argv[1]);"
-        "run = api.open_run(out, load_run(out / 'run.yaml', ['fit.tile_bytes=1']));"
-        "api.fit(run.__enter__())"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script, str(out)], start_new_session=True)
+    process = forked(_fit_in_tiles, str(out))
     deadline = time.monotonic() + 100
     while not list(out.glob("moments/*/*/1-*.safetensors")):
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (out / "fits.parquet").exists()
     whole = made(fitted(extracted, tmp_path / "whole", "fit.tile_bytes=1"))
     assert made(fitted(extracted, out, "fit.tile_bytes=1")) == whole

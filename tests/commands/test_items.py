@@ -166,9 +166,12 @@ def test_a_chat_format_is_a_template_around_every_prompt(
         for n in range(12)
     ]
 
+    fitted = write_tiny_run(tmp_path, *models, concepts=[])
+    lrt_dist.run(fitted, out=tmp_path / "fitted")
+
     def run(name: str, **template: Any) -> lrt_dist.Results:
         folder = tmp_path / name
-        folder.mkdir()
+        shutil.copytree(tmp_path / "fitted", folder / "out")
         concepts = concept(folder, records, template={"separator": "", **template})
         return lrt_dist.run(write_tiny_run(folder, *models, concepts=concepts), out=folder / "out")
 

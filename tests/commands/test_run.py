@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,36 @@ def bytes_of(folder: api.RunFolder) -> dict[str, bytes]:
     return files
 
 
-def test_a_run_leaves_what_the_design_says(write_run: WriteRun, tmp_path: Path) -> None:
-    folder = run_all(write_run(), tmp_path / "out")
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path
+) -> tuple[Path, api.RunFolder]:
+    """A RUN file and its run, which no test writes to; see `copied`."""
+    run_file = write_tiny_run(tmp_path_factory.mktemp("whole"), tiny_source, tiny_target)
+    return run_file, run_all(run_file, run_file.parent / "out")
+
+
+@pytest.fixture
+def copied(whole: tuple[Path, api.RunFolder], tmp_path: Path) -> tuple[Path, api.RunFolder]:
+    """The RUN file of `whole`, and a copy of its run."""
+    run_file, folder = whole
+    return run_file, api.RunFolder.open(shutil.copytree(folder.out, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def exact(
+    tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path
+) -> api.RunFolder:
+    """A run in float32 with a linear fit of all rows, which no test writes to."""
+    run_file = write_tiny_run(tmp_path_factory.mktemp("exact"), tiny_source, tiny_target)
+    return run_all(
+        run_file, run_file.parent / "out", "concepts=[]", "fit.method=linear",
+        "fit.shrink_norm_above=null", "extract.store_dtype=float32",
+    )  # fmt: skip
+
+
+def test_a_run_leaves_what_the_design_says(whole: tuple[Path, api.RunFolder]) -> None:
+    _, folder = whole
     for pattern in (
         "run.yaml",
         "*.parquet",
@@ -81,16 +110,12 @@ def test_a_run_leaves_what_the_design_says(write_run: WriteRun, tmp_path: Path) 
         json.loads(line)
 
 
-def test_stored_rows_are_the_states_of_plain_transformers(
-    write_run: WriteRun, tmp_path: Path
-) -> None:
+def test_stored_rows_are_the_states_of_plain_transformers(exact: api.RunFolder) -> None:
     """To rounding: 1e-4. Here a segment goes through alone, there in a batch."""
-    run_file = write_run()
-    folder = run_all(run_file, tmp_path / "out", "extract.store_dtype=float32", "concepts=[]")
-    index = RowIndex.open(folder.rows)
+    index = RowIndex.open(exact.rows)
     for side in Side:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder.model(side).model).eval()
-        layers = folder.model(side).layers
+        model = transformers.AutoModelForCausalLM.from_pretrained(exact.model(side).model).eval()
+        layers = exact.model(side).layers
         assert layers != "all"
         taken: dict[int, torch.Tensor] = {}
         for layer in layers:
@@ -101,7 +126,7 @@ def test_stored_rows_are_the_states_of_plain_transformers(
                 taken[layer] = block_output(out)
 
             find_blocks(model)[layer].register_forward_hook(keep)
-        store = ActivationStore.open(folder.store_url(side))
+        store = ActivationStore.open(exact.store_url(side))
         for unit in (0, index.units - 1):
             stored = {layer: store.states(layer, unit) for layer in layers}
             first = index.unit_rows(unit).start
@@ -115,20 +140,16 @@ def test_stored_rows_are_the_states_of_plain_transformers(
                     torch.testing.assert_close(stored[layer][rows], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_streamed_fit_is_least_squares_on_all_rows(write_run: WriteRun, tmp_path: Path) -> None:
+def test_a_streamed_fit_is_least_squares_on_all_rows(exact: api.RunFolder) -> None:
     """To rounding: 1e-9 of the largest weight."""
-    folder = run_all(
-        write_run(), tmp_path / "out", "concepts=[]", "fit.method=linear",
-        "fit.shrink_norm_above=null", "extract.store_dtype=float32",
-    )  # fmt: skip
-    source, target = (ActivationStore.open(folder.store_url(side)) for side in Side)
+    source, target = (ActivationStore.open(exact.store_url(side)) for side in Side)
     x = torch.cat([source.states(2, unit) for unit in range(source.units)]).double().numpy()
     y = torch.cat([target.states(1, unit) for unit in range(target.units)]).double().numpy()
     expected = np.linalg.lstsq(x, y, rcond=None)[0]
-    affine = AffineMap.load(folder.map_path(2, 1))
+    affine = AffineMap.load(exact.map_path(2, 1))
     np.testing.assert_allclose(affine.weight, expected, rtol=0, atol=1e-9 * abs(expected).max())
     assert affine.metrics["n"] == len(x)
-    assert not AffineMap.load(folder.map_path(2, 1, mismatched=2)).metrics
+    assert not AffineMap.load(exact.map_path(2, 1, mismatched=2)).metrics
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +170,16 @@ def on_ray(
     return run_file, run_all(run_file, run_file.parent / "out", *cluster)
 
 
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """As many threads for torch as there are cores, two at least."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(2, os.cpu_count() or 2))
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("all_cores")
 def test_ray_is_serial(on_ray: tuple[Path, api.RunFolder], tmp_path: Path) -> None:
     """To rounding: a serial run has all cores, an actor has one, and with other threads a sum may
     be made in another order. So states are equal to 1e-4 and scores to 1e-3. What is chosen by
@@ -171,7 +202,6 @@ def test_ray_is_serial(on_ray: tuple[Path, api.RunFolder], tmp_path: Path) -> No
     np.testing.assert_allclose(dev[0].column("value"), dev[1].column("value"), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_ray_with_as_many_threads_gives_the_bits_of_a_serial_run(
     on_ray: tuple[Path, api.RunFolder], tmp_path: Path
 ) -> None:
@@ -184,10 +214,9 @@ def test_ray_with_as_many_threads_gives_the_bits_of_a_serial_run(
 
 
 def test_a_second_run_computes_nothing(
-    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: tuple[Path, api.RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_file = write_run()
-    run_all(run_file, tmp_path / "out")
+    run_file, folder = copied
 
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("a finished step was computed again")
@@ -196,35 +225,33 @@ def test_a_second_run_computes_nothing(
     monkeypatch.setattr("lrt_dist.commands.fit.solve", refuse)
     monkeypatch.setattr("lrt_dist.commands._moments.accumulate", refuse)
     monkeypatch.setattr("lrt_dist.commands.index.write_index", refuse)
-    run_all(run_file, tmp_path / "out")
+    run_all(run_file, folder.out)
 
 
 def test_what_is_cheap_may_change_and_what_is_costly_may_not(
-    write_run: WriteRun, tmp_path: Path
+    copied: tuple[Path, api.RunFolder],
 ) -> None:
     """The stores keep their bytes, since nothing writes to them again."""
-    run_file = write_run()
-    folder = run_all(run_file, tmp_path / "out", "concepts=[]")
+    run_file, folder = copied
     before = bytes_of(folder)
-    run_all(run_file, tmp_path / "out", "concepts=[]", "fit.method=orthogonal")
+    run_all(run_file, folder.out, "concepts=[]", "fit.method=orthogonal")
     assert set(pq.read_table(folder.fits[Direction.FORWARD])["method"].to_pylist()) == {
         "orthogonal"
     }
     assert bytes_of(folder) == before
     with pytest.raises(UserError, match=r"sites\.seed: 0 -> 7"):
-        run_all(run_file, tmp_path / "out", "sites.seed=7")
+        run_all(run_file, folder.out, "sites.seed=7")
     assert bytes_of(folder) == before
 
 
-def test_a_store_with_missing_units_says_how_many(write_run: WriteRun, tmp_path: Path) -> None:
-    run_file = write_run()
-    folder = run_all(run_file, tmp_path / "out", "concepts=[]")
+def test_a_store_with_missing_units_says_how_many(copied: tuple[Path, api.RunFolder]) -> None:
+    run_file, folder = copied
     units = RowIndex.open(folder.rows).units
     Ledger(folder.ledger_url(Side.TARGET)).drop(0)
     Ledger(folder.ledger_url(Side.TARGET)).drop(2)
     (folder.out / "fits.parquet").unlink()
     with (
-        api.open_run(tmp_path / "out", load_run(run_file)) as run,
+        api.open_run(folder.out, load_run(run_file)) as run,
         pytest.raises(IncompleteError, match=rf"2 of {units} units are missing"),
     ):
         api.fit(run)
@@ -279,11 +306,10 @@ def test_states_that_are_not_finite_are_quarantined(
 
 
 def test_an_interrupted_refit_leaves_nothing_that_looks_current(
-    write_run: WriteRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: tuple[Path, api.RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same shapes, machine and threads: equal bits, where the first fit is done once more."""
-    run_file, out = write_run(), tmp_path / "out"
-    folder = run_all(run_file, out)
+    run_file, folder = copied
     before = AffineMap.load(folder.map_path(1, 0)).weight
     save = Table.save
 
@@ -295,10 +321,10 @@ def test_an_interrupted_refit_leaves_nothing_that_looks_current(
     with monkeypatch.context() as patched:
         patched.setattr(Table, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run_all(run_file, out, "fit.method=linear")
+            run_all(run_file, folder.out, "fit.method=linear")
     assert not folder.fits[Direction.FORWARD].exists()
     assert not torch.equal(AffineMap.load(folder.map_path(1, 0)).weight, before)
-    run_all(run_file, out)
+    run_all(run_file, folder.out)
     assert torch.equal(AffineMap.load(folder.map_path(1, 0)).weight, before)
 
 
@@ -414,10 +440,10 @@ def test_run_is_every_step_and_gives_the_tables(
 
 
 def test_vectors_are_kept_and_a_kept_map_transfers_them(
-    write_run: WriteRun, tmp_path: Path
+    whole: tuple[Path, api.RunFolder],
 ) -> None:
     """To rounding: 1e-12. A vector from a file need not lie in memory as the one it was made of."""
-    folder = run_all(write_run(), tmp_path / "out")
+    _, folder = whole
     stores = Sided.of(lambda side: ActivationStore.open(folder.store_url(side)))
     vectors = folder.out / "vectors"
     for pair in (LayerPair(s, t) for s in (1, 2) for t in (0, 1)):

@@ -43,8 +43,6 @@ def reference(
     tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path
 ) -> tuple[Path, dict[str, str]]:
     """A RUN file of some hundred units, its row index, and the digest of its stores."""
-    import torch
-
     folder = tmp_path_factory.mktemp("nodes")
     run_file = write_tiny_run(
         folder,
@@ -53,12 +51,9 @@ def reference(
         sites={"min_context": 2},
         extract={"rows_per_unit": 8, "batch_tokens": 256},
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with api.open_run(folder / "whole", load_run(run_file, ["concepts=[]"])) as run:
         api.index(run)
         api.extract(run)
-    torch.set_num_threads(threads)
     return run_file, store_digests(folder / "whole")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,6 @@ from lrt_dist.store.activations import ActivationStore
 
 PAIRS = [("x", "x"), ("x", "y"), ("y", "y")]
 BAD = [float("nan"), float("inf"), float("-inf")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Matrices this small only make threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def linked(n: int = 120, d: int = 6, e: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

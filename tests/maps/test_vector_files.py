@@ -27,11 +27,24 @@ from lrt_dist.maps.vectors import SteeringVector
 from lrt_dist.models.steer import steer
 
 WIDTH = 16
-REPENG = """
+REPENG = f"""
 import numpy
 numpy.float_ = numpy.float64  # repeng 0.4.0 names it, NumPy 2 has lost it
 import sys, torch, transformers
 from repeng import ControlModel, ControlVector
+
+folder = sys.argv[1]
+model = transformers.AutoModelForCausalLM.from_pretrained(folder + "/model").eval()
+control = ControlVector.import_gguf(folder + "/ours.gguf")
+assert control.model_type == "a/small" and list(control.directions) == [2]
+model = ControlModel(model, [2])
+model.set_control(control)
+with torch.inference_mode():
+    logits = model(torch.arange(1, 13).unsqueeze(0)).logits
+torch.save(logits, folder + "/logits.pt")
+
+directions = {{layer: numpy.arange({WIDTH}, dtype=numpy.float32) + layer for layer in (1, 2, 3)}}
+ControlVector("llama", directions).export_gguf(folder + "/theirs.gguf")
 """
 
 
@@ -122,38 +135,29 @@ def test_a_mean_difference_is_that_of_steering_vectors() -> None:
     assert torch.allclose(ours.float(), mean_aggregator()(positive, negative), atol=1e-6)
 
 
-def test_repeng_reads_ours_and_adds_the_same(tmp_path: Path) -> None:
-    """As `steering_vectors`: equal bits."""
-    write_vectors([vector()], tmp_path / "v.gguf", strength=0.3)
-    model = small_model()
-    model.save_pretrained(tmp_path / "model")
-    program = f"""{REPENG}
-folder = sys.argv[1]
-model = transformers.AutoModelForCausalLM.from_pretrained(folder + "/model").eval()
-control = ControlVector.import_gguf(folder + "/v.gguf")
-assert control.model_type == "a/small" and list(control.directions) == [2]
-model = ControlModel(model, [2])
-model.set_control(control)
-with torch.inference_mode():
-    logits = model(torch.arange(1, 13).unsqueeze(0)).logits
-torch.save(logits, folder + "/logits.pt")
-"""
+@pytest.fixture(scope="module")
+def of_repeng(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What repeng leaves, which needs seconds to be imported in a process of its own: `logits.pt`
+    of our vector at strength 0.3, and `theirs.gguf`."""
+    folder = tmp_path_factory.mktemp("repeng")
+    write_vectors([vector()], folder / "ours.gguf", strength=0.3)
+    small_model().save_pretrained(folder / "model")
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", REPENG, str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_repeng_reads_ours_and_adds_the_same(of_repeng: Path) -> None:
+    """As `steering_vectors`: equal bits."""
+    model = small_model()
     with steer(model, vector(), 0.3):
-        assert torch.equal(logits(model), torch.load(tmp_path / "logits.pt", weights_only=True))
+        assert torch.equal(logits(model), torch.load(of_repeng / "logits.pt", weights_only=True))
 
 
-def test_what_repeng_exports_is_read(tmp_path: Path) -> None:
-    program = f"""{REPENG}
-directions = {{layer: numpy.arange({WIDTH}, dtype=numpy.float32) + layer for layer in (1, 2, 3)}}
-ControlVector("llama", directions).export_gguf(sys.argv[1])
-"""
-    path = str(tmp_path / "theirs.gguf")
-    subprocess.run([sys.executable, "-c", program, path], check=True)
-    again = read_vector(path, model="a/small", layer=3)
+def test_what_repeng_exports_is_read(of_repeng: Path) -> None:
+    again = read_vector(of_repeng / "theirs.gguf", model="a/small", layer=3)
     assert again.values.tolist() == [float(n + 3) for n in range(WIDTH)]
 
 

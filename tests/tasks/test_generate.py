@@ -200,7 +200,7 @@ def test_a_text_ends_where_the_model_ends_it(tiny_source: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_ray_it_is_the_same(ray_runtime: Runtime, tiny_source: Path, one_thread: None) -> None:
+def test_on_ray_it_is_the_same(ray_runtime: Runtime, tiny_source: Path) -> None:
     task = replace(generation(32), sampling=Sampling(1.0))
     assert write(tiny_source, task, (2,), ray_runtime) == write(tiny_source, task, (2,))
 
