@@ -179,10 +179,12 @@ def test_stopped_anywhere_it_goes_on_and_counts_nothing_twice(
 
 def _extract_in_small_blocks(out: str, run_file: str) -> None:
     """As `small_blocks` in a process of its own, and moments are kept after each of them."""
-    _moments.ROWS_PER_PRODUCT = 43
-    _blocks_ahead.KEPT_EVERY = _blocks_ahead.KEEPING = 0
-    with api.open_run(out, load_run(run_file, [NONE])) as run:
-        api.extract(run)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_moments, "ROWS_PER_PRODUCT", 43)
+        patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+        patched.setattr(_blocks_ahead, "KEEPING", 0)
+        with api.open_run(out, load_run(run_file, [NONE])) as run:
+            api.extract(run)
 
 
 @pytest.mark.fault(
