@@ -32,7 +32,7 @@ from lrt_dist.workspace.run import Run, open_run
 
 WIDTHS = {"source": 384, "target": 768}
 LAYERS = 3
-ROWS, QUICK_ROWS = 60_000, 4_000
+ROWS, QUICK_ROWS = 30_000, 4_000
 STORES = ("zarr", "none")
 ROUNDS = 3
 TARGETS = {"straight_time": 0.95, "hours_stored": 1.25, "hours_straight": 1.25}

@@ -367,6 +367,8 @@ def verify(
             console.print(f"{finding.side}, unit {finding.unit}: {escape(problem)}")
     if repair:
         console.print(f"{len(findings)} units dropped; run `lrt-dist extract` to redo them")
+    elif folder.config.extract.store == "none":
+        console.print(f"{len(findings)} bad units; extract anew in another --out")
     else:
         console.print(f"{len(findings)} bad units; `--repair` drops them for extract to redo")
     raise typer.Exit(LrtError.exit_code)

@@ -28,6 +28,10 @@ class IncompleteError(LrtError):
     exit_code = 3
 
 
+class NoReplicaError(IncompleteError):
+    """Machines are gone, and what is left has no room for the work. Exit code 3."""
+
+
 class DiskFullError(LrtError):
     """No space left; the same command resumes once there is some. Exit code 3."""
 

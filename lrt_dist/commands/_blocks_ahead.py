@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from lrt_dist.commands._rows import Records, layer_norms, median, usual_units
@@ -23,6 +23,10 @@ from lrt_dist.workspace.run import Run
 
 KEPT_EVERY = 60.0
 """Fewest seconds between two times that moments are kept."""
+AHEAD = 3
+"""Blocks that the models may be ahead of the one that is taken in, with it."""
+UNDER_WAY = 2
+"""Blocks that processes with moments hold at once: one is multiplied, one sorted."""
 KEEPING = 60
 """So many times as long as keeping took must pass before the next time: it costs 2 % at most."""
 
@@ -43,49 +47,50 @@ class BlocksAhead:
         first: int,
         *,
         lead: Sided[Side],
-        known: Records,
+        known: Set[int],
+        known_records: Callable[[Sequence[int]], Records],
+        kept: Set[int],
         absent: set[int],
         quarantine: Callable[[Side, int, str], None],
         facts: Path,
+        machines: Mapping[Side, Machines],
         bar: Phase,
     ) -> None:
         """
         Args:
             lead: of each side the one whose model is run: the same for both if it is one model.
             known: units that are committed.
+            known_records: reads the records of some of them.
+            kept: units that are in moments that were kept, committed or not.
             absent: units that are in no moments.
             quarantine: told of a unit that cannot be computed.
             facts: see `RowFacts.folder`.
+            machines: of each model that is run.
             bar: counts the units of every model.
         """
         self._run, self._index, self._blocks, self._first = run, index, blocks, first
-        self._lead, self._known, self._absent, self._facts = lead, dict(known), absent, facts
-        self._quarantine, self._bar, self._shown = quarantine, bar, 0
+        self._lead, self._known, self._kept, self._absent = lead, set(known), kept, absent
+        self._known_records, self._facts, self._quarantine = known_records, facts, quarantine
+        self._machines, self._bar, self._shown = machines, bar, 0
         self._streams: dict[Side, UnitStream] = {}
         self._records: dict[tuple[Side, int], UnitRecord] = {}
         self._row_facts: RowFacts | None = None
         self._versions = library_versions()
-        self._machines = {
-            side: Machines(run, {unit: both[side] for unit, both in known.items()})
-            for side in set(lead)
-        }
+        self._order = [unit for block in blocks for unit in block.units]
         self.wanted: dict[Side, list[int]] = {side: [] for side in set(lead)}
         """Units of each model, in the order in which they are wanted."""
         self._until: list[dict[Side, int]] = []
         self._released: list[list[tuple[Side, int]]] = []
         self._plan()
-        usual = usual_units(index, range(index.units))
-        some = sum(not set(block.units).isdisjoint(usual) for block in blocks)
-        self._ahead = max(2, some) + 1
-        self._kept, self._keeping = time.monotonic(), 0.0
+        self._under_way = 0
+        self._to_commit = first
+        self._last_kept, self._keeping = time.monotonic(), 0.0
 
     def _plan(self) -> None:
         """Who wants what first, and last."""
         last: dict[tuple[Side, int], int] = {}
         for number, block in enumerate(self._blocks[self._first :]):
-            wants = [(side, unit) for side in Side for unit in block.units]
-            wants += [(Side.TARGET, unit) for unit in block.partners]
-            for side, unit in wants:
+            for side, unit in self._wants(block):
                 key = (self._lead[side], unit)
                 if key not in last and unit not in self._absent:
                     self.wanted[key[0]].append(unit)
@@ -95,6 +100,13 @@ class BlocksAhead:
         for key, number in last.items():
             self._released[number].append(key)
 
+    def _wants(self, block: Block) -> list[tuple[Side, int]]:
+        """What must be known before a block is taken in. Of its partners both sides, too, though
+        the target's states alone are used: whether a unit is in the fit at all is known then."""
+        new = [unit for unit in block.partners if unit not in self._known]
+        wants = [(side, unit) for side in Side for unit in (*block.units, *new)]
+        return wants + [(Side.TARGET, unit) for unit in block.partners if unit in self._known]
+
     def feed(self, streams: dict[Side, UnitStream]) -> None:
         """Have the models begin.
 
@@ -102,14 +114,18 @@ class BlocksAhead:
             streams: of what is `wanted`, by leading side.
         """
         self._streams = streams
-        self._allow(0)
+        self._allow(AHEAD)
 
     def tasks(self) -> Iterator[BlockTask | None]:
         """One for each block, in order; None where the next one is not there yet."""
         before = sum(len(self._present(block.units)) for block in self._blocks[: self._first])
         for number in range(self._first, len(self._blocks)):
             block = self._blocks[number]
-            while not self._is_there(block) or not (facts := self._known_facts()):
+            while not (
+                self._under_way < UNDER_WAY
+                and self._is_there(block)
+                and (facts := self._known_facts())
+            ):
                 self._tell()
                 yield None
             self._tell()
@@ -128,21 +144,24 @@ class BlocksAhead:
                 keep=keep,
             )
             before += len(chosen.units)
+            self._under_way += 1
 
     def ended(self, done: Done[BlockTask]) -> dict[int, Sided[UnitRecord]]:
         """A block is in. If moments were kept with it, the records of all units that came in since
         the last time; else none."""
         number = done.task.number - self._first
+        self._under_way -= 1
         for side, unit in self._released[number]:
             self._streams[side].release(unit)
-        self._allow(number + 1)
+        self._allow(number + 1 + AHEAD)
         if not done.task.keep:
             return {}
         self._keeping = max((kept.seconds for kept in receipts_of(done)), default=0.0)
-        through = self._blocks[self._first : done.task.number + 1]
+        through = self._blocks[self._to_commit : done.task.number + 1]
+        self._to_commit = done.task.number + 1
         units = [unit for block in through for unit in self._present(block.units)]
         new = {unit: self._record(unit) for unit in units if unit not in self._known}
-        self._known |= new
+        self._known |= new.keys()
         for side, unit in itertools.product(set(self._lead), new):
             del self._records[side, unit]
         return new
@@ -154,17 +173,18 @@ class BlocksAhead:
             self._shown += new
             self._bar.advance(new)
 
-    def _allow(self, number: int) -> None:
-        until = self._until[min(number + self._ahead, len(self._until)) - 1]
+    def _allow(self, blocks: int) -> None:
+        """The models may compute what so many blocks want, from the first on."""
+        until = self._until[min(blocks, len(self._until)) - 1]
         for side, stream in self._streams.items():
             stream.allow(until[side])
 
     def _is_time(self) -> bool:
         """Whether moments are to be kept with the next block."""
         now = time.monotonic()
-        if now - self._kept < max(KEPT_EVERY, KEEPING * self._keeping):
+        if now - self._last_kept < max(KEPT_EVERY, KEEPING * self._keeping):
             return False
-        self._kept = now
+        self._last_kept = now
         return True
 
     def _present(self, units: Sequence[int]) -> tuple[int, ...]:
@@ -172,9 +192,7 @@ class BlocksAhead:
 
     def _is_there(self, block: Block) -> bool:
         """Whether all is known of a block's units and partners; some may be found absent."""
-        wants = [(side, unit) for side in Side for unit in block.units]
-        wants += [(Side.TARGET, unit) for unit in block.partners]
-        return all(self._is_known(side, unit) for side, unit in wants)
+        return all(self._is_known(side, unit) for side, unit in self._wants(block))
 
     def _is_known(self, side: Side, unit: int) -> bool:
         lead = self._lead[side]
@@ -189,8 +207,11 @@ class BlocksAhead:
                 self._records[lead, unit] = record
                 self._machines[lead].see(record)
             return True
-        if unit in self._known:
-            raise LrtError(f"unit {unit} was computed before, and cannot be now: {outcome.reason}")
+        if unit in self._known or unit in self._kept:
+            raise LrtError(
+                f"unit {unit} is in moments that were kept, and cannot be computed now "
+                f"({outcome.reason}); run the same command again"
+            )
         self._absent.add(unit)
         self._quarantine(lead, unit, outcome.reason)
         return True
@@ -201,12 +222,24 @@ class BlocksAhead:
         return outcome.contents
 
     def _known_facts(self) -> RowFacts | None:
-        """What is known of all rows, once enough norms are there."""
+        """What is known of all rows, once enough norms are there.
+
+        Raises:
+            LrtError: no unit is left whose norms could be there.
+        """
         if self._row_facts is None:
-            usual = usual_units(self._index, range(self._index.units))
+            usual = usual_units(self._index, self._present(self._order))
+            if not usual:
+                raise LrtError("every unit was quarantined: there is nothing to fit")
+            last = max(n for n, block in enumerate(self._blocks) if set(block.units) & set(usual))
+            self._allow(last - self._first + 1)
             if not all(self._is_computed(unit) for unit in usual):
                 return None
-            records = {unit: self._record(unit) for unit in self._present(usual)}
+            if set(usual) & self._absent:
+                return None  # others take their place
+            known = [unit for unit in usual if unit in self._known]
+            new = {unit: self._record(unit) for unit in usual if unit not in self._known}
+            records = self._known_records(known) | new
             self._row_facts = RowFacts(
                 folder=self._facts,
                 rows_per_unit=self._index.rows_per_unit,
@@ -226,7 +259,6 @@ class BlocksAhead:
         return unit in self._known or all(self._is_known(side, unit) for side in Side)
 
     def _record(self, unit: int) -> Sided[UnitRecord]:
-        if unit in self._known:
-            return self._known[unit]
+        """Of a unit that came in since moments were kept."""
         source, target = (self._records[side, unit] for side in self._lead)
         return Sided(source, target)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lrt_dist.commands._blocks_ahead import UNDER_WAY
 from lrt_dist.commands._moments import CORES_OF_GPU, run_tiles, tile_gpu_bytes, tile_name
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
@@ -19,8 +19,8 @@ from lrt_dist.plan.cost import (
     moments_flops,
 )
 from lrt_dist.plan.memory import USABLE, cores_shared
-from lrt_dist.plan.sharing import Party, shared_gpus
-from lrt_dist.plan.tiles import Tile
+from lrt_dist.plan.sharing import Party, Room, have_room, shared_gpus
+from lrt_dist.plan.tiles import Tile, even_runs
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -51,13 +51,17 @@ class Shares:
 
     Attributes:
         replicas: of each model that is run.
+        model_cores: of each stage.
         groups: tiles of each process that holds moments.
-        memory: bytes of the largest of these processes.
+        moment_cores: of each of these processes.
+        memory: bytes of the largest of them.
         on: where they make their products.
     """
 
     replicas: dict[Side, int]
-    groups: list[list[Tile]]
+    model_cores: float
+    groups: list[Sequence[Tile]]
+    moment_cores: float
     memory: int
     on: str
 
@@ -90,20 +94,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
     shares = shared_machines(
         run, sides, Sided.of(index.tokens), index.rows, Speeds(GPU_FLOPS, speed, on)
     )
-    budget = run.config.extract.batch_tokens
-    models = {
-        side: chain(
-            run,
-            side,
-            head=False,
-            batch_tokens=budget,
-            extracts=True,
-            replicas=shares.replicas[side],
-        )
-        for side in sides
-    }
-    node = max(run.machines.node_cpus)
-    cores = min(CORES_OF_GPU, node) if shares.on == GPU else max(1.0, node // 2)
+    models = {side: _model_chain(run, side, shares.replicas[side]) for side in sides}
     stages = tuple(
         StageSpec(
             BuildMomentStage(
@@ -113,22 +104,15 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
                 kept,
                 shares.on,
             ),
-            cpus=cores,
+            cpus=shares.moment_cores,
             gpus=1.0 if shares.on == GPU else 0.0,
             memory=_memory(run, tiles),
         )
         for tiles in shares.groups
     )
-    moments = ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout)
-    if run.machines.gpus:
-        return Together(models, moments)
-    specs = (*models.values(), moments)  # share the cores evenly
-    cores = cores_shared(
-        run.machines.node_cpus, sum(spec.replicas * len(spec.stages) for spec in specs)
-    )
     return Together(
-        {side: _with_cores(spec, cores) for side, spec in models.items()},
-        _with_cores(moments, cores),
+        {side: _with_cores(spec, shares.model_cores) for side, spec in models.items()},
+        ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout, apart=True),
     )
 
 
@@ -144,23 +128,66 @@ def shared_machines(
     Raises:
         UserError: see `together`.
     """
-    nodes = 1 if run.config.cluster.address == "serial" else len(run.machines.node_cpus)
+    serial = run.config.cluster.address == "serial"
+    nodes = 1 if serial else len(run.machines.node_cpus)
     tiles = run_tiles(run)
     if run.machines.gpus:
         replicas, count = _on_gpus(run, sides, tokens, rows, speeds, nodes)
     else:
         replicas, count = {side: _cpu_replicas(run, side, len(sides)) for side in sides}, nodes
-    groups = _runs(tiles, count)
-    memory, least = max((_memory(run, group), len(group)) for group in groups)
-    if memory > max(run.machines.node_memory):
-        raise UserError(
-            f"extract.store: none holds the moments of {len(run.pairs)} pairs of layers in memory "
-            f"while it extracts: {format_bytes(memory)} in one process with {least} of "
-            f"{len(tiles)} tiles, and the largest node offers "
-            f"{format_bytes(max(run.machines.node_memory))}; name fewer fit.pairs, use more or "
-            "larger nodes, or set extract.store: zarr"
-        )
-    return Shares(replicas, groups, memory, speeds.on)
+    groups = _groups(tiles, count)
+    specs = {side: _model_chain(run, side, replicas[side]) for side in sides}
+    memory = [_memory(run, group) for group in groups]
+    on_gpu = speeds.on == GPU
+    for model_cores, moment_cores in _cores(run, specs, len(groups), on_gpu=on_gpu):
+        processes = [
+            *(
+                Room(model_cores, stage.memory, stage.gpus)
+                for spec in specs.values()
+                for stage in spec.stages * spec.replicas
+            ),
+            *(Room(moment_cores, needed, 1.0 if on_gpu else 0.0) for needed in memory),
+        ]
+        alone = serial and sum(memory) <= max(run.machines.node_memory)
+        if alone or have_room(processes, _nodes(run)):
+            return Shares(replicas, model_cores, groups, moment_cores, max(memory), speeds.on)
+    models = sum(process.memory for process in processes) - sum(memory)
+    raise UserError(
+        f"extract.store: none keeps both models and the moments of {len(run.pairs)} pairs of "
+        f"layers in memory at once: {format_bytes(models)} and {format_bytes(sum(memory))} of "
+        f"nodes' memory, in {len(processes)} processes that need a core or a part of one, up to "
+        f"{format_bytes(max(process.memory for process in processes))} each; the nodes offer "
+        f"{format_bytes(sum(run.machines.node_memory))} in all. Name fewer fit.pairs, use more or "
+        "larger nodes, or set extract.store: zarr"
+    )
+
+
+def _cores(
+    run: Run, models: Mapping[Side, ChainSpec], processes: int, *, on_gpu: bool
+) -> list[tuple[float, float]]:
+    """Cores of a model's stage, and of a process with moments: what to try, the best first."""
+    nodes = run.machines.node_cpus
+    stages = sum(spec.replicas * len(spec.stages) for spec in models.values())
+    if not run.machines.gpus:
+        cores = cores_shared(nodes, stages + processes)
+        return [(cores, cores)]
+    if on_gpu:  # which sort its rows on the cores
+        return [(1.0, float(cores)) for cores in range(CORES_OF_GPU, 0, -1)]
+    beside = -(-stages // len(nodes))  # so that each node gets one of them
+    return [(1.0, float(max(1, int(min(nodes)) - beside)))]
+
+
+def _nodes(run: Run) -> list[Room]:
+    """What each node has, if GPUs are spread evenly."""
+    machines = run.machines
+    gpus = machines.gpus / len(machines.node_cpus)
+    both = zip(machines.node_cpus, machines.node_memory, strict=True)
+    return [Room(cpus, memory, gpus) for cpus, memory in both]
+
+
+def _model_chain(run: Run, side: Side, replicas: int | None) -> ChainSpec:
+    budget = run.config.extract.batch_tokens
+    return chain(run, side, head=False, batch_tokens=budget, extracts=True, replicas=replicas)
 
 
 def _on_gpus(
@@ -180,7 +207,7 @@ def _on_gpus(
         room = USABLE * run.machines.gpu_memory()
         counts = range(1, len(tiles) + 1)
         fewest = next(
-            n for n in counts if max(_gpu_bytes(run, group) for group in _runs(tiles, n)) <= room
+            n for n in counts if max(_gpu_bytes(run, group) for group in _groups(tiles, n)) <= room
         )
         flops = moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
         parties.append(Party(flops / speeds.products, 1, fewest, len(tiles)))
@@ -197,9 +224,7 @@ def _on_gpus(
 
 def _cpu_replicas(run: Run, side: Side, sides: int) -> int:
     """As many as there would be with its part of the machines, unless the user says."""
-    alone = chain(
-        run, side, head=False, batch_tokens=run.config.extract.batch_tokens, extracts=True
-    ).replicas
+    alone = _model_chain(run, side, None).replicas
     return alone if run.config.cluster.replicas != "auto" else max(1, alone // (sides + 1))
 
 
@@ -208,10 +233,11 @@ def _memory(run: Run, tiles: Sequence[Tile]) -> int:
     folds = run.config.fit.folds
     layers = [tile.layers for tile in tiles]
     read = Sided.of(lambda side: len({n for some in layers for n in some[side]}) * run.widths[side])
+    multiplied = read.source + (1 + run.config.fit.mismatched_draws) * read.target
     return accumulate_bytes(
         sum(tile.bytes(run.widths, folds) for tile in tiles),
         sum(read),
-        read.source + (1 + run.config.fit.mismatched_draws) * read.target,
+        UNDER_WAY * multiplied,
         max(run.config.extract.rows_per_unit, folds * ROWS_PER_PRODUCT),
         NUMBER_BYTES[run.config.extract.store_dtype],
         folds,
@@ -225,10 +251,9 @@ def _gpu_bytes(run: Run, tiles: Sequence[Tile]) -> int:
     return sum(sums) + rows
 
 
-def _runs(tiles: Sequence[Tile], count: int) -> list[list[Tile]]:
-    """Consecutive runs, as even as can be; none is empty."""
-    size = math.ceil(len(tiles) / max(1, min(count, len(tiles))))
-    return [list(tiles[begin : begin + size]) for begin in range(0, len(tiles), size)]
+def _groups(tiles: Sequence[Tile], count: int) -> list[Sequence[Tile]]:
+    """Tiles of so many processes, or of as many as there are tiles."""
+    return even_runs(tiles, min(count, len(tiles)))
 
 
 def _with_cores(spec: ChainSpec, cores: float) -> ChainSpec:

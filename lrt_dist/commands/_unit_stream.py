@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 
 from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime
 from lrt_dist.tasks.extract import ExtractTask
 
 LINGERS = 60.0
-"""Seconds that a stream may take to end what it is at; it does not outlive the process."""
+"""Seconds that a stream may take to end what it is at where the process is about to end."""
 Outcome = Done[ExtractTask] | Failed[ExtractTask]
 
 
@@ -48,9 +49,15 @@ class UnitStream:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stopped = True
-        self._thread.join(LINGERS)
+        ends = error is not None and not isinstance(error, Exception)  # the process does, too
+        self._thread.join(LINGERS if ends else None)
 
     def allow(self, count: int) -> None:
         """So many units may be begun, the first of all."""
@@ -73,6 +80,8 @@ class UnitStream:
     def _run(self) -> None:
         try:
             with self._runtime.chains(self._spec) as chains:
+                if self._stopped:
+                    return
                 for outcome in chains.run(self._tasks()):
                     self._outcomes[outcome.task.unit] = outcome
                     self.computed += 1

@@ -99,6 +99,11 @@ def _with_one_extraction(wanted: Atlas, root: Path) -> dict[tuple[str, str], Run
     runs = {}
     for pair in sorted(wanted.runs, key=lambda pair: pair != first):  # stable: order is kept
         config = wanted.runs[pair]
+        if config.extract.store == "none":
+            raise UserError(
+                "an atlas extracts each model once, for all of its runs, so it needs their stores: "
+                "leave extract.store at zarr"
+            )
         extract = config.extract.model_copy(
             update={"store_url": config.extract.store_url or shared}
         )

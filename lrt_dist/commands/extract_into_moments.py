@@ -8,6 +8,7 @@ again, and what is done again is never in twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,10 @@ from lrt_dist.commands._moments import (
 )
 from lrt_dist.commands._rows import Records, write_groups, write_row_facts
 from lrt_dist.commands._together import Together, together
-from lrt_dist.commands._unit_records import library_versions, note_versions
+from lrt_dist.commands._unit_records import Machines, library_versions, note_versions
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import UserError
+from lrt_dist.errors import NoReplicaError, UserError
 from lrt_dist.files import delete_tree
 from lrt_dist.plan.pairing import shuffled
 from lrt_dist.runtime.contract import Chains, Done
@@ -39,7 +40,7 @@ from lrt_dist.store.committing import Committer
 from lrt_dist.store.lease import Lease, sole_driver
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import delete_partial_writes
-from lrt_dist.tasks.accumulate import KEPT
+from lrt_dist.tasks.accumulate import KEPT, kept_units
 from lrt_dist.tasks.blocks import Block
 from lrt_dist.tasks.extract import ExtractTask
 from lrt_dist.tasks.moment_stage import MomentsLostError, WriteTask
@@ -61,7 +62,8 @@ def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
 
     Raises:
         UserError: the ledgers are of something else, or there is no room for all at once.
-        IncompleteError: see `MomentsLostError`; or another driver took the ledgers over.
+        IncompleteError: see `MomentsLostError` and `NoReplicaError`; or another driver took the
+            ledgers over.
     """
     work = _Work(run, identities)
     if work.is_written():
@@ -78,7 +80,7 @@ def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
             committed = work.committed_units()
             try:
                 work.go_on(leases)
-            except MomentsLostError as error:
+            except (MomentsLostError, NoReplicaError) as error:
                 in_vain = in_vain + 1 if work.committed_units() == committed else 0
                 if in_vain >= IN_VAIN:
                     raise
@@ -119,9 +121,9 @@ class _Work:
     def go_on(self, leases: dict[Side, Lease]) -> None:
         """Take in what is missing, and write the moments."""
         run, index = self._run, self._index
-        absent, committed = self._quarantined(), self.committed_units()
-        if committed:
-            self._check_kept(len(committed))
+        run.runtime.look()  # nodes may be gone, or new
+        absent, committed = self._quarantine_both(), self.committed_units()
+        self._check_kept(committed)
         write_groups(run, index, range(index.units), self._kept)
         blocks = run_blocks(run, index, range(index.units), self._kept)
         first = next(
@@ -139,24 +141,30 @@ class _Work:
             for outcome in chains.run([WriteTask(folder, len(records))]):
                 if not isinstance(outcome, Done):
                     raise MomentsLostError(outcome.reason)
+        assert self.is_written(), "moments are not where they were written"
         self.tidy_up()
 
     def tidy_up(self) -> None:
         """Delete moments in the making, which are written by now."""
         delete_tree(self._kept)
 
-    def _check_kept(self, committed: int) -> None:
+    def _kept_units(self) -> list[set[int]]:
+        """Units that are in what was kept of each tile."""
+        names = [tile_name(tile) for tile in run_tiles(self._run)]
+        return [kept_units(self._kept / f"{name}{KEPT}") for name in names]
+
+    def _check_kept(self, committed: set[int]) -> None:
         """
         Raises:
             UserError: moments are gone that committed units are in.
         """
-        tiles = run_tiles(self._run)
-        gone = [tile for tile in tiles if not (self._kept / f"{tile_name(tile)}{KEPT}").exists()]
-        if gone:
+        held = self._kept_units()
+        lacking = [units for units in held if not units >= committed]
+        if lacking:
             raise UserError(
-                f"{self._kept} has the moments of {len(tiles) - len(gone)} of {len(tiles)} tiles, "
-                f"and {committed} units are committed that were in all of them: put it back, or "
-                "use another --out"
+                f"{self._kept} lacks moments: {len(committed)} units are committed, and those of "
+                f"{len(lacking)} of {len(held)} tiles hold fewer, {len(min(lacking, key=len))} at "
+                "least; put the folder back, or use another --out"
             )
 
     def _take_in(
@@ -170,10 +178,12 @@ class _Work:
     ) -> None:
         run = self._run
         stores = {side: self._store(side) for side in self.ledgers}
-        known = self._known()
-        for side in self.ledgers:
-            of_side = {unit: both[side] for unit, both in known.items()}
+        machines = {}
+        for side, ledger in self.ledgers.items():
+            of_side = ledger.committed()
             note_versions(run, of_side, library_versions())
+            machines[side] = Machines(run, of_side)
+        committed = {side: ledger.committed_units() for side, ledger in self.ledgers.items()}
         with ExitStack() as stack:
             models = len(placed.models)
             name = "extract into moments"
@@ -185,15 +195,23 @@ class _Work:
                 blocks,
                 first,
                 lead=self._lead,
-                known=known,
+                known=self.committed_units(),
+                known_records=self._records,
+                kept=set().union(*self._kept_units()),
                 absent=absent,
                 quarantine=self._quarantine,
                 facts=self._kept,
+                machines=machines,
                 bar=bar,
             )
             streams = {
                 side: stack.enter_context(
-                    UnitStream(run.runtime, spec, ahead.wanted[side], partial(self._task, side))
+                    UnitStream(
+                        run.runtime,
+                        spec,
+                        ahead.wanted[side],
+                        partial(self._task, side, committed[side]),
+                    )
                 )
                 for side, spec in placed.models.items()
             }
@@ -220,7 +238,7 @@ class _Work:
                 if message := busy_message(phase, replicas):
                     run.progress.note(EVENT, message, phase=phase, shares=replicas)
 
-    def _task(self, side: Side, unit: int) -> ExtractTask:
+    def _task(self, side: Side, committed: set[int], unit: int) -> ExtractTask:
         return ExtractTask(
             unit,
             side,
@@ -231,6 +249,7 @@ class _Work:
             self._run.config.extract.batch_tokens,
             self._fingerprints[side],
             passed_on=True,
+            stored=unit not in committed,
         )
 
     def _store(self, side: Side) -> ActivationStore:
@@ -249,13 +268,23 @@ class _Work:
             states_of=shuffled(range(self._index.units), self._index.digest)[:STORED],
         )
 
-    def _known(self) -> Records:
-        by_side = {side: ledger.committed() for side, ledger in self.ledgers.items()}
-        source, target = (by_side[side] for side in self._lead)
-        return {unit: Sided(source[unit], target[unit]) for unit in sorted({*source} & {*target})}
+    def _records(self, units: Sequence[int]) -> Records:
+        """Of units that are committed."""
+        source, target = (self.ledgers[side].records(units) for side in self._lead)
+        return {unit: Sided(source[unit], target[unit]) for unit in units}
 
     def _quarantined(self) -> set[int]:
         return {unit for ledger in self.ledgers.values() for unit in ledger.quarantined()}
+
+    def _quarantine_both(self) -> set[int]:
+        """Units that are in no moments, in every ledger: a kill may have come in between."""
+        reasons = {side: ledger.quarantined() for side, ledger in self.ledgers.items()}
+        for side, known in reasons.items():
+            for unit in known:
+                for other, ledger in self.ledgers.items():
+                    if unit not in reasons[other]:
+                        ledger.quarantine(unit, f"the {side} model cannot compute it")
+        return set().union(*reasons.values())
 
     def _quarantine(self, side: Side, unit: int, reason: str) -> None:
         for one, ledger in self.ledgers.items():

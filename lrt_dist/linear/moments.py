@@ -157,9 +157,11 @@ class Accumulator:
         self._products: list[tuple[_Block, torch.Tensor]] = []
 
     @classmethod
-    def for_folds(cls, pairs: Iterable[Pair], folds: int, device: str = "cpu") -> list[Accumulator]:
-        """One for each fold; they take turns, in one buffer on a device, where products are too."""
-        wanted, buffer = tuple(pairs), RowBuffer(device)
+    def for_folds(
+        cls, pairs: Iterable[Pair], folds: int, buffer: RowBuffer | None = None
+    ) -> list[Accumulator]:
+        """One for each fold; they take turns in one buffer, and products are where it is."""
+        wanted, buffer = tuple(pairs), buffer or RowBuffer()
         return [cls(wanted, buffer) for _ in range(folds)]
 
     def add(self, variables: Mapping[str, torch.Tensor], *parts: str) -> None:

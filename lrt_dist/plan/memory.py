@@ -114,10 +114,15 @@ def cores_each(node_cores: Sequence[float], stages: int) -> float:
 
 
 def cores_shared(node_cores: Sequence[float], stages: int) -> float:
-    """Cores for each of `stages` that run at once: whole ones, or where there are too few a share
-    of one, in hundredths."""
-    there = sum(node_cores)
-    return cores_each(node_cores, stages) if stages <= there else int(100 * there / stages) / 100
+    """Cores for each of `stages` that run at once, each on one node: whole ones, or where there are
+    too few a share of one, in hundredths."""
+    cores = cores_each(node_cores, stages)
+    hundredths = 100
+    while cores == 1 and hundredths > 1:
+        if sum(int(100 * node) // hundredths for node in node_cores) >= stages:
+            break
+        hundredths -= 1
+    return cores if cores > 1 else hundredths / 100
 
 
 def fewest_stages(

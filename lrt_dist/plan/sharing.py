@@ -1,4 +1,4 @@
-"""How chains that run at once share GPUs: so that none of them is waited for long."""
+"""How chains that run at once share machines: all have room, and none is waited for long."""
 
 from __future__ import annotations
 
@@ -43,3 +43,32 @@ def shared_gpus(parties: Sequence[Party], gpus: int) -> list[int] | None:
             return given
         last = max(growing, key=lambda n: parties[n].seconds / given[n])
         given[last] += parties[last].step
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a process needs of its node, or a node has: cores, bytes of memory, and GPUs."""
+
+    cpus: float
+    memory: float
+    gpus: float = 0.0
+
+    def holds(self, other: Room) -> bool:
+        """Whether there is room for it."""
+        return self.cpus >= other.cpus and self.memory >= other.memory and self.gpus >= other.gpus
+
+    def without(self, other: Room) -> Room:
+        """What is left beside it."""
+        return Room(self.cpus - other.cpus, self.memory - other.memory, self.gpus - other.gpus)
+
+
+def have_room(processes: Sequence[Room], nodes: Sequence[Room]) -> bool:
+    """Whether all processes fit on the nodes at once: the largest first, each on the first node
+    that holds it."""
+    left = list(nodes)
+    for needed in sorted(processes, key=lambda p: (p.gpus, p.memory, p.cpus), reverse=True):
+        home = next((n for n, node in enumerate(left) if node.holds(needed)), None)
+        if home is None:
+            return False
+        left[home] = left[home].without(needed)
+    return True

@@ -196,6 +196,10 @@ def _shape(
 
 def _even_runs(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """Consecutive runs of at most `size`, as even as can be."""
-    count = -(-len(items) // size)
+    return even_runs(items, -(-len(items) // size))
+
+
+def even_runs(items: Sequence[T], count: int) -> list[Sequence[T]]:
+    """So many consecutive runs, as even as can be; none is empty if there are as many items."""
     edges = [len(items) * i // count for i in range(count + 1)]
     return [items[a:b] for a, b in itertools.pairwise(edges)]

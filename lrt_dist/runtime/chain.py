@@ -155,15 +155,16 @@ class Chain:
 
         Returns:
             (stage, reference) in the order of the batch's way, and what its last step sends. An
-            error anywhere reaches all that come after it, so nothing waits for ever.
+            error anywhere reaches all that come after it, so nothing waits for ever; stages that
+            are apart end with an error of their own.
         """
         last, steps = list(before), []
         for index in route(task, len(self._actors)):
             step = self._actors[index].step
-            carry, last[index] = step.remote(task.key, batch, carry, last[index])
+            sent, last[index] = step.remote(task.key, batch, carry, last[index])
+            carry = None if self._spec.apart else sent
             steps.append((index, last[index]))
-        assert carry is not None, "a chain without stages"
-        return steps, carry
+        return steps, sent
 
     def finish(
         self, task: Task, steps: Sequence[ray.ObjectRef]

@@ -134,6 +134,8 @@ class ChainSpec:
         most: replicas that may be added as nodes join.
         placement_timeout: seconds to wait for resources that the cluster does not have.
         carry_bytes: of what goes from stage to stage, at most; 0 if it is small.
+        apart: whether every stage sees each batch as it begins: then nothing goes from stage to
+            stage, and none waits for another.
     """
 
     stages: tuple[StageSpec, ...]
@@ -141,6 +143,7 @@ class ChainSpec:
     most: int = 1
     placement_timeout: float = 300.0
     carry_bytes: int = 0
+    apart: bool = False
 
 
 @dataclass(frozen=True)

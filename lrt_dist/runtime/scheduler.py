@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from lrt_dist.errors import DeviceMemoryError, IncompleteError, LrtError, UnitError
+from lrt_dist.errors import DeviceMemoryError, LrtError, NoReplicaError, UnitError
 from lrt_dist.runtime.chain import fits_when_idle, result, what_is_missing
 from lrt_dist.runtime.contract import SOON, ChainSpec, Done, Failed, FailurePolicy, Task
 from lrt_dist.runtime.replica import Attempt, Replica, credits
@@ -203,7 +203,7 @@ class RayChains:
         """Give up where no replica runs and the cluster cannot hold one.
 
         Raises:
-            IncompleteError: there was one before.
+            NoReplicaError: there was one before.
             LrtError: there was none.
         """
         now = time.monotonic()
@@ -227,7 +227,7 @@ class RayChains:
                 f"({what_is_missing(self._spec)})"
             )
             if self._ran:
-                raise IncompleteError(f"no replica is left, and there is {missing}; add nodes")
+                raise NoReplicaError(f"no replica is left, and there is {missing}; add nodes")
             raise LrtError(f"{missing}; add nodes, or change cluster.stages and cluster.replicas")
 
     def _tell_of_unplaced(self, now: float) -> None:

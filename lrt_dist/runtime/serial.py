@@ -58,7 +58,7 @@ class SerialRuntime:
         """Build the stages here; replicas make no sense in one process."""
         with self._turn:
             stages = [stage.build() for stage in spec.stages]
-        yield SerialChains(stages, self._policy, self._turn)
+        yield SerialChains(stages, self._policy, self._turn, apart=spec.apart)
 
     def map(
         self,
@@ -92,16 +92,23 @@ class SerialChains:
     """See `runtime.contract.Chains`."""
 
     def __init__(
-        self, stages: Sequence[Stage], policy: FailurePolicy, turn: threading.Lock | None = None
+        self,
+        stages: Sequence[Stage],
+        policy: FailurePolicy,
+        turn: threading.Lock | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         """
         Args:
             turn: held while a task runs: of chains in several threads, one does something at a
                 time. None if there are no others.
+            apart: see `ChainSpec`.
         """
         self._stages = stages
         self._policy = policy
         self._turn = turn or threading.Lock()
+        self._apart = apart
 
     def run(self, tasks: Iterable[T | None]) -> Iterator[Done[T] | Failed[T]]:
         """One task after the other."""
@@ -138,8 +145,9 @@ class SerialChains:
             for batch in range(task.batches):
                 carry = ends.beginning(batch)
                 for index in route(task, len(self._stages)):
-                    carry = self._stages[index].step(task.key, batch, carry)
-                ends.keep(batch, carry)
+                    sent = self._stages[index].step(task.key, batch, carry)
+                    carry = None if self._apart else sent
+                ends.keep(batch, sent)
             made = [stage.finish(task.key) for stage in self._stages]
         except BaseException:
             for stage in self._stages:

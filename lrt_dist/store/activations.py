@@ -165,15 +165,25 @@ class ActivationStore:
         rows = self.unit_rows(unit)
         if norms is None:
             norms = torch.linalg.vector_norm(states, dim=1, dtype=torch.float32)
-        data = {
-            f"layers/{layer}": encoded(states, self.logical_dtype),
-            f"norms/{layer}": norms.numpy(),
-        }
+        data = self._data(layer, states, norms)
         for name in self.arrays(unit) & data.keys():
             with as_disk_full_error(self.url):
                 self._array(name)[rows] = data[name]
-        checksums = {name: _checksum(array) for name, array in data.items()}
-        return Written(checksums, float(norms.mean(dtype=torch.float64)))
+        return _written(data, norms)
+
+    def described(
+        self, unit: int, layer: int, states: torch.Tensor, norms: torch.Tensor
+    ) -> Written:
+        """What `write` would return; nothing is written."""
+        return _written(self._data(layer, states, norms), norms)
+
+    def _data(
+        self, layer: int, states: torch.Tensor, norms: torch.Tensor
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        return {
+            f"layers/{layer}": encoded(states, self.logical_dtype),
+            f"norms/{layer}": norms.numpy(),
+        }
 
     def states(self, layer: int, unit: int, checksum: str | None = None) -> torch.Tensor:
         """Hidden states of one unit, `[rows, d]`, in the store's logical dtype.
@@ -249,6 +259,11 @@ class ActivationStore:
                 raise UserError(f"{self.url} has no array {name}")
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
+
+
+def _written(data: Mapping[str, np.ndarray[Any, Any]], norms: torch.Tensor) -> Written:
+    checksums = {name: _checksum(array) for name, array in data.items()}
+    return Written(checksums, float(norms.mean(dtype=torch.float64)))
 
 
 def encoded(states: torch.Tensor, logical_dtype: str) -> np.ndarray[Any, Any]:

@@ -115,6 +115,16 @@ def load_sums(path: Path) -> list[Sums]:
     return folds
 
 
+def sums_parts(path: Path) -> list[list[str]]:
+    """Ids of the pieces of data in what `save_sums` wrote, fold by fold; reads the header alone.
+
+    Raises:
+        CorruptionError: the file holds no such sums.
+    """
+    with open_tensors(path, _SUMS) as (_, meta):
+        return [fact["parts"] for fact in json.loads(meta["folds"])]
+
+
 def merge_files(left: Path, right: Path, merged: Path) -> None:
     """Write the merged moments of two files."""
     files = (MomentFile(left), MomentFile(right))

@@ -10,10 +10,10 @@ import numpy as np
 
 from lrt_dist.errors import CorruptionError, IncompleteError, LrtError
 from lrt_dist.linear.fit import pair_moments
-from lrt_dist.linear.moments import Accumulator, NonFiniteError, Pair
+from lrt_dist.linear.moments import Accumulator, NonFiniteError, Pair, RowBuffer
 from lrt_dist.plan.tiles import Tile
 from lrt_dist.sites import Side
-from lrt_dist.store.moments import MomentFile, load_sums, merge_files, save_sums
+from lrt_dist.store.moments import MomentFile, load_sums, merge_files, save_sums, sums_parts
 from lrt_dist.tasks.blocks import Leaf, SortedBlock, read_blocks, variable
 
 ROWS_PER_PRODUCT = 4096
@@ -66,16 +66,16 @@ def tile_moments(tile: Tile) -> list[Pair]:
 class TileSums:
     """Moments of a tile in the making, fold by fold; see `Accumulator`."""
 
-    def __init__(self, tile: Tile, folds: int, index_digest: str, device: str = "cpu") -> None:
+    def __init__(self, tile: Tile, folds: int, index_digest: str, buffer: RowBuffer) -> None:
         """
         Args:
             index_digest: of the row index, under which units are counted.
-            device: where products are made.
+            buffer: for rows, on the device where products are made.
         """
         self._index_digest = index_digest
         pairs = tile_moments(tile)
         self._names = {name for pair in pairs for name in pair}
-        self._folds = Accumulator.for_folds(pairs, folds, device)
+        self._folds = Accumulator.for_folds(pairs, folds, buffer)
         self._units: set[int] = set()
 
     @property
@@ -140,6 +140,16 @@ class TileSums:
         return f"{self._index_digest}/{unit}/{fold}"
 
 
+def kept_units(path: Path) -> set[int]:
+    """Units that are in what `TileSums.keep` wrote; none without it.
+
+    Raises:
+        CorruptionError: the file holds no sums.
+    """
+    parts = sums_parts(path)[0] if path.exists() else ()
+    return {int(part.split("/")[1]) for part in parts}
+
+
 def accumulate(task: AccumulateTask) -> Path:
     """Write the moments of each fold over the rows of a leaf; the next rows are read meanwhile.
 
@@ -177,7 +187,8 @@ def accumulate(task: AccumulateTask) -> Path:
 
 
 def _empty(task: AccumulateTask) -> TileSums:
-    return TileSums(task.tile, task.folds, task.leaf.facts.index_digest, task.device)
+    buffer = RowBuffer(task.device)
+    return TileSums(task.tile, task.folds, task.leaf.facts.index_digest, buffer)
 
 
 def kept_path(path: Path) -> Path:

@@ -43,6 +43,8 @@ class ExtractTask:
         fingerprint: of the store's identity.
         given_up_before: whether the unit was quarantined.
         passed_on: whether the states leave the stage as a `Parcel` of `{layer: UnitRows}`.
+        stored: whether anything is written; not of a unit that is committed, and computed again
+            for its states alone: another machine's bits would not be those that were committed.
     """
 
     unit: int
@@ -55,6 +57,7 @@ class ExtractTask:
     fingerprint: str
     given_up_before: bool = False
     passed_on: bool = False
+    stored: bool = True
 
     @property
     def receipt_type(self) -> type[UnitReceipt]:
@@ -164,7 +167,7 @@ class ExtractWork:
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="store-writer") as writers:
             writes = {
                 layer: writers.submit(
-                    self._store.write,
+                    self._store.write if self._task.stored else self._store.described,
                     self._task.unit,
                     layer,
                     rows.states,

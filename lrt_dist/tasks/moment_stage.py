@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lrt_dist.errors import IncompleteError
+from lrt_dist.errors import IncompleteError, LrtError
+from lrt_dist.linear.moments import RowBuffer
 from lrt_dist.parcels import Handle
 from lrt_dist.plan.tiles import Tile
 from lrt_dist.sites import Side, Sided
@@ -29,7 +31,8 @@ from lrt_dist.tasks.extract import UnitRows
 
 
 class MomentsLostError(IncompleteError):
-    """A process died that held moments: what it took in since they were last kept is lost."""
+    """A process that held moments died, or failed half way: what it took in since they were last
+    kept is lost."""
 
 
 HeldHandles = dict[tuple[Side, int], tuple[Handle, ...]]
@@ -117,9 +120,10 @@ class MomentStage:
             kept: folder in which they are.
             device: where products are made.
         """
-        self._tiles, self._folder = tiles, kept
+        self._names, self._folder = tuple(tiles), kept
+        buffer = RowBuffer(device)  # tiles take turns
         self._sums = {
-            name: TileSums(tile, folds, index_digest, device) for name, tile in tiles.items()
+            name: TileSums(tile, folds, index_digest, buffer) for name, tile in tiles.items()
         }
         for name, sums in self._sums.items():
             sums.take_up(kept / f"{name}{KEPT}")
@@ -128,6 +132,7 @@ class MomentStage:
             lambda side: tuple(sorted({n for some in layers for n in some[side]}))
         )
         self._draws = max(tile.draws for tile in tiles.values())
+        self._sorter: BlockSorter | None = None
         self._steps: dict[str, Callable[[], Kept | None]] = {}
         self._receipts: dict[str, Kept | None] = {}
         self._lock = threading.Lock()
@@ -157,10 +162,12 @@ class MomentStage:
     def _sorted(self, task: BlockTask) -> SortedBlock | None:
         if all(sums.units.issuperset(task.block.units) for sums in self._sums.values()):
             return None
-        sorter = BlockSorter(task.facts, self._layers, self._draws)
+        if self._sorter is None:  # the facts of a run do not change
+            self._sorter = BlockSorter(task.facts, self._layers, self._draws)
         held = HeldUnits(task.held)
-        own = sorter.gather(held, task.block.units)
-        return sorter.sort(task.block, own, [own, sorter.gather_target(held, task.block.partners)])
+        own = self._sorter.gather(held, task.block.units)
+        pool = [own, self._sorter.gather_target(held, task.block.partners)]
+        return self._sorter.sort(task.block, own, pool)
 
     def _take_in(self, task: BlockTask, block: SortedBlock | None) -> Kept | None:
         """
@@ -171,7 +178,8 @@ class MomentStage:
             if block is None or sums.units.issuperset(block.units):
                 continue  # it was kept with this block, by a process that is gone
             self._check(name, sums, task.before)
-            sums.add(block, task.facts.rows_per_unit)
+            with _lost(name):
+                sums.add(block, task.facts.rows_per_unit)
         if not task.keep:
             return None
         began = time.monotonic()
@@ -180,11 +188,12 @@ class MomentStage:
         return Kept(time.monotonic() - began)
 
     def _write(self, task: WriteTask) -> None:
-        for name in list(self._sums):
+        for name in self._names:
             path = task.folder / f"{name}{MOMENTS}"
             if not path.exists():
                 self._check(name, self._sums[name], task.units)
-                self._sums.pop(name).write(path)
+                with _lost(name):
+                    self._sums[name].write(path)
 
     def _check(self, name: str, sums: TileSums, units: int) -> None:
         if len(sums.units) != units:
@@ -192,6 +201,21 @@ class MomentStage:
                 f"the moments of {name} hold {len(sums.units)} units where {units} should be in: "
                 "what a process held that died is lost since it was last kept"
             )
+
+
+@contextmanager
+def _lost(name: str) -> Iterator[None]:
+    """Whatever goes wrong leaves sums that nobody may go on from: not even this process.
+
+    Raises:
+        MomentsLostError: in place of an error that would be tried again here.
+    """
+    try:
+        yield
+    except LrtError:
+        raise
+    except Exception as error:
+        raise MomentsLostError(f"the moments of {name}: {error}") from error
 
 
 class HeldUnits:

@@ -14,17 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import forked, write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.commands import _blocks_ahead, _moments
+from lrt_dist.commands import _blocks_ahead, _moments, _rows, _together
 from lrt_dist.commands._blocks_ahead import BlocksAhead
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UnitError, UserError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.plan import tiles
+from lrt_dist.plan.pairing import shuffled
+from lrt_dist.plan.tiles import even_runs
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import ChainSpec, Done, Runtime
 from lrt_dist.runtime.pool import RayRuntime
@@ -33,6 +36,7 @@ from lrt_dist.sites import Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.moments import MomentFile
+from lrt_dist.store.tables import LayerRow, Table
 from lrt_dist.tasks.accumulate import TileSums
 from lrt_dist.tasks.blocks import SortedBlock
 from lrt_dist.tasks.extract import ExtractWork
@@ -105,9 +109,20 @@ def test_stores_of_several_leaves_give_the_same_to_rounding(
         torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=atol)
 
 
-def test_on_a_cluster_it_is_the_same(indexed: Path, tmp_path: Path, ray_runtime: Runtime) -> None:
-    serial = extracted(indexed, tmp_path / "serial", NONE)
-    spread = extracted(indexed, tmp_path / "ray", NONE, "cluster.address=auto")
+@pytest.mark.parametrize("processes", [1, 3])
+def test_on_a_cluster_it_is_the_same(
+    indexed: Path,
+    tmp_path: Path,
+    ray_runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+) -> None:
+    """With the moments of four tiles in one process, or in as many as three nodes would have."""
+    tiles_of_one = "fit.tile_bytes=1"
+    serial = extracted(indexed, tmp_path / "serial", NONE, tiles_of_one)
+    monkeypatch.setattr(_together, "_groups", lambda found, count: even_runs(found, processes))
+    spread = extracted(indexed, tmp_path / "ray", NONE, tiles_of_one, "cluster.address=auto")
+    assert len(moments(spread)) == 4
     assert moments(spread) == moments(serial)
     assert maps(spread) == maps(serial)
 
@@ -275,6 +290,73 @@ def test_a_unit_that_cannot_be_computed_is_left_out(
             "UnitError: unit 7 is bad",
         ]
         api.extract(run)
+
+
+def test_if_the_first_units_cannot_be_computed_others_say_what_is_usual(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One unit would say it; it fails in the source model, its neighbour in the target model."""
+    monkeypatch.setattr(_rows, "USUAL_ROWS", 64)
+    finish = ExtractWork.finish
+    order = shuffled(range(31), RowIndex.open(indexed / "out" / "rows").digest)
+    bad = {(order[0], Side.SOURCE), (order[1], Side.TARGET)}
+
+    def failing(work: ExtractWork) -> Any:
+        if (work._task.unit, work._task.side) in bad:
+            raise UnitError("bad")
+        return finish(work)
+
+    monkeypatch.setattr(ExtractWork, "finish", failing)
+    folder = extracted(indexed, tmp_path / "out", NONE)
+    (path,) = folder.moments.glob("*/*.safetensors")
+    assert len(MomentFile(path).fold(0).parts) == 29
+    facts = Table.read(next(folder.moments.glob("*/layers.parquet")), LayerRow)
+    norms = ActivationStore.open(folder.store_url(Side.SOURCE)).norms(1, order[2])
+    assert next(row for row in facts if row.layer == 1).usual_norm == float(np.median(norms))
+
+
+def test_on_another_machine_it_goes_on_with_other_bits(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other batches have them. Units that are committed are computed again for their states
+    alone, and what was written of them stays."""
+    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
+    take_in = TileSums.add
+    added: list[int] = []
+
+    def until_killed(sums: TileSums, block: SortedBlock, rows_per_unit: int) -> None:
+        added.append(len(added))
+        if len(added) == 6:
+            raise _Killed
+        take_in(sums, block, rows_per_unit)
+
+    monkeypatch.setattr(TileSums, "add", until_killed)
+    with pytest.raises(_Killed):
+        extracted(indexed, tmp_path / "out", NONE)
+    folder = extracted(indexed, tmp_path / "out", NONE, "extract.batch_tokens=48")
+    with api.open_run(folder.out, load_run(indexed / "run.yaml", [NONE])) as run:
+        assert api.verify(run, repair=False) == []
+    budgets = {r.token_budget for r in Ledger(folder.ledger_url(Side.TARGET)).committed().values()}
+    assert budgets == {48, 256}
+
+
+def test_moments_that_could_not_be_written_are_taken_up_from_where_they_were_kept(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = extracted(indexed, tmp_path / "whole", NONE)
+    write = MomentFile.write
+    failed: list[Path] = []
+
+    def fail_once(path: Path, folds: Any) -> MomentFile:
+        if not failed:
+            failed.append(path)
+            raise OSError("input/output error")
+        return write(path, folds)
+
+    monkeypatch.setattr(MomentFile, "write", fail_once)
+    assert moments(extracted(indexed, tmp_path / "out", NONE)) == moments(whole)
+    assert failed
 
 
 def test_another_fit_wants_another_extraction(indexed: Path, tmp_path: Path) -> None:

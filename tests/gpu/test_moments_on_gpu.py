@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lrt_dist.linear.moments import Accumulator
+from lrt_dist.linear.moments import Accumulator, RowBuffer
 from lrt_dist.runtime.preflight import float64_products
 from lrt_dist.workspace.products import GPU, SAME
 
@@ -23,7 +23,7 @@ def test_a_gpu_makes_the_same_moments() -> None:
     y = torch.randn(5000, 64, generator=generator).to(torch.bfloat16)
     made = []
     for device in ("cpu", GPU):
-        (accumulator,) = Accumulator.for_folds([("x", "x"), ("x", "y")], 1, device)
+        (accumulator,) = Accumulator.for_folds([("x", "x"), ("x", "y")], 1, RowBuffer(device))
         for rows in range(0, 5000, 1000):
             part = slice(rows, rows + 1000)
             accumulator.add({"x": x[part], "y": y[part]}, str(rows))

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt_dist.plan.memory import USABLE, ModelSize, cores_each, fewest_stages, plan_stages
+from lrt_dist.plan.memory import (
+    USABLE,
+    ModelSize,
+    cores_each,
+    cores_shared,
+    fewest_stages,
+    plan_stages,
+)
 
 SIZES = st.builds(
     ModelSize,
@@ -109,6 +116,27 @@ def test_cores_are_shared_out_within_nodes(
     nodes: tuple[float, ...], stages: int, expected: int
 ) -> None:
     assert cores_each(nodes, stages) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "stages", "expected"),
+    [
+        ((16.0,), 3, 5.0),
+        ((2.0,), 2, 1.0),
+        ((2.0,), 3, 0.66),
+        ((2.0, 2.0), 5, 0.66),
+        ((1.0, 1.0), 3, 0.5),
+        ((4.0,) * 4, 17, 0.8),
+        ((1.0,), 500, 0.01),
+    ],
+)
+def test_stages_that_run_at_once_share_cores_that_lie_on_one_node(
+    nodes: tuple[float, ...], stages: int, expected: float
+) -> None:
+    cores = cores_shared(nodes, stages)
+    assert cores == expected
+    if cores > 0.01:
+        assert sum(int(100 * node) // round(100 * cores) for node in nodes) >= stages
 
 
 def test_what_is_remembered_is_one_batch_for_each_stage_in_its_own_blocks() -> None:

@@ -1,0 +1,59 @@
+"""GPUs and nodes shared among chains that run at once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrt_dist.plan.sharing import Party, Room, have_room, shared_gpus
+
+PARTIES = st.lists(
+    st.builds(
+        lambda seconds, step, replicas, more: Party(
+            seconds, step, step * replicas, step * (replicas + more)
+        ),
+        st.floats(0.1, 1e6),
+        st.integers(1, 8),
+        st.integers(1, 3),
+        st.integers(0, 40),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(PARTIES, st.integers(1, 200))
+def test_each_gets_what_it_needs_and_no_more_than_it_can_use(
+    parties: list[Party], gpus: int
+) -> None:
+    given_gpus = shared_gpus(parties, gpus)
+    if given_gpus is None:
+        assert sum(party.least for party in parties) > gpus
+        return
+    assert sum(given_gpus) <= gpus
+    for party, count in zip(parties, given_gpus, strict=True):
+        assert party.least <= count <= party.most
+        assert (count - party.least) % party.step == 0
+
+
+def test_who_would_end_last_gets_more() -> None:
+    """Twice as much work on 90 GPUs: 30 and 60, to a replica of two."""
+    first, second = Party(100.0, 1, 1, 90), Party(200.0, 2, 2, 90)
+    assert shared_gpus([first, second], 90) == [30, 60]
+    assert shared_gpus([first, second], 2) is None
+
+
+@pytest.mark.parametrize(
+    ("processes", "nodes", "fits"),
+    [
+        ([(1, 1)] * 4, [(2, 2), (2, 2)], True),
+        ([(1, 1)] * 5, [(2, 2), (2, 2)], False),  # cores
+        ([(0.5, 2)] * 3, [(2, 3), (2, 3)], False),  # memory: one on each
+        ([(0.5, 1), (0.5, 3)], [(1, 3), (1, 1)], True),  # the larger one first
+    ],
+)
+def test_processes_are_put_whole_on_a_node(
+    processes: list[tuple[float, float]], nodes: list[tuple[float, float]], fits: bool
+) -> None:
+    assert have_room([Room(*p) for p in processes], [Room(*n) for n in nodes]) is fits
