@@ -88,6 +88,30 @@ def test_a_run_is_planned_for_machines_that_are_not_there(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_all_run_at_once_is_said_and_refused(
+    write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
+) -> None:
+    """Two models and their moments need a process each, of 1 GiB and more."""
+    machines = "{nodes: 1, cpus: 8, memory: 2500MiB}"
+    run_file = write_run(cluster={"address": "auto"})
+    folder = RunFolder(tmp_path / "out", load_run(run_file))
+    small = described(tmp_path, machines)
+    planned = api.plan(api.Run(folder, Progress(), load_cluster(small)))
+    assert isinstance(planned.other, str)
+    assert re.search(r"both models and the moments of 4 pairs .* 3 processes", planned.other)
+    options = ("--out", str(tmp_path / "out"), "--set", "extract.store=none")
+    code, text = lrt_dist("plan", str(run_file), *options, "--cluster", str(small))
+    assert code == 2
+    assert "Name fewer fit.pairs, use more or" in " ".join(text.split())
+    large = described(tmp_path, machines.replace("2500MiB", "8GiB"))
+    planned = api.plan(api.Run(folder, Progress(), load_cluster(large)))
+    assert not isinstance(planned.other, str)
+    assert (planned.other.processes, planned.other.read_bytes) == (1, 0)
+    code, text = lrt_dist("plan", str(run_file), *options, "--cluster", str(large))
+    assert code == 0, text
+    assert "held while both models run, in 1 process of up to" in " ".join(text.split())
+
+
 def test_stages_without_a_gpu_and_a_driver_that_is_busy(
     write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
 ) -> None:
