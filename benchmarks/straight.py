@@ -4,8 +4,10 @@ Two models with random weights, three layers each; every token is a row. Each wa
 its own that starts a cluster on this machine, as a user's command does; they take turns.
 `python -m benchmarks.straight FOLDER STORE` is such a process.
 
-`straight_time` is the time with stores over that without. `hours_stored` and `hours_straight` are
-the time of each way over what `lrt-dist plan` says of it; the start of Ray is left out there.
+`straight_time` is the time with stores over that without. `hours_stored` is the time of the way
+through stores over what `lrt-dist plan` says of it; the start of Ray, and loading, which no plan
+counts, are left out there. (Without stores both models load while the work is under way, so
+nothing so short can be held against its plan.)
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from benchmarks.harness import Result, result, seconds, versions
 from benchmarks.random_llama import save_llama, write_corpus
@@ -35,7 +36,7 @@ LAYERS = 3
 ROWS, QUICK_ROWS = 30_000, 4_000
 STORES = ("zarr", "none")
 ROUNDS = 3
-TARGETS = {"straight_time": 0.95, "hours_stored": 1.25, "hours_straight": 1.25}
+TARGETS = {"straight_time": 0.95, "hours_stored": 1.25}
 """At least as fast, but for noise; and a quarter longer than planned at most."""
 
 
@@ -58,7 +59,7 @@ def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
             for _ in range(1 if quick else ROUNDS)
         ]
     setting = versions("torch", "ray", "zarr")
-    runs: dict[str, list[dict[str, Any]]] = {
+    runs = {
         "straight_time": [
             {
                 "stored_seconds": times["zarr"].whole,
@@ -67,18 +68,17 @@ def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
                 "setting": setting,
             }
             for times in rounds
-        ]
-    }
-    for name, store in (("hours_stored", "zarr"), ("hours_straight", "none")):
-        runs[name] = [
+        ],
+        "hours_stored": [
             {
-                "measured_seconds": times[store].work,
-                "planned_seconds": times[store].planned,
-                "ratio": times[store].work / times[store].planned,
+                "measured_seconds": times["zarr"].work,
+                "planned_seconds": times["zarr"].planned,
+                "ratio": times["zarr"].work / times["zarr"].planned,
                 "setting": setting,
             }
             for times in rounds
-        ]
+        ],
+    }
     return [
         result(name, runs[name], TARGETS[name], higher_is_better=name == "straight_time")
         for name in names
