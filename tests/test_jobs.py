@@ -119,7 +119,9 @@ def test_tasks_of_a_recipes_fit_have_room_on_a_node(path: Path) -> None:
         solve_bytes(widths.source, widths.target, run.fit.folds, run.fit.mismatched_draws)
         < 48 * 2**30
     )  # nodes of rayjob.yaml have 96 GiB
-    assert sum(tile.bytes(widths, run.fit.folds) for tile in tiles) < 100 * 2**30  # on disk
+    # On disk; or on the GPUs of ten nodes, 8 GiB each.
+    most = 100 * 2**30 if run.extract.store == "zarr" else 640 * 2**30
+    assert sum(tile.bytes(widths, run.fit.folds) for tile in tiles) < most
 
 
 def test_the_lrt_recipe_is_the_papers_setting() -> None:

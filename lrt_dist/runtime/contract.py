@@ -166,7 +166,7 @@ class FailurePolicy:
 
 
 DEFAULT_POLICY = FailurePolicy()
-SOON = 0.05
+SOON = 0.02
 """Seconds after which a task is asked for again that was not there yet."""
 
 

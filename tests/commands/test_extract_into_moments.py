@@ -79,7 +79,7 @@ def maps(folder: api.RunFolder) -> dict[str, bytes]:
     return {str(path.relative_to(folder.out)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.parametrize("tile_bytes", ["512MiB", "1"])
+@pytest.mark.parametrize("tile_bytes", ["512MiB", pytest.param("1", marks=pytest.mark.slow)])
 def test_moments_and_maps_are_those_of_the_stores(
     indexed: Path, tmp_path: Path, tile_bytes: str
 ) -> None:
@@ -94,6 +94,7 @@ def test_moments_and_maps_are_those_of_the_stores(
     assert not (passed.moments / "kept").exists()
 
 
+@pytest.mark.slow
 def test_stores_of_several_leaves_give_the_same_to_rounding(
     indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +110,7 @@ def test_stores_of_several_leaves_give_the_same_to_rounding(
         torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_on_a_cluster_it_is_the_same(
     indexed: Path,
     tmp_path: Path,
@@ -202,6 +203,7 @@ def _extract_in_small_blocks(out: str, run_file: str) -> None:
             api.extract(run)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "the driver is killed with -9 while nothing is stored",
     "run again: equal",
@@ -225,6 +227,7 @@ def test_killed_for_good_it_ends_where_it_would_have(indexed: Path, tmp_path: Pa
     assert moments(stopped) == moments(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "a process that holds moments dies while nothing is stored",
     "extraction goes on from the moments that were kept last; nothing is in twice",
@@ -315,6 +318,7 @@ def test_if_the_first_units_cannot_be_computed_others_say_what_is_usual(
     assert next(row for row in facts if row.layer == 1).usual_norm == float(np.median(norms))
 
 
+@pytest.mark.slow
 def test_on_another_machine_it_goes_on_with_other_bits(
     indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +397,7 @@ def test_one_model_on_both_sides_is_run_once(
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_whole_run_ends_with_the_same_scores(indexed: Path, tmp_path: Path) -> None:
     """Evaluation wants norms, and some states of the target model."""
     scores = []

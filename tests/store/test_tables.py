@@ -108,8 +108,8 @@ def test_the_rows_that_are_tried_have_nan_and_curves() -> None:
 
 def test_a_missing_float_is_nan(tmp_path: Path) -> None:
     """As other writers of Parquet have it."""
-    columns = {"side": ["source"], "layer": [1], "median_norm": [None], "shrunk": [2]}
-    columns["shrunk_share"] = [0.5]
+    columns = {"side": ["source"], "layer": [1], "median_norm": [None], "usual_norm": [1.5]}
+    columns |= {"shrunk": [2], "shrunk_share": [0.5]}
     pq.write_table(pa.table(columns, schema=schema(LayerRow)), tmp_path / "t.parquet")
     (row,) = Table.read(tmp_path / "t.parquet", LayerRow)
     assert math.isnan(row.median_norm)
