@@ -60,6 +60,7 @@ def extractions(out: Path) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_joins_costs_its_own_extraction(
     written: Callable[..., Path], tmp_path: Path, lrt_dist: CommandLine
 ) -> None:

@@ -344,6 +344,7 @@ def _fit_in_tiles(out: str) -> None:
         api.fit(run)
 
 
+@pytest.mark.slow
 def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: Path) -> None:
     """A real process, really killed while it accumulates. Same shapes, machine and threads: equal
     bits."""

@@ -192,6 +192,7 @@ def test_another_clock_and_another_hash_seed_change_nothing(
     record_property("attempts", "1 for a unit that was committed")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("the disk is full", "said so, exit 3; once there is room: equal")
 def test_a_full_disk_says_so_and_goes_on_when_there_is_room(
     reference: tuple[Path, dict[str, str]], tmp_path: Path, lrt_dist: CommandLine

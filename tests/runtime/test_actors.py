@@ -59,6 +59,7 @@ def test_a_stage_killed_from_outside_is_replaced(ray_runtime: Runtime, tmp_path:
     assert again != first
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_its_stage_every_time_is_given_up(
     ray_runtime: Runtime, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_resources_that_are_not_there_are_named(ray_runtime: Runtime, tmp_path: 
         pass
 
 
+@pytest.mark.slow
 def test_what_is_stopped_while_it_is_placed_gives_its_resources_back(
     ray_runtime: Runtime, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def test_a_poisonous_task_is_blamed_and_no_other(noting: RayRuntime, tmp_path: P
     assert all(len(attempts(tmp_path, job.key)) <= 2 for job in innocent)
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_is_replaced(
     ray_runtime: Runtime, tmp_path: Path, notes: list[str]
 ) -> None:
