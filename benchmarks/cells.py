@@ -20,7 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Result, result, threads, versions
-from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands._moments import fitted_units
+from lrt_dist.commands._rows import median_norms
 from lrt_dist.commands.evaluation.carriers import corpus_maps
 from lrt_dist.commands.evaluation.chains import OnDemandChains
 from lrt_dist.commands.evaluation.displacements import Displacements

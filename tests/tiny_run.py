@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -122,6 +123,22 @@ def store_digests(out: Path) -> dict[str, str]:
 def fork(*arguments: str) -> BaseProcess:
     """Like `start`, in a tenth of the time: a fork of a process that has imported all it needs."""
     return forked(command_line, *arguments)
+
+
+def kill_when(process: BaseProcess, seen: Callable[[], bool], patience: float = 100.0) -> None:
+    """Kill a process that is at work, as soon as something is seen.
+
+    Args:
+        patience: seconds in which it must be.
+    """
+    deadline = time.monotonic() + patience
+    while not seen():
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def forked(function: Callable[..., int | None], *arguments: str) -> BaseProcess:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from lrt_dist.commands._rows import Records, layer_norms, median, usual_units
+from lrt_dist.commands._rows import Records, median_norms, row_facts, usual_units
 from lrt_dist.commands._unit_records import Machines, library_versions, record_of
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
@@ -46,7 +46,6 @@ class BlocksAhead:
         blocks: Sequence[Block],
         first: int,
         *,
-        lead: Sided[Side],
         known: Set[int],
         known_records: Callable[[Sequence[int]], Records],
         kept: Set[int],
@@ -58,7 +57,6 @@ class BlocksAhead:
     ) -> None:
         """
         Args:
-            lead: of each side the one whose model is run: the same for both if it is one model.
             known: units that are committed.
             known_records: reads the records of some of them.
             kept: units that are in moments that were kept, committed or not.
@@ -69,15 +67,14 @@ class BlocksAhead:
             bar: counts the units of every model.
         """
         self._run, self._index, self._blocks, self._first = run, index, blocks, first
-        self._lead, self._known, self._kept, self._absent = lead, set(known), kept, absent
+        self._lead, self._known, self._kept, self._absent = run.lead, set(known), kept, absent
         self._known_records, self._facts, self._quarantine = known_records, facts, quarantine
         self._machines, self._bar, self._shown = machines, bar, 0
         self._streams: dict[Side, UnitStream] = {}
         self._records: dict[tuple[Side, int], UnitRecord] = {}
         self._row_facts: RowFacts | None = None
         self._versions = library_versions()
-        self._order = [unit for block in blocks for unit in block.units]
-        self.wanted: dict[Side, list[int]] = {side: [] for side in set(lead)}
+        self.wanted: dict[Side, list[int]] = {side: [] for side in set(self._lead)}
         """Units of each model, in the order in which they are wanted."""
         self._until: list[dict[Side, int]] = []
         self._released: list[list[tuple[Side, int]]] = []
@@ -228,10 +225,13 @@ class BlocksAhead:
             LrtError: no unit is left whose norms could be there.
         """
         if self._row_facts is None:
-            usual = usual_units(self._index, self._present(self._order))
+            usual = usual_units(
+                self._index,
+                (unit for block in self._blocks for unit in self._present(block.units)),
+            )
             if not usual:
                 raise LrtError("every unit was quarantined: there is nothing to fit")
-            last = max(n for n, block in enumerate(self._blocks) if set(block.units) & set(usual))
+            last = next(n for n, block in enumerate(self._blocks) if usual[-1] in block.units)
             self._allow(last - self._first + 1)
             if not all(self._is_computed(unit) for unit in usual):
                 return None
@@ -240,18 +240,12 @@ class BlocksAhead:
             known = [unit for unit in usual if unit in self._known]
             new = {unit: self._record(unit) for unit in usual if unit not in self._known}
             records = self._known_records(known) | new
-            self._row_facts = RowFacts(
-                folder=self._facts,
-                rows_per_unit=self._index.rows_per_unit,
-                index_digest=self._index.digest,
-                own_share=1 / len(self._blocks),
-                shrink_above=self._run.config.fit.shrink_norm_above,
-                usual_norms=Sided.of(
-                    lambda side: {
-                        layer: median(norms)
-                        for layer, norms in layer_norms(self._run, side, records)
-                    }
-                ),
+            self._row_facts = row_facts(
+                self._run,
+                self._index,
+                self._facts,
+                len(self._blocks),
+                Sided.of(lambda side: median_norms(self._run, side, records)),
             )
         return self._row_facts
 

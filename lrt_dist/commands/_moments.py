@@ -16,8 +16,7 @@ from lrt_dist.commands._rows import (
     LAYERS,
     Records,
     layer_facts,
-    layer_norms,
-    median,
+    row_facts,
     write_row_facts,
 )
 from lrt_dist.config import differing_keys, fingerprint_of
@@ -50,7 +49,7 @@ from lrt_dist.tasks.accumulate import (
     nodes_of,
     tile_moments,
 )
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, Block, Leaf, RowFacts, load_row_facts
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, Block, Leaf, load_row_facts
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.products import CPU, products_device
 from lrt_dist.workspace.run import Run
@@ -278,15 +277,6 @@ def fitted_units(folder: RunFolder) -> Records:
     return units
 
 
-def median_norms(run: Run, side: Side, records: Records) -> dict[int, float]:
-    """Median norm of the hidden states of each layer of one model, over all rows of some units.
-
-    Raises:
-        CorruptionError: norms are not what was committed.
-    """
-    return {layer: median(norms) for layer, norms in layer_norms(run, side, records)}
-
-
 def _checksums_digest(records: Records) -> str:
     """Units that were redone may have other bits: then moments are of other rows."""
     digest = hashlib.sha256()
@@ -310,21 +300,15 @@ def _accumulate(
     leaves = [tuple(run) for run in plan_leaves(blocks, len(records), leaf)]
 
     known = layer_facts(facts)
-    row_facts = RowFacts(
-        folder=facts,
-        rows_per_unit=index.rows_per_unit,
-        index_digest=index.digest,
-        own_share=1 / len(blocks),
-        shrink_above=run.config.fit.shrink_norm_above,
-        usual_norms=Sided.of(
-            lambda side: {layer: known[side, layer].usual_norm for layer in run.layers[side]}
-        ),
+    usual = Sided.of(
+        lambda side: {layer: known[side, layer].usual_norm for layer in run.layers[side]}
     )
+    of_rows = row_facts(run, index, facts, len(blocks), usual)
 
     def task(tile: Tile, chosen: tuple[Block, ...], path: Path, level: int) -> AccumulateTask:
         rows = Leaf(
             blocks=chosen,
-            facts=row_facts,
+            facts=of_rows,
             stores=Sided.of(run.folder.store_url),
             checksums={
                 u: Sided(records[u].source.checksums, records[u].target.checksums)

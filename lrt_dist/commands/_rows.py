@@ -5,7 +5,8 @@ It lies beside the moments: `folds.npy`, `groups.npy` and `layers.parquet`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import itertools
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.store.tables import LayerRow, Table
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, Rows, is_massive
+from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, RowFacts, Rows, is_massive
 from lrt_dist.workspace.run import Run
 
 LAYERS = "layers.parquet"
@@ -47,13 +48,11 @@ def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -
     write_groups(run, index, records, folder)
     layers = []
     above = run.config.fit.shrink_norm_above
-    some = {unit: records[unit] for unit in usual_units(index, records)}
+    some = {unit: records[unit] for unit in usual_units(index, shuffled(records, index.digest))}
     for side in Side:
-        usual_norms = layer_norms(run, side, some)
-        for (layer, norms), (_, those) in zip(
-            layer_norms(run, side, records), usual_norms, strict=True
-        ):
-            usual = median(those)
+        usual_norms = median_norms(run, side, some)
+        for layer, norms in layer_norms(run, side, records):
+            usual = usual_norms[layer]
             massive = is_massive(norms, above, usual) if above and usual else norms < 0
             squares = norms.astype(np.float64) ** 2
             whole = float(squares.sum())
@@ -61,7 +60,7 @@ def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -
                 LayerRow(
                     side=side,
                     layer=layer,
-                    median_norm=median(norms),
+                    median_norm=_median(norms),
                     usual_norm=usual,
                     shrunk=int(massive.sum()),
                     shrunk_share=float(squares[massive].sum()) / whole if whole else 0.0,
@@ -70,13 +69,46 @@ def write_row_facts(run: Run, index: RowIndex, records: Records, folder: Path) -
     Table.of(LayerRow, layers).save(folder / LAYERS, folder.name)
 
 
-def usual_units(index: RowIndex, units: Collection[int]) -> list[int]:
-    """Those of some units whose norms say what is usual: the first in the fit's random order, about
-    `USUAL_ROWS` rows. (Not all: what is taken in while it is extracted needs to know early.)"""
-    return shuffled(units, index.digest)[: -(-USUAL_ROWS // index.rows_per_unit)]
+def usual_units(index: RowIndex, units: Iterable[int]) -> list[int]:
+    """Those of some units whose norms say what is usual: the first, about `USUAL_ROWS` rows. (Not
+    all: what is taken in while it is extracted needs to know early.)
+
+    Args:
+        units: in the fit's random order.
+    """
+    return list(itertools.islice(units, -(-USUAL_ROWS // index.rows_per_unit)))
 
 
-def median(norms: NDArray[np.float32]) -> float:
+def row_facts(
+    run: Run, index: RowIndex, folder: Path, blocks: int, usual_norms: Sided[dict[int, float]]
+) -> RowFacts:
+    """What whoever takes blocks in must know of their rows.
+
+    Args:
+        folder: with what `write_groups` wrote.
+        blocks: of the whole run.
+        usual_norms: `{layer: norm}` of each model; see `usual_units`.
+    """
+    return RowFacts(
+        folder=folder,
+        rows_per_unit=index.rows_per_unit,
+        index_digest=index.digest,
+        own_share=1 / blocks,
+        shrink_above=run.config.fit.shrink_norm_above,
+        usual_norms=usual_norms,
+    )
+
+
+def median_norms(run: Run, side: Side, records: Records) -> dict[int, float]:
+    """Median norm of the hidden states of each layer of one model, over all rows of some units.
+
+    Raises:
+        CorruptionError: norms are not what was committed.
+    """
+    return {layer: _median(norms) for layer, norms in layer_norms(run, side, records)}
+
+
+def _median(norms: NDArray[np.float32]) -> float:
     """Of the norms of some rows; 0 of none."""
     return float(np.median(norms)) if len(norms) else 0.0
 

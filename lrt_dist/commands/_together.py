@@ -25,7 +25,7 @@ from lrt_dist.runtime.contract import ChainSpec, StageSpec
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.tasks.moment_stage import BuildMomentStage
-from lrt_dist.workspace.placement import chain, stage_plans
+from lrt_dist.workspace.placement import extraction_chain, stage_plans
 from lrt_dist.workspace.products import GPU, products_device
 from lrt_dist.workspace.run import Run
 
@@ -94,7 +94,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
     shares = shared_machines(
         run, sides, Sided.of(index.tokens), index.rows, Speeds(GPU_FLOPS, speed, on)
     )
-    models = {side: _model_chain(run, side, shares.replicas[side]) for side in sides}
+    models = {side: extraction_chain(run, side, shares.replicas[side]) for side in sides}
     stages = tuple(
         StageSpec(
             BuildMomentStage(
@@ -136,7 +136,7 @@ def shared_machines(
     else:
         replicas, count = {side: _cpu_replicas(run, side, len(sides)) for side in sides}, nodes
     groups = _groups(tiles, count)
-    specs = {side: _model_chain(run, side, replicas[side]) for side in sides}
+    specs = {side: extraction_chain(run, side, replicas[side]) for side in sides}
     memory = [_memory(run, group) for group in groups]
     on_gpu = speeds.on == GPU
     for model_cores, moment_cores in _cores(run, specs, len(groups), on_gpu=on_gpu):
@@ -185,11 +185,6 @@ def _nodes(run: Run) -> list[Room]:
     return [Room(cpus, memory, gpus) for cpus, memory in both]
 
 
-def _model_chain(run: Run, side: Side, replicas: int | None) -> ChainSpec:
-    budget = run.config.extract.batch_tokens
-    return chain(run, side, head=False, batch_tokens=budget, extracts=True, replicas=replicas)
-
-
 def _on_gpus(
     run: Run, sides: Sequence[Side], tokens: Sided[int], rows: int, speeds: Speeds, nodes: int
 ) -> tuple[dict[Side, int], int]:
@@ -224,7 +219,7 @@ def _on_gpus(
 
 def _cpu_replicas(run: Run, side: Side, sides: int) -> int:
     """As many as there would be with its part of the machines, unless the user says."""
-    alone = _model_chain(run, side, None).replicas
+    alone = extraction_chain(run, side).replicas
     return alone if run.config.cluster.replicas != "auto" else max(1, alone // (sides + 1))
 
 

@@ -17,7 +17,7 @@ from lrt_dist.plan.tiles import rows_read_again
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
-from lrt_dist.workspace.placement import chain
+from lrt_dist.workspace.placement import extraction_chain
 from lrt_dist.workspace.products import CPU, GPU
 from lrt_dist.workspace.run import Run
 
@@ -112,11 +112,7 @@ class Ways:
         run, rows = self._run, self._extraction.rows
         extract, folds = run.config.extract, run.config.fit.folds
         stored = Sided.of(lambda side: self._store_bytes(side, rows))
-        chains = Sided.of(
-            lambda side: chain(
-                run, side, head=False, batch_tokens=extract.batch_tokens, extracts=True
-            )
-        )
+        chains = Sided.of(lambda side: extraction_chain(run, side))
         replicas = Sided.of(lambda side: chains[side].replicas)
         hours = Sided.of(
             lambda side: (
@@ -159,7 +155,7 @@ class Ways:
 
     def _straight(self) -> Way:
         run, extraction = self._run, self._extraction
-        sides = sorted({run.folder.store_url(side): side for side in reversed(Side)}.values())
+        sides = sorted(set(run.lead))
         speeds = (
             Speeds(extraction.speed, self._gpu_speed, GPU)
             if self._on_gpus
@@ -198,13 +194,9 @@ class Ways:
             models = sum(flops[side] for side in sides) / self._extraction.speed
             return max(driver, models + self._flops / self._core_speed)
         products = self._gpu_speed * processes if self._on_gpus else self._core_speed
-        stages = {side: self._stages(side) for side in sides}
+        stages = {side: len(extraction_chain(run, side).stages) for side in sides}
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
         return max(driver, models, self._flops / products)
-
-    def _stages(self, side: Side) -> int:
-        tokens = self._run.config.extract.batch_tokens
-        return len(chain(self._run, side, head=False, batch_tokens=tokens, extracts=True).stages)
 
     def _model_seconds(self, side: Side, gpus: int) -> float:
         """Of a model on so many GPUs, as far as there are; or on all cores."""

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lrt_dist.commands._items import check_items, write_items
-from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands._moments import fitted_units
+from lrt_dist.commands._rows import median_norms
 from lrt_dist.commands.evaluation.bands import measure_bands
 from lrt_dist.commands.evaluation.carriers import Carriers
 from lrt_dist.commands.evaluation.chains import OnDemandChains

@@ -19,7 +19,7 @@ from lrt_dist.store.lease import Lease, sole_driver
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.objects import delete_partial_writes
 from lrt_dist.tasks.extract import ExtractTask
-from lrt_dist.workspace.placement import chain, compute_dtype
+from lrt_dist.workspace.placement import compute_dtype, extraction_chain
 from lrt_dist.workspace.run import Run
 
 
@@ -96,7 +96,7 @@ def _extract_missing(
                 unit in quarantined,
             )
 
-    spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
+    spec = extraction_chain(run, side)
     model = run.folder.model(side).model.rsplit("/", 1)[-1]
     name = f"extract {model}"
     count = len(spec.stages)

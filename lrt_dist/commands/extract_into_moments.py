@@ -96,12 +96,7 @@ class _Work:
         self._run = run
         self._index = RowIndex.open(run.folder.rows)
         self._kept = run.folder.moments / "kept"
-        leading = {run.folder.store_url(side): side for side in reversed(Side)}
-        self._lead = Sided.of(lambda side: leading[run.folder.store_url(side)])
-        """Of each side the one whose model is run: the same for both if it is one model."""
-        self.ledgers = {
-            side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(self._lead))
-        }
+        self.ledgers = {side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(run.lead))}
         fits = moments_identity(run)
         self._fingerprints = Sided.of(
             lambda side: Ledger(run.folder.ledger_url(side)).claim(identities[side] | fits)
@@ -123,7 +118,7 @@ class _Work:
         run, index = self._run, self._index
         run.runtime.look()  # nodes may be gone, or new
         absent, committed = self._quarantine_both(), self.committed_units()
-        self._check_kept(committed)
+        kept = self._checked_kept(committed)
         write_groups(run, index, range(index.units), self._kept)
         blocks = run_blocks(run, index, range(index.units), self._kept)
         first = next(
@@ -134,7 +129,7 @@ class _Work:
         with ExitStack() as stack:
             chains = stack.enter_context(run.runtime.chains(placed.moments))
             if first < len(blocks):
-                self._take_in(chains, placed, blocks, first, absent, leases)
+                self._take_in(chains, placed, blocks, first, kept, absent, leases)
             records = fitted_units(run.folder)
             folder = self._folder(records)
             write_row_facts(run, index, records, folder)
@@ -148,17 +143,14 @@ class _Work:
         """Delete moments in the making, which are written by now."""
         delete_tree(self._kept)
 
-    def _kept_units(self) -> list[set[int]]:
-        """Units that are in what was kept of each tile."""
-        names = [tile_name(tile) for tile in run_tiles(self._run)]
-        return [kept_units(self._kept / f"{name}{KEPT}") for name in names]
+    def _checked_kept(self, committed: set[int]) -> set[int]:
+        """Units that are in moments that were kept, of any tile.
 
-    def _check_kept(self, committed: set[int]) -> None:
-        """
         Raises:
             UserError: moments are gone that committed units are in.
         """
-        held = self._kept_units()
+        names = [tile_name(tile) for tile in run_tiles(self._run)]
+        held = [kept_units(self._kept / f"{name}{KEPT}") for name in names]
         lacking = [units for units in held if not units >= committed]
         if lacking:
             raise UserError(
@@ -166,6 +158,7 @@ class _Work:
                 f"{len(lacking)} of {len(held)} tiles hold fewer, {len(min(lacking, key=len))} at "
                 "least; put the folder back, or use another --out"
             )
+        return set().union(*held)
 
     def _take_in(
         self,
@@ -173,17 +166,17 @@ class _Work:
         placed: Together,
         blocks: list[Block],
         first: int,
+        kept: set[int],
         absent: set[int],
         leases: dict[Side, Lease],
     ) -> None:
         run = self._run
         stores = {side: self._store(side) for side in self.ledgers}
-        machines = {}
+        machines, committed = {}, {}
         for side, ledger in self.ledgers.items():
             of_side = ledger.committed()
             note_versions(run, of_side, library_versions())
-            machines[side] = Machines(run, of_side)
-        committed = {side: ledger.committed_units() for side, ledger in self.ledgers.items()}
+            machines[side], committed[side] = Machines(run, of_side), set(of_side)
         with ExitStack() as stack:
             models = len(placed.models)
             name = "extract into moments"
@@ -194,10 +187,9 @@ class _Work:
                 self._index,
                 blocks,
                 first,
-                lead=self._lead,
-                known=self.committed_units(),
+                known=set.intersection(*committed.values()),
                 known_records=self._records,
-                kept=set().union(*self._kept_units()),
+                kept=kept,
                 absent=absent,
                 quarantine=self._quarantine,
                 facts=self._kept,
@@ -270,7 +262,7 @@ class _Work:
 
     def _records(self, units: Sequence[int]) -> Records:
         """Of units that are committed."""
-        source, target = (self.ledgers[side].records(units) for side in self._lead)
+        source, target = (self.ledgers[side].records(units) for side in self._run.lead)
         return {unit: Sided(source[unit], target[unit]) for unit in units}
 
     def _quarantined(self) -> set[int]:

@@ -22,7 +22,7 @@ from lrt_dist.plan.filling import batch_cost, better_rows
 from lrt_dist.plan.memory import StagePlan
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
-from lrt_dist.workspace.placement import chain, stage_plans
+from lrt_dist.workspace.placement import extraction_chain, stage_plans
 from lrt_dist.workspace.run import Run
 
 SAMPLE_DOCUMENTS = 32
@@ -136,9 +136,11 @@ def plan(run: Run) -> Plan:
     texts = _counts(run) if exact else _estimate(run)
     rows, extract = texts.rows, run.config.extract
     speed, source = _speed(run)
+    stages = Sided.of(
+        lambda side: stage_plans(run, side, head=False, batch_tokens=extract.batch_tokens)
+    )
     for side in Side:
-        stages = stage_plans(run, side, head=False, batch_tokens=extract.batch_tokens)
-        _check_gpus(run, run.facts[side].name, len(stages))
+        _check_gpus(run, run.facts[side].name, len(stages[side]))
     costs = Sided.of(
         lambda side: batch_cost(
             texts.lengths[side], texts.sites, extract.rows_per_unit, extract.batch_tokens
@@ -160,12 +162,12 @@ def plan(run: Run) -> Plan:
         other = str(error)
 
     def model_plan(side: Side) -> ModelPlan:
-        spec = chain(run, side, head=False, batch_tokens=extract.batch_tokens, extracts=True)
+        spec = extraction_chain(run, side)
         return ModelPlan(
             side=side,
             model=run.facts[side].name,
             layers=run.layers[side],
-            stages=stage_plans(run, side, head=False, batch_tokens=extract.batch_tokens),
+            stages=stages[side],
             replicas=way.replicas[side],
             device="GPU" if run.machines.gpus else "CPU",
             tokens=texts.tokens[side],

@@ -117,12 +117,11 @@ def cores_shared(node_cores: Sequence[float], stages: int) -> float:
     """Cores for each of `stages` that run at once, each on one node: whole ones, or where there are
     too few a share of one, in hundredths."""
     cores = cores_each(node_cores, stages)
-    hundredths = 100
-    while cores == 1 and hundredths > 1:
-        if sum(int(100 * node) // hundredths for node in node_cores) >= stages:
-            break
-        hundredths -= 1
-    return cores if cores > 1 else hundredths / 100
+    if cores > 1:
+        return cores
+    shares = range(100, 1, -1)
+    enough = (n for n in shares if sum(int(100 * c) // n for c in node_cores) >= stages)
+    return next(enough, 1) / 100
 
 
 def fewest_stages(

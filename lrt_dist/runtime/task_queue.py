@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
@@ -35,11 +34,12 @@ class TaskQueue(Generic[T]):
     def _draw(self) -> bool:
         """Have a task of the source at hand; False where none is left, or there yet."""
         if not self._drawn and not self._ended:
-            for task in itertools.islice(self._source, 1):
-                self._drawn.extend([] if task is None else [task])
-                break
-            else:
+            try:
+                task = next(self._source)
+            except StopIteration:
                 self._ended = True
+            else:
+                self._drawn.extend([] if task is None else [task])
         return bool(self._drawn)
 
     def next_for(self, replica: Replica, *, others: bool) -> tuple[T, bool] | None:

@@ -41,7 +41,7 @@ HeldHandles = dict[tuple[Side, int], tuple[Handle, ...]]
 
 @dataclass(frozen=True)
 class BlockTask:
-    """A block to take in. Blocks come in the order of the run, whatever happens.
+    """A block to take in. One that comes out of the order of the run is refused.
 
     Attributes:
         number: of the block, in the order of the run.

@@ -148,6 +148,12 @@ def chain(
     )
 
 
+def extraction_chain(run: Run, side: Side, replicas: int | None = None) -> ChainSpec:
+    """The chain of a model whose hidden states are wanted; see `chain`."""
+    budget = run.config.extract.batch_tokens
+    return chain(run, side, head=False, batch_tokens=budget, extracts=True, replicas=replicas)
+
+
 def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int, *, extracts: bool) -> int:
     """Bytes that a stage needs of its node's memory, which Ray is asked for.
 

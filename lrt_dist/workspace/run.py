@@ -65,6 +65,12 @@ class Run:
         """Wanted layers of each model."""
         return Sided.of(lambda side: check_layers(side, self.folder.model(side), self.facts[side]))
 
+    @property
+    def lead(self) -> Sided[Side]:
+        """Of each side the one whose model is run: the same for both if it is one model."""
+        leading = {self.folder.store_url(side): side for side in reversed(Side)}
+        return Sided.of(lambda side: leading[self.folder.store_url(side)])
+
     def stored_layers(self, side: Side) -> tuple[int, ...]:
         """Layers whose hidden states the store of a side's model has: the wanted ones, of both
         sides where both are one model, and whatever another run that keeps its stores there wanted

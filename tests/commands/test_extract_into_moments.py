@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import forked, write_tiny_run
+from tiny_run import forked, kill_when, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _blocks_ahead, _moments, _rows, _together
@@ -213,14 +212,7 @@ def test_killed_for_good_it_ends_where_it_would_have(indexed: Path, tmp_path: Pa
     out = tmp_path / "out"
     shutil.copytree(indexed / "out", out)
     process = forked(_extract_in_small_blocks, str(out), str(indexed / "run.yaml"))
-    deadline = time.monotonic() + 100
-    while len(list(out.glob("activations/*.ledger/unit-*.json"))) < 20:
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    kill_when(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
     assert list(out.glob("moments/kept/*.kept"))
     whole = extracted(indexed, tmp_path / "whole", NONE)
     stopped = extracted(indexed, out, NONE)

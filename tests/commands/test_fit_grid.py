@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_models import documentation
-from tiny_run import forked, write_tiny_run
+from tiny_run import forked, kill_when, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _moments
@@ -351,14 +349,7 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     out = tmp_path / "out"
     shutil.copytree(extracted / "out", out)
     process = forked(_fit_in_tiles, str(out))
-    deadline = time.monotonic() + 100
-    while not list(out.glob("moments/*/*/1-*.safetensors")):
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    kill_when(process, lambda: bool(list(out.glob("moments/*/*/1-*.safetensors"))))
     assert not (out / "fits.parquet").exists()
     whole = made(fitted(extracted, tmp_path / "whole", "fit.tile_bytes=1"))
     assert made(fitted(extracted, out, "fit.tile_bytes=1")) == whole

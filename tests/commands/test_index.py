@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny_models import documentation
-from tiny_run import fork
+from tiny_run import fork, kill_when
 
 from lrt_dist import api
 from lrt_dist.corpus.rows import RowIndex
@@ -135,14 +133,7 @@ def test_killed_while_it_tokenises_it_goes_on(
     (run_file.parent / "corpus.jsonl").write_text("\n".join(map(json.dumps, many)) + "\n")
     out = tmp_path / "killed"
     process = fork("index", str(run_file), "--out", str(out))
-    deadline = time.monotonic() + 300
-    while len(list((out / "rows.unfinished").glob("*.arrow"))) < 2:
-        assert process.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    kill_when(process, lambda: len(list((out / "rows.unfinished").glob("*.arrow"))) >= 2, 300)
     code, text = lrt_dist("index", str(run_file), "--out", str(out))
     assert code == 0, text
     killed = {path.name: path.read_bytes() for path in (out / "rows").iterdir()}

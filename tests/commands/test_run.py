@@ -21,7 +21,8 @@ from tiny_run import write_tiny_run
 
 import lrt_dist
 from lrt_dist import api
-from lrt_dist.commands._moments import fitted_units, median_norms
+from lrt_dist.commands._moments import fitted_units
+from lrt_dist.commands._rows import median_norms
 from lrt_dist.commands.extract import extract_side
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError, UserError
