@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.ledger import record_of
-from benchmarks.row_index import write_units
+from benchmarks.row_index import made_index
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.sites import Side
 from lrt_dist.store.committing import Committer
@@ -23,7 +23,7 @@ from lrt_dist.store.ledger import Ledger
 def index_of(units: int) -> Iterator[RowIndex]:
     """A row index, while the context lasts."""
     with TemporaryDirectory() as folder:
-        yield write_units(Path(folder), units)
+        yield made_index(Path(folder), units)
 
 
 class DriverWork:

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from benchmarks.harness import Result, result
-from lrt_dist.corpus.rows import RowIndex, write_index
+from lrt_dist.corpus.rows import RowIndex, write_index, write_units
 from lrt_dist.corpus.segment_tables import table_of
 from lrt_dist.sites import Segment, Side, Sided
 
@@ -35,7 +35,7 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
     """Medians over random units, in rounds."""
     units = UNITS // 50 if quick else UNITS
     with TemporaryDirectory() as folder:
-        large, small = (write_units(Path(folder) / str(n), n) for n in (units, FEW))
+        large, small = (made_index(Path(folder) / str(n), n) for n in (units, FEW))
         rounds = [
             {
                 "ms": 1e3 * _seconds(large, _lengths),
@@ -74,9 +74,9 @@ def _seconds(index: RowIndex, look: Callable[[RowIndex, int], object]) -> float:
     return statistics.median(times)
 
 
-def write_units(path: Path, units: int) -> RowIndex:
+def made_index(path: Path, units: int) -> RowIndex:
     """An index of so many units of `SEGMENTS` segments."""
-    return write_index(path, _tables(units), SEGMENTS * TOKENS, "benchmark")
+    return write_index(path, write_units(path, _tables(units), SEGMENTS * TOKENS), "benchmark")
 
 
 def _tables(units: int) -> Iterator[pa.RecordBatch]:

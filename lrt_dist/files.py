@@ -83,6 +83,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         remote.fs.put_file(str(partial), remote.path)
 
 
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of `atomic_write` in a folder; nobody may write there."""
+    if is_local(folder):
+        for partial in folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file.
 

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from lrt_dist.config import ModelConfig
-from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
+from lrt_dist.models.spelling import NO_END
+from lrt_dist.models.tokens import Encoding, SiteTokenizer
 
 
 def tokenizer_folder(folder: Path, backend: Tokenizer, **named: str) -> Path:

@@ -17,7 +17,7 @@ from lrt_dist.commands._items import check_items, item_warnings
 from lrt_dist.commands.evaluation.carriers import check_map_texts
 from lrt_dist.commands.evaluation.given import check_given_vectors
 from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
-from lrt_dist.corpus.duplicates import NearDuplicates
+from lrt_dist.corpus.duplicates import BANDS, NearDuplicates
 from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, overlaps, texts_to_find
 from lrt_dist.corpus.readers import (
     Document,
@@ -26,7 +26,7 @@ from lrt_dist.corpus.readers import (
     read_documents,
     text_bytes,
 )
-from lrt_dist.corpus.rows import RowIndex, write_index
+from lrt_dist.corpus.rows import RowIndex, WrittenUnits, write_index, write_units
 from lrt_dist.errors import UserError
 from lrt_dist.files import delete_tree, is_file, place
 from lrt_dist.runtime.progress import Phase
@@ -38,15 +38,15 @@ from lrt_dist.tasks.tokenise import (
     SegmentsTask,
     Tokenizers,
     read_share,
-    read_signatures,
+    signatures_of,
     tokenise_documents,
     tokenise_segments,
 )
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
 
-CHARACTERS_OF_SHARE = 1 << 20
-"""Characters of text that are tokenised by one task, which takes a second or two."""
+CHARACTERS_OF_SHARE = 1 << 19
+"""Characters of text that are tokenised by one task, which takes a second or less."""
 SEGMENTS_OF_SHARE = 2048
 """Segments that one task sees anew, or looks through."""
 
@@ -103,6 +103,8 @@ def index(run: Run) -> RowIndex:
 def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
     """An index of this run's own: documents cut into segments, and sites that both models share."""
     config, read, tokenizers = run.config, _Read(run.config.corpus), _tokenizers(run)
+    share = config.corpus.near_duplicates
+    near = None if share is None else NearDuplicates(share)
     tasks = (
         DocumentsTask(
             path=_share(run, fingerprint, number, documents),
@@ -110,17 +112,17 @@ def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
             max_tokens=config.corpus.max_tokens,
             sites=config.sites,
             documents=documents,
-            signed=config.corpus.near_duplicates is not None,
+            signed=near is not None,
         )
         for number, documents in enumerate(_shares(read.documents()))
     )
     with run.progress.phase("tokenise", read.expected, "characters") as bar:
-        shares = _tokenised(run, tokenise_documents, tasks, bar)
+        tables = _tokenised(run, tokenise_documents, tasks, bar, near)
+        units = write_units(run.folder.rows, tables, config.extract.rows_per_unit)
         bar.ended()
     if config.corpus.mixture:
         run.progress.note("corpus", read.note())
-    groups = _near_duplicates(run, shares)
-    return _put_together(run, shares, config.extract.rows_per_unit, fingerprint, groups, corpus)
+    return _ended(run, units, fingerprint, _groups(run, near) if near else {}, corpus)
 
 
 def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
@@ -145,10 +147,9 @@ def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
         for units in _unit_ranges(earlier)
     )
     with run.progress.phase("tokenise", earlier.segments, "segments") as bar:
-        shares = _tokenised(run, tokenise_segments, tasks, bar)
-    return _put_together(
-        run, shares, earlier.rows_per_unit, fingerprint, earlier.groups(), earlier.corpus
-    )
+        tables = _tokenised(run, tokenise_segments, tasks, bar)
+        units = write_units(run.folder.rows, tables, earlier.rows_per_unit)
+    return _ended(run, units, fingerprint, earlier.groups(), earlier.corpus)
 
 
 def _unit_ranges(index: RowIndex) -> Iterator[range]:
@@ -166,24 +167,41 @@ T = TypeVar("T", DocumentsTask, SegmentsTask)
 
 
 def _tokenised(
-    run: Run, function: Callable[[T], None], tasks: Iterable[T], bar: Phase
-) -> list[Path]:
-    """The files of all shares of the corpus, in order; those that are there are not made again."""
-    paths: list[Path] = []
-    sizes: deque[int] = deque()
+    run: Run,
+    function: Callable[[T], None],
+    tasks: Iterable[T],
+    bar: Phase,
+    near: NearDuplicates | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The tables of all shares of the corpus, in order, as they are made; those that are there are
+    not made again. `near` takes in the signatures of their documents."""
+    drawn: deque[tuple[Path, int, bool]] = deque()
+    """Shares to come: their paths and sizes, and whether they are there."""
 
     def absent() -> Iterator[T]:
         for task in tasks:
-            paths.append(task.path)
-            if is_file(task.path):
+            there = is_file(task.path)
+            drawn.append((task.path, task.size, there))
+            if there:
                 bar.resume(task.size)
             else:
-                sizes.append(task.size)
                 yield task
 
+    def table(path: Path) -> pa.RecordBatch:
+        share = read_share(path)
+        if near:
+            for document, signature in signatures_of(share):
+                near.add(document, signature)
+        return share
+
     for _ in run.runtime.map(function, absent()):
-        bar.advance(sizes.popleft())
-    return paths
+        there = True
+        while there:
+            path, size, there = drawn.popleft()
+            yield table(path)
+        bar.advance(size)
+    for path, _, _ in drawn:
+        yield table(path)
 
 
 def _share(
@@ -221,31 +239,18 @@ def _shares(documents: Iterable[Document]) -> Iterator[tuple[Document, ...]]:
         yield tuple(share)
 
 
-def _put_together(
-    run: Run,
-    shares: Sequence[Path],
-    rows_per_unit: int,
-    fingerprint: str,
-    groups: Mapping[str, str],
-    corpus: str,
+def _groups(run: Run, near: NearDuplicates) -> dict[str, str]:
+    """The group of each document that has a near duplicate."""
+    with run.progress.phase("near duplicates", BANDS, "bands") as bar:
+        return near.groups(bar.advance)
+
+
+def _ended(
+    run: Run, units: WrittenUnits, fingerprint: str, groups: Mapping[str, str], corpus: str
 ) -> RowIndex:
-    """The row index of the segments of all shares, which are deleted then."""
-    with run.progress.phase("index", len(shares), "shares") as bar:
-
-        def segments() -> Iterator[pa.RecordBatch]:
-            for path in shares:
-                yield read_share(path)
-                bar.advance()
-
-        made = write_index(
-            run.folder.rows,
-            segments(),
-            rows_per_unit,
-            fingerprint,
-            groups,
-            corpus,
-            _tokenizers(run).digests,
-        )
+    """The row index of units that are written; the shares are deleted then."""
+    digests = _tokenizers(run).digests
+    made = write_index(run.folder.rows, units, fingerprint, groups, corpus, digests)
     delete_tree(run.folder.shares)
     return made
 
@@ -351,20 +356,6 @@ def one_group_message(rows: RowIndex) -> str:
         "paired with a row of another document, as the control of every fit wants; use more "
         "documents, or cut text files into some with corpus.separator"
     )
-
-
-def _near_duplicates(run: Run, shares: Sequence[Path]) -> dict[str, str]:
-    """The group of each document that has a near duplicate."""
-    share = run.config.corpus.near_duplicates
-    if share is None:
-        return {}
-    near = NearDuplicates(share)
-    with run.progress.phase("near duplicates", len(shares), "shares") as bar:
-        for path in shares:
-            for document, signature in read_signatures(path):
-                near.add(document, signature)
-            bar.advance()
-        return near.groups()
 
 
 def _near_note(rows: RowIndex) -> str:

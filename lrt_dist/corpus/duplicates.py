@@ -9,7 +9,7 @@ grows with the text and not with the pairs of documents.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from rensa import RMinHash
@@ -26,9 +26,9 @@ PAIRS_AT_ONCE = 1 << 16
 def signature(text: str) -> bytes:
     """The signature of a text: 128 hashes, uint32, little-endian."""
     words = text.casefold().split()
-    last = max(1, len(words) - WORDS + 1)
+    runs = map(" ".join, zip(*(words[first:] for first in range(WORDS)), strict=False))
     minhash = RMinHash(num_perm=BANDS * BAND_HASHES, seed=SEED)
-    minhash.update([" ".join(words[start : start + WORDS]) for start in range(last)])
+    minhash.update(list(runs) or [" ".join(words)])
     return np.array(minhash.digest(), dtype="<u4").tobytes()
 
 
@@ -46,10 +46,11 @@ class NearDuplicates:
         self._ids.append(document)
         self._signatures += signature
 
-    def groups(self) -> dict[str, str]:
+    def groups(self, on_band: Callable[[], object] = lambda: None) -> dict[str, str]:
         """`{id of a document: id of its group}`, for documents that have a near duplicate.
 
         A group is named by the smallest of its ids. It holds near duplicates of near duplicates.
+        `on_band` is called after each of `BANDS`.
         """
         if not self._ids:
             return {}
@@ -60,24 +61,26 @@ class NearDuplicates:
                 parents[number] = number = parents[parents[number]]
             return number
 
-        for a, b in self._pairs():
-            parents[root(a)] = root(b)
+        for band in range(BANDS):
+            for a, b in self._pairs(band):
+                parents[root(a)] = root(b)
+            on_band()
         roots = np.fromiter(map(root, range(len(parents))), np.int64, len(parents))
         members: dict[int, list[str]] = {}
         for number in np.flatnonzero(np.bincount(roots)[roots] > 1).tolist():
             members.setdefault(root(number), []).append(self._ids[number])
         return {document: min(group) for group in members.values() for document in group}
 
-    def _pairs(self) -> Iterator[tuple[int, int]]:
-        """Pairs of near duplicates that join all groups."""
+    def _pairs(self, number: int) -> Iterator[tuple[int, int]]:
+        """Pairs of near duplicates that join all of those that agree in a band."""
         signatures = np.frombuffer(self._signatures, dtype="<u4")
         signatures = signatures.reshape(len(self._ids), BANDS * BAND_HASHES)
-        for begin in range(0, BANDS * BAND_HASHES, BAND_HASHES):
-            band = np.ascontiguousarray(signatures[:, begin : begin + BAND_HASHES])
-            _, first, inverse = np.unique(band, axis=0, return_index=True, return_inverse=True)
-            others = np.flatnonzero(first[inverse] != np.arange(len(band)))
-            for start in range(0, len(others), PAIRS_AT_ONCE):
-                a = others[start : start + PAIRS_AT_ONCE]
-                b = first[inverse[a]]
-                near = (signatures[a] == signatures[b]).mean(1) >= self._share
-                yield from zip(a[near].tolist(), b[near].tolist(), strict=True)
+        begin = number * BAND_HASHES
+        band = np.ascontiguousarray(signatures[:, begin : begin + BAND_HASHES])
+        _, first, inverse = np.unique(band, axis=0, return_index=True, return_inverse=True)
+        others = np.flatnonzero(first[inverse] != np.arange(len(band)))
+        for start in range(0, len(others), PAIRS_AT_ONCE):
+            a = others[start : start + PAIRS_AT_ONCE]
+            b = first[inverse[a]]
+            near = (signatures[a] == signatures[b]).mean(1) >= self._share
+            yield from zip(a[near].tolist(), b[near].tolist(), strict=True)

@@ -238,8 +238,10 @@ def _text_of(record: Any, config: TextConfig, origin: str) -> str:
             f"{origin}: no text in field {config.text_field!r} (it has: {have}); set "
             f"{config.place}.text_field"
         )
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise UserError(f"{origin}: half a character (a lone surrogate)")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{origin}: half a character (a lone surrogate)") from error
     return text
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lrt_dist.corpus.segment_tables import SCHEMA, fill_units, lengths, segments_of
 from lrt_dist.errors import UserError
-from lrt_dist.files import atomic_write, is_file, is_local
+from lrt_dist.files import atomic_write, is_file, is_local, sweep
 from lrt_dist.sites import ABSENT, Segment, Side, Sided
 
 SEGMENTS = pa.schema(
@@ -211,54 +211,53 @@ def _opened(path: Path, digest: str) -> _Batches:
     return _Batches(path)
 
 
-def write_index(
-    path: Path,
-    segments: Iterable[pa.RecordBatch],
-    rows_per_unit: int,
-    fingerprint: str,
-    groups: Mapping[str, str] | None = None,
-    corpus: str = "",
-    tokenizers: Sided[str] = Sided("", ""),  # noqa: B008 (frozen)
-) -> RowIndex:
-    """Number the rows, cut units, write the index; its summary last.
+@dataclass(frozen=True)
+class WrittenUnits:
+    """What is known of `units.arrow` once it is written, and wanted for the rest of an index.
+
+    Attributes:
+        rows, segments, absent, rows_per_unit: see `RowIndex`.
+        lines: of each unit, for `segments.arrow`; the groups of documents are not known yet.
+        contents: of each model a hash, which goes on.
+    """
+
+    rows: int
+    segments: int
+    absent: int
+    rows_per_unit: int
+    lines: Sequence[pa.RecordBatch]
+    contents: Sided[hashlib._Hash]
+
+
+def write_units(path: Path, segments: Iterable[pa.RecordBatch], rows_per_unit: int) -> WrittenUnits:
+    """Number the rows and cut units, as segments come in; there is no index until `write_index`.
 
     Args:
+        path: folder of the index.
         segments: tables of them, in row order (`segment_tables.SCHEMA`).
-        groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
-        corpus: see `RowIndex.corpus`.
-        tokenizers: see `RowIndex.tokenizers`.
 
     Raises:
         UserError: there is not one site.
     """
-    groups = groups or {}
-    rows = units = segments_count = absent = 0
-    documents: set[str] = set()
+    rows = segments_count = absent = 0
+    lines: list[pa.RecordBatch] = []
     contents = Sided.of(lambda side: hashlib.sha256())
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    sweep(path)
     with (
-        atomic_write(path / _UNITS) as units_file,
-        atomic_write(path / _SEGMENTS) as segments_file,
-        pa.ipc.new_file(
-            units_file, SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")
-        ) as units_writer,
-        pa.ipc.new_file(segments_file, SEGMENTS) as segments_writer,
+        atomic_write(path / _UNITS) as unfinished,
+        pa.ipc.new_file(unfinished, SCHEMA, options=options) as writer,
     ):
         for unit in fill_units(segments, rows_per_unit):
-            lines = _segments_batch(unit, groups)
-            units_writer.write_batch(unit)
-            segments_writer.write_batch(lines)
-            shared = [
-                *_content(lines, "document", "group"),
-                *_content(unit, "start", "text", "char_ends", "first_row"),
-            ]
+            writer.write_batch(unit)
+            lines.append(_lines(unit))
+            shared = [*_content(unit, "document", "start", "text", "char_ends", "first_row")]
             for side in Side:
                 for part in [*shared, *_content(unit, f"{side}_ids", f"{side}_positions")]:
                     contents[side].update(part)
-            documents.update(lines.column("document").to_pylist())
             present = _present(unit)
             rows += len(present)
             absent += len(present) - int(present.sum())
-            units += 1
             segments_count += len(unit)
         if not rows:
             raise UserError(
@@ -267,15 +266,50 @@ def write_index(
             )
         if RowIndex.is_at(path):  # the files are about to be others than it says
             (path / _SUMMARY).unlink()
+    return WrittenUnits(rows, segments_count, absent, rows_per_unit, lines, contents)
+
+
+def write_index(
+    path: Path,
+    units: WrittenUnits,
+    fingerprint: str,
+    groups: Mapping[str, str] | None = None,
+    corpus: str = "",
+    tokenizers: Sided[str] = Sided("", ""),  # noqa: B008 (frozen)
+) -> RowIndex:
+    """The rest of an index whose units are written; its summary last.
+
+    Args:
+        path: folder of the index.
+        units: what `write_units` said of them.
+        groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
+        corpus: see `RowIndex.corpus`.
+        tokenizers: see `RowIndex.tokenizers`.
+    """
+    groups = groups or {}
+    documents: set[str] = set()
+    with (
+        atomic_write(path / _SEGMENTS) as unfinished,
+        pa.ipc.new_file(unfinished, SEGMENTS) as writer,
+    ):
+        for lines in units.lines:
+            names = lines.column("document").to_pylist()
+            group = pa.array([groups.get(name, name) for name in names], type=pa.string())
+            whole = lines.set_column(SEGMENTS.get_field_index("group"), "group", group)
+            writer.write_batch(whole)
+            documents.update(names)
+            for content in units.contents:
+                for part in _content(whole, "group"):
+                    content.update(part)
     summary = {
-        "rows": rows,
-        "units": units,
-        "segments": segments_count,
+        "rows": units.rows,
+        "units": len(units.lines),
+        "segments": units.segments,
         "documents": len(documents),
-        "rows_per_unit": rows_per_unit,
+        "rows_per_unit": units.rows_per_unit,
         "fingerprint": fingerprint,
-        "digests": [content.hexdigest()[:16] for content in contents],
-        "absent": absent,
+        "digests": [content.hexdigest()[:16] for content in units.contents],
+        "absent": units.absent,
         "corpus": corpus,
         "tokenizers": list(tokenizers),
     }
@@ -284,17 +318,16 @@ def write_index(
     return RowIndex.open(path)
 
 
-def _segments_batch(unit: pa.RecordBatch, groups: Mapping[str, str]) -> pa.RecordBatch:
-    documents = unit.column("document").to_pylist()
-    return pa.RecordBatch.from_pydict(
-        {
-            "document": documents,
-            "group": [groups.get(document, document) for document in documents],
-            "sites": lengths(unit, "char_ends"),
-            **{f"{side}_tokens": lengths(unit, f"{side}_ids") for side in Side},
-        },
-        schema=SEGMENTS,
-    )
+def _lines(unit: pa.RecordBatch) -> pa.RecordBatch:
+    """A line per segment of a unit, each document by itself."""
+    document = unit.column("document")
+    columns = {
+        "document": document,
+        "group": document,
+        "sites": lengths(unit, "char_ends"),
+        **{f"{side}_tokens": lengths(unit, f"{side}_ids") for side in Side},
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=SEGMENTS)
 
 
 def _present(batch: pa.RecordBatch) -> NDArray[np.bool_]:
@@ -314,6 +347,9 @@ def _content(batch: pa.RecordBatch, *names: str) -> Iterator[bytes]:
             yield column.offsets.to_numpy().tobytes()
             yield column.values.to_numpy().tobytes()
         elif pa.types.is_string(column.type):
-            yield json.dumps(column.to_pylist()).encode()
+            offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)
+            offsets = offsets[column.offset : column.offset + len(column) + 1]
+            yield (offsets - offsets[0]).tobytes()
+            yield bytes(memoryview(column.buffers()[2])[offsets[0] : offsets[-1]])
         else:
             yield column.to_numpy().tobytes()

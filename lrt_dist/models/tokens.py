@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import jinja2
 import numpy as np
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
 from lrt_dist.models.sources import import_modules, load_config, open_source
+from lrt_dist.models.spelling import NO_END, Spelling
 
-NO_END = -1
+PROBE = "The cafés' 1 ½ “word”,\n\n\t漢 ends.  So "
+"""A tokenizer whose tokens spell this text is expected to spell others."""
 CHAT_DATE = "01 Jan 2026"
 """Some chat formats print the date; this one, so that a run is the same tomorrow."""
 
@@ -107,8 +110,31 @@ class SiteTokenizer:
         """`encode` of many texts at once: on all cores, or on one where others have theirs."""
         # A task of a cluster is told how many cores it has through torch's number of threads.
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if torch.get_num_threads() > 1 else "false"
-        encoded = self._backend.encode_batch(list(texts), add_special_tokens=True)
-        return [self._known(text, one) for text, one in zip(texts, encoded, strict=True)]
+        if self._spelling is None:
+            encoded = self._backend.encode_batch(list(texts), add_special_tokens=True)
+            return [self._known(text, one) for text, one in zip(texts, encoded, strict=True)]
+        without_offsets = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        return [
+            self._spelled(text, one.ids, self._spelling) or self.encode(text)
+            for text, one in zip(texts, without_offsets, strict=True)
+        ]
+
+    @cached_property
+    def _spelling(self) -> Spelling | None:
+        """What the tokens spell; None where that is not the text."""
+        spelling = Spelling.of(self._backend)
+        ids = self._backend.encode(PROBE, add_special_tokens=True).ids
+        return spelling if spelling and self._spelled(PROBE, ids, spelling) else None
+
+    def _spelled(self, text: str, ids: list[int], spelling: Spelling) -> Encoding | None:
+        """The encoding of a text, if its tokens spell it."""
+        length = len(ids) - self._closing_tokens
+        found = spelling.ends(ids[self.special_tokens : length], text)
+        if found is None:
+            return None
+        ends = np.full(length, NO_END, dtype=np.int32)
+        ends[self.special_tokens :] = found
+        return Encoding(tuple(ids[:length]), ends)
 
     def _known(self, text: str, encoded: tokenizers.Encoding) -> Encoding:
         """What is wanted of an encoding of the library's."""

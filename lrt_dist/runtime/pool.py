@@ -31,6 +31,8 @@ R = TypeVar("R")
 
 PATIENCE = 300
 """Seconds that a GPU may take to come free to be asked for its memory, or a node to join."""
+AHEAD = 0.25
+"""Calls that wait, as a share of those that run: no core should wait for its next one."""
 TICK = 1.0
 """Seconds between two looks."""
 
@@ -130,7 +132,7 @@ class RayRuntime:
         waiting: deque[ray.ObjectRef] = deque()
         for argument in arguments:
             waiting.append(remote.remote(argument))
-            if len(waiting) >= self._window(needs):
+            if len(waiting) > self._window(needs) * (1 + AHEAD):
                 yield result(waiting.popleft())
         while waiting:
             yield result(waiting.popleft())

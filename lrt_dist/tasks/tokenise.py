@@ -105,12 +105,12 @@ def tokenise_documents(task: DocumentsTask) -> None:
     encoders = task.tokenizers.load()
     with _no_collection():
         segments = list(cut_segments(task.documents, encoders, task.max_tokens, task.sites))
-    texts = {document.id: document.text for document in task.documents} if task.signed else {}
-    signatures: list[bytes | None] = []
-    for document, group in groupby(segments, key=lambda segment: segment.document):
-        first = signature(texts[document]) if task.signed else None
-        signatures += [first, *[None] * (len(list(group)) - 1)]
-    _write(task.path, segments, signatures)
+        texts = {document.id: document.text for document in task.documents} if task.signed else {}
+        signatures: list[bytes | None] = []
+        for document, group in groupby(segments, key=lambda segment: segment.document):
+            first = signature(texts[document]) if task.signed else None
+            signatures += [first, *[None] * (len(list(group)) - 1)]
+        _write(task.path, segments, signatures)
 
 
 def tokenise_segments(task: SegmentsTask) -> None:
@@ -148,10 +148,9 @@ def read_share(path: Path) -> pa.RecordBatch:
         ) from error
 
 
-def read_signatures(path: Path) -> Iterator[tuple[str, bytes]]:
+def signatures_of(share: pa.RecordBatch) -> Iterator[tuple[str, bytes]]:
     """Id and signature of each document of a share that has a segment."""
-    table = read_share(path)
-    columns = (table.column(name).to_pylist() for name in ("document", SIGNATURE))
+    columns = (share.column(name).to_pylist() for name in ("document", SIGNATURE))
     for document, signed in zip(*columns, strict=True):
         if signed is not None:
             yield document, signed
@@ -162,11 +161,7 @@ def _write(path: Path, segments: Sequence[Segment], signatures: Sequence[bytes |
     signed = pa.array(signatures, type=pa.binary())
     schema = SCHEMA.append(pa.field(SIGNATURE, pa.binary()))
     whole = pa.RecordBatch.from_arrays([*table.columns, signed], schema=schema)
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with (
-        atomic_write(path) as unfinished,
-        pa.ipc.new_file(unfinished, schema, options=options) as writer,
-    ):
+    with atomic_write(path) as unfinished, pa.ipc.new_file(unfinished, schema) as writer:
         writer.write_batch(whole)
 
 

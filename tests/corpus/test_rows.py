@@ -15,12 +15,13 @@ from tiny_models import documentation
 
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
-from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.corpus.rows import write_index as write_tables
+from lrt_dist.corpus.rows import RowIndex, write_units
+from lrt_dist.corpus.rows import write_index as write_rest
 from lrt_dist.corpus.segment_tables import fill_units, segments_of, table_of
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
-from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
+from lrt_dist.models.spelling import NO_END
+from lrt_dist.models.tokens import Encoding, SiteTokenizer
 from lrt_dist.sites import Segment, Side, Sided
 
 
@@ -29,7 +30,7 @@ def write_index(
 ) -> RowIndex:
     """An index whose segments come one in each table."""
     tables = (table_of([segment]) for segment in segments)
-    return write_tables(path, tables, rows_per_unit, fingerprint)
+    return write_rest(path, write_units(path, tables, rows_per_unit), fingerprint)
 
 
 few = settings(

@@ -16,7 +16,8 @@ from tiny_tokenizers import brute_force_ends, position_of, spelled
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
 from lrt_dist.corpus.segments import cut_segments
-from lrt_dist.models.tokens import NO_END, Encoding, SiteTokenizer
+from lrt_dist.models.spelling import NO_END
+from lrt_dist.models.tokens import Encoding, SiteTokenizer
 from lrt_dist.sites import Segment, Side, Sided
 
 ROOM = 9

@@ -27,7 +27,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
-from lrt_dist.models.tokens import CHAT_DATE, NO_END, Encoding, SiteTokenizer
+from lrt_dist.models.spelling import NO_END
+from lrt_dist.models.tokens import CHAT_DATE, Encoding, SiteTokenizer
 
 MAKERS = {
     "byte-level": byte_level_tokenizer,
