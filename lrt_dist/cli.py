@@ -244,9 +244,9 @@ def plan(
     about = "" if planned.exact else "about "
     console.print(f"{escape(config.name)}: {about}{planned.rows:,} rows in {planned.units:,} units")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model, layers", overflow="fold", min_width=28)
+    table.add_column("model, layers", overflow="fold", min_width=16)
     for column in ("stages ×\nreplicas", "memory of\na stage", "of its\nnode", "store", "time"):
-        table.add_column(column, overflow="fold", justify="right")
+        table.add_column(column, no_wrap=True, justify="right")
     for model in planned.models:
         table.add_row(
             f"{model.side} {escape(Path(model.model).name)}\n{format_layers(model.layers)}",
@@ -258,13 +258,11 @@ def plan(
         )
     console.print(table)
     if planned.index_hours * 3600 >= 1:
-        console.print(f"index: tokenising takes {format_seconds(planned.index_hours * 3600)}")
+        console.print(f"index: {format_seconds(planned.index_hours * 3600)}")
     cost = max(model.batch_cost for model in planned.models)
-    advice = (
-        f"; extract.rows_per_unit: {planned.better_rows} would be better"
-        if planned.better_rows
-        else ""
-    )
+    better = {"rows_per_unit": planned.better_rows, "batch_tokens": planned.better_tokens}
+    named = " and ".join(f"extract.{key}: {value}" for key, value in better.items() if value)
+    advice = f"; {named} would be better" if named else ""
     console.print(
         f"batches of units of {config.extract.rows_per_unit:,} rows cost {cost:.2f} tokens for "
         f"each token of the texts, by padding and by weights that are read again{advice}"

@@ -137,6 +137,28 @@ def test_stages_without_a_gpu_and_a_driver_that_is_busy(
     assert "2 stages, which take a GPU each, and 1 GPUs are described" in " ".join(text.split())
 
 
+def test_batches_that_are_too_small_are_told(
+    write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
+) -> None:
+    """Until they are as proposed; and a driver that reads a corpus takes its time."""
+    run_file, out = write_run(cluster={"address": "auto"}), ("--out", str(tmp_path / "out"))
+    values = ["extract.rows_per_unit=8192", "extract.batch_tokens=50"]
+    folder = RunFolder(tmp_path / "out", load_run(run_file, values))
+    planned = api.plan(api.Run(folder, Progress(), load_cluster(TEN)))
+    assert planned.better_tokens is not None
+    assert planned.better_tokens > 50
+    assert planned.index_hours > 0
+    advice = f"extract.batch_tokens: {planned.better_tokens} would be better"
+    options = ("--cluster", str(TEN), "--set", "extract.rows_per_unit=8192")
+    code, text = lrt_dist("plan", str(run_file), *out, *options, "--set", "extract.batch_tokens=50")
+    assert code == 0, text
+    assert advice in " ".join(text.split())
+    better = ("--set", f"extract.batch_tokens={planned.better_tokens}")
+    code, text = lrt_dist("plan", str(run_file), *out, *options, *better)
+    assert code == 0, text
+    assert "batch_tokens" not in text
+
+
 def test_slow_storage_takes_longer_than_computing(
     write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
 ) -> None:

@@ -18,11 +18,11 @@ from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
 from lrt_dist.models.tokens import SiteTokenizer
 from lrt_dist.plan.cost import GPU_FLOPS, NUMBER_BYTES, forward_flops
-from lrt_dist.plan.filling import batch_cost, better_rows
+from lrt_dist.plan.filling import batch_cost, better_budget, better_rows
 from lrt_dist.plan.memory import StagePlan
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
-from lrt_dist.workspace.placement import extraction_chain, stage_plans
+from lrt_dist.workspace.placement import chain, extraction_chain, stage_plans
 from lrt_dist.workspace.run import Run
 
 SAMPLE_DOCUMENTS = 32
@@ -30,6 +30,9 @@ SAMPLE_UNITS = 16
 """Units in which batches are cut to see how full they are."""
 UNITS_OF_REPLICA = 16
 """Fewest units for each replica: at the end of a run replicas wait for the last one."""
+CHARACTERS = 8e6
+"""Of a corpus, that the driver reads, hands out and puts together in a second (`benchmarks
+tokenising`)."""
 REACHED = 0.4
 """Share of a described GPU's operations a second that a forward pass is assumed to reach."""
 
@@ -74,6 +77,7 @@ class _Texts:
         sites: of each segment.
         lengths: tokens of each segment in each model.
         core_seconds: of one core, in which the whole corpus is cut; 0 if it was.
+        driver_seconds: in which the driver reads it, and puts it together; 0 if it did.
     """
 
     documents: int
@@ -82,6 +86,7 @@ class _Texts:
     sites: list[int]
     lengths: Sided[list[int]]
     core_seconds: float = 0.0
+    driver_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,10 @@ class Plan:
         documents: of the corpus.
         rows: sites.
         units: of work.
-        index_hours: in which the corpus is tokenised; 0 with a finished row index.
+        index_hours: in which the row index is made; 0 with a finished one.
         better_rows: another `extract.rows_per_unit` that is worth it; None where it is well.
+        better_tokens: another `extract.batch_tokens` that is worth it, with these rows of a unit;
+            None where it is well.
         models: extraction of each model.
         pairs: of layers.
         way: from the models to moments.
@@ -110,6 +117,7 @@ class Plan:
     units: int
     index_hours: float
     better_rows: int | None
+    better_tokens: int | None
     models: Sided[ModelPlan]
     pairs: int
     way: Way
@@ -178,14 +186,17 @@ def plan(run: Run) -> Plan:
         )
 
     models = Sided.of(model_plan)
+    better_rows = _better_rows(run, texts, models)
     evaluation = plan_evaluation(run)
     return Plan(
         exact=exact,
         documents=texts.documents,
         rows=rows,
         units=-(-rows // extract.rows_per_unit),
-        index_hours=texts.core_seconds / sum(run.machines.node_cpus) / 3600,
-        better_rows=_better_rows(run, texts, models),
+        index_hours=(texts.core_seconds / sum(run.machines.node_cpus) + texts.driver_seconds)
+        / 3600,
+        better_rows=better_rows,
+        better_tokens=_better_tokens(run, texts, better_rows or extract.rows_per_unit, flops),
         models=models,
         pairs=len(run.pairs),
         way=way,
@@ -231,6 +242,26 @@ def _better_rows(run: Run, texts: _Texts, models: Sided[ModelPlan]) -> int | Non
     )
 
 
+def _better_tokens(run: Run, texts: _Texts, rows_per_unit: int, flops: Sided[float]) -> int | None:
+    """For both models, each as much as it takes of the time. Larger batches are fuller; but a model
+    may be cut into more stages for them, and no chain fits into the GPUs that are left then."""
+
+    def lost(side: Side, budget: int) -> float:
+        spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
+        used = spec.replicas * len(spec.stages)
+        idle = max(1.0, run.machines.gpus / used) if run.machines.gpus else 1.0
+        return idle * batch_cost(texts.lengths[side], texts.sites, rows_per_unit, budget)
+
+    def cost(budget: int) -> float | None:
+        try:
+            both = sum(flops[side] * lost(side, budget) for side in Side)
+        except UserError:  # the models do not fit
+            return None
+        return both / sum(flops)
+
+    return better_budget(cost, run.config.extract.batch_tokens)
+
+
 def _counts(run: Run) -> _Texts:
     index = RowIndex.open(run.folder.rows)
     some = range(min(index.units, SAMPLE_UNITS))
@@ -256,6 +287,7 @@ def _estimate(run: Run) -> _Texts:
     segments = list(cut_segments(sample, encoders, config.max_tokens, run.config.sites))
     core_seconds = time.process_time() - began
     read = sum(len(document.text.encode()) for document in sample)
+    characters = sum(len(document.text) for document in sample)
     scale = max(1.0, text_bytes(config) / read)
     if config.max_documents:
         scale = min(scale, config.max_documents / len(sample))
@@ -270,6 +302,7 @@ def _estimate(run: Run) -> _Texts:
         [len(segment.char_ends) for segment in segments] * times,
         Sided.of(lambda side: [len(segment.ids[side]) for segment in segments] * times),
         core_seconds * scale,
+        characters * scale / CHARACTERS,
     )
 
 

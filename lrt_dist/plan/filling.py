@@ -1,8 +1,8 @@
-"""How full the batches of units are, and how many rows a unit should have."""
+"""How full the batches of units are; how large units and batches should be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lrt_dist.plan.units import MOST_PADDING, cut_batches
 
@@ -10,7 +10,9 @@ CHUNK_BYTES = (8 * 2**20, 64 * 2**20)
 """Of one layer's rows of a unit, which are one object of the store: smaller ones cost requests, and
 larger ones memory and what a fault loses."""
 WORTH = 0.02
-"""Share of the time of a forward pass for which it is worth to have larger units."""
+"""Share of the time of a forward pass for which it is worth to have larger units or batches."""
+BUDGETS = [1 << n for n in range(10, 17)]
+"""Tokens of a batch that may be proposed."""
 
 
 def batch_cost(
@@ -69,6 +71,24 @@ def better_rows(
         return None
     better = next(rows for rows in choices if cost(rows) <= wanted)
     return None if better == rows_per_unit else better
+
+
+def better_budget(cost: Callable[[int], float | None], token_budget: int) -> int | None:
+    """Another number of tokens of a batch, where that is worth it; None where it is well.
+
+    The fewest whose cost is no more than `WORTH` above the least: more need more memory.
+
+    Args:
+        cost: of an extraction with so many tokens in a batch, where one that loses nothing costs 1;
+            None where the models do not fit.
+        token_budget: the present one, which fits.
+    """
+    costs = {budget: cost(budget) for budget in sorted({*BUDGETS, token_budget})}
+    known = {budget: found for budget, found in costs.items() if found is not None}
+    wanted = min(known.values()) + WORTH
+    if known[token_budget] <= wanted:
+        return None
+    return next(budget for budget, found in known.items() if found <= wanted)
 
 
 def _units(lengths: Sequence[int], sites: Sequence[int], rows_per_unit: int) -> Iterator[list[int]]:

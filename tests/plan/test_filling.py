@@ -6,7 +6,14 @@ import random
 
 import pytest
 
-from lrt_dist.plan.filling import CHUNK_BYTES, WORTH, batch_cost, better_rows
+from lrt_dist.plan.filling import (
+    BUDGETS,
+    CHUNK_BYTES,
+    WORTH,
+    batch_cost,
+    better_budget,
+    better_rows,
+)
 from lrt_dist.plan.units import MOST_PADDING
 
 PLENTY = 1 << 40
@@ -74,3 +81,30 @@ def test_a_small_corpus_stays_in_units_enough() -> None:
 def test_no_segments() -> None:
     with pytest.raises(ValueError, match="no segments"):
         batch_cost([], [], 64, 2048)
+
+
+def test_small_batches_of_large_units_should_be_larger() -> None:
+    """By the weights that each batch reads again; the fewest tokens that lose little are enough."""
+    lengths, sites = natural()
+
+    def cost(budget: int) -> float:
+        return batch_cost(lengths, sites, 65_536, budget)
+
+    better = better_budget(cost, 600)
+    assert better in BUDGETS
+    assert cost(better) <= min(map(cost, BUDGETS)) + WORTH
+    assert cost(better // 2) > min(map(cost, BUDGETS)) + WORTH
+    assert better_budget(cost, better) is None
+
+
+def test_batches_for_which_a_model_needs_too_many_stages_should_be_smaller() -> None:
+    """Two stages up to 8,192 tokens, three beyond, which leave two of eight GPUs idle."""
+    costs = {budget: 1.01 if budget <= 8192 else 8 / 6 for budget in BUDGETS}
+    assert better_budget(costs.get, 16_384) == BUDGETS[0]
+    assert better_budget(costs.get, 8192) is None
+
+
+def test_batches_that_do_not_fit_are_not_proposed() -> None:
+    fitting = {1024: 1.5, 2048: 1.2}
+    assert better_budget(fitting.get, 1024) == 2048
+    assert better_budget(fitting.get, 2048) is None
