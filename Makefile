@@ -45,7 +45,7 @@ test: check
 	@$(BIN)/pytest
 
 test-slow: $(READY)
-	@$(BIN)/pytest -m slow --timeout 1800
+	@$(BIN)/pytest -m slow --timeout 1800 -o faulthandler_timeout=1700
 
 $(BENCH): $(READY)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

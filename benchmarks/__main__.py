@@ -40,7 +40,7 @@ MODULES = {
         "planned_stage",
         "planned_task",
     ],
-    "straight": ["straight_time", "hours_stored"],
+    "straight": ["straight_time", "hours_stored", "hours_straight"],
     "simulate": ["simulated_64", "simulated_1024"],
     "driver_per_unit": ["driver_per_unit"],
     "decomposition": ["eigh_time", "eigh_memory"],

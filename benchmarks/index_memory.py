@@ -1,6 +1,6 @@
 """Whether the driver's memory grows with the corpus that it indexes.
 
-`index_memory`: peak memory of the process `lrt-dist index` for a corpus of 30 million tokens, over
+`index_memory`: peak memory of the process `lrt-dist index` for a corpus of 100 million tokens, over
 that for 1 million; its workers, on Ray, are not in it. Documents are sentences of Python's
 documentation in random order, of about 3,000 characters; one in ten is a near duplicate of another.
 `bytes_a_document` is the growth from the least corpus to the largest. Each size is a process of its
@@ -30,7 +30,7 @@ from lrt_dist.demo.text import python_documentation
 from lrt_dist.sites import Side
 
 TARGET = 1.2
-TOKENS, QUICK_TOKENS = (1_000_000, 10_000_000, 30_000_000), (10_000, 40_000)
+TOKENS, QUICK_TOKENS = (1_000_000, 10_000_000, 100_000_000), (10_000, 40_000)
 CHARACTERS_OF_TOKEN = 4
 """About."""
 CHARACTERS_OF_DOCUMENT = 3000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lrt_dist.files import atomic_write
+from lrt_dist.files import atomic_write, sweep
 
 
 def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
@@ -22,3 +22,14 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_swept_away_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "units.arrow"
+    with atomic_write(path) as partial:
+        partial.write_text("whole")
+        left = partial.with_name(partial.name.replace(".partial", "9.partial"))
+        left.write_text("half")
+    sweep(tmp_path)
+    assert [found.name for found in tmp_path.iterdir()] == ["units.arrow"]
+    sweep(tmp_path / "not there")

@@ -31,7 +31,7 @@ from lrt_dist.commands._unit_records import Machines, library_versions, note_ver
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import NoReplicaError, UserError
-from lrt_dist.files import delete_tree
+from lrt_dist.files import delete_tree, sweep
 from lrt_dist.plan.pairing import shuffled
 from lrt_dist.runtime.contract import Chains, Done
 from lrt_dist.sites import Side, Sided
@@ -119,6 +119,7 @@ class _Work:
         run.runtime.look()  # nodes may be gone, or new
         absent, committed = self._quarantine_both(), self.committed_units()
         kept = self._checked_kept(committed)
+        sweep(self._kept)
         write_groups(run, index, range(index.units), self._kept)
         blocks = run_blocks(run, index, range(index.units), self._kept)
         first = next(
