@@ -17,6 +17,7 @@ from typing import Any
 
 from lrt_dist.commands._items import check_items, write_items
 from lrt_dist.commands._moments import fitted_units
+from lrt_dist.commands._overlap import check_overlap
 from lrt_dist.commands._rows import median_norms
 from lrt_dist.commands.evaluation.bands import measure_bands
 from lrt_dist.commands.evaluation.carriers import Carriers
@@ -37,7 +38,6 @@ from lrt_dist.commands.evaluation.spread import Spread, without_folds
 from lrt_dist.commands.evaluation.steered import SteeredTarget
 from lrt_dist.commands.evaluation.vectors import contrast_states, save_native_vectors
 from lrt_dist.commands.fit import current_fits
-from lrt_dist.commands.index import check_overlap
 from lrt_dist.config import fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.maps.vectors import VECTOR_METHODS

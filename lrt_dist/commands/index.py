@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, TypeVar
-
-import pyarrow as pa
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from lrt_dist.commands._items import check_items, item_warnings
+from lrt_dist.commands._overlap import check_overlap
+from lrt_dist.commands._shares import share_path, shares_of, tokenised, unit_ranges
 from lrt_dist.commands.evaluation.carriers import check_map_texts
 from lrt_dist.commands.evaluation.given import check_given_vectors
 from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
 from lrt_dist.corpus.duplicates import BANDS, NearDuplicates
-from lrt_dist.corpus.overlap import SHARE, SHINGLE, SHORTEST, overlaps, texts_to_find
 from lrt_dist.corpus.readers import (
     Document,
     corpus_digest,
@@ -28,27 +22,17 @@ from lrt_dist.corpus.readers import (
 )
 from lrt_dist.corpus.rows import RowIndex, WrittenUnits, write_index, write_units
 from lrt_dist.errors import UserError
-from lrt_dist.files import delete_tree, is_file, place
-from lrt_dist.runtime.progress import Phase
+from lrt_dist.files import delete_tree, place
 from lrt_dist.sites import Side, Sided, fold_of
-from lrt_dist.store.tables import OverlapRow, Table, is_current
-from lrt_dist.tasks.overlap import OverlapTask, look_through
 from lrt_dist.tasks.tokenise import (
     DocumentsTask,
     SegmentsTask,
     Tokenizers,
-    read_share,
-    signatures_of,
     tokenise_documents,
     tokenise_segments,
 )
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
-
-CHARACTERS_OF_SHARE = 1 << 19
-"""Characters of text that are tokenised by one task, which takes a second or less."""
-SEGMENTS_OF_SHARE = 2048
-"""Segments that one task sees anew, or looks through."""
 
 
 def index(run: Run) -> RowIndex:
@@ -107,17 +91,17 @@ def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
     near = None if share is None else NearDuplicates(share)
     tasks = (
         DocumentsTask(
-            path=_share(run, fingerprint, number, documents),
+            path=share_path(run, fingerprint, number, documents),
             tokenizers=tokenizers,
             max_tokens=config.corpus.max_tokens,
             sites=config.sites,
             documents=documents,
             signed=near is not None,
         )
-        for number, documents in enumerate(_shares(read.documents()))
+        for number, documents in enumerate(shares_of(read.documents()))
     )
     with run.progress.phase("tokenise", read.expected, "characters") as bar:
-        tables = _tokenised(run, tokenise_documents, tasks, bar, near)
+        tables = tokenised(run, tokenise_documents, tasks, bar, near)
         units = write_units(run.folder.rows, tables, config.extract.rows_per_unit)
         bar.ended()
     if config.corpus.mixture:
@@ -135,7 +119,7 @@ def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
 
     tasks = (
         SegmentsTask(
-            path=_share(run, fingerprint, units.start, until=units.stop),
+            path=share_path(run, fingerprint, units.start, until=units.stop),
             tokenizers=tokenizers,
             max_tokens=config.corpus.max_tokens,
             sites=config.sites,
@@ -144,99 +128,16 @@ def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
             size=sum(len(earlier.lengths(unit, Side.SOURCE)) for unit in units),
             known=Sided.of(known),
         )
-        for units in _unit_ranges(earlier)
+        for units in unit_ranges(earlier)
     )
     with run.progress.phase("tokenise", earlier.segments, "segments") as bar:
-        tables = _tokenised(run, tokenise_segments, tasks, bar)
+        tables = tokenised(run, tokenise_segments, tasks, bar)
         units = write_units(run.folder.rows, tables, earlier.rows_per_unit)
     return _ended(run, units, fingerprint, earlier.groups(), earlier.corpus)
 
 
-def _unit_ranges(index: RowIndex) -> Iterator[range]:
-    """All units, in ranges of about `SEGMENTS_OF_SHARE`."""
-    at_once = max(1, SEGMENTS_OF_SHARE * index.units // index.segments)
-    for first in range(0, index.units, at_once):
-        yield range(first, min(first + at_once, index.units))
-
-
 def _tokenizers(run: Run) -> Tokenizers:
     return Tokenizers(Sided.of(run.model), Sided.of(lambda side: run.facts[side].tokenizer))
-
-
-T = TypeVar("T", DocumentsTask, SegmentsTask)
-
-
-def _tokenised(
-    run: Run,
-    function: Callable[[T], None],
-    tasks: Iterable[T],
-    bar: Phase,
-    near: NearDuplicates | None = None,
-) -> Iterator[pa.RecordBatch]:
-    """The tables of all shares of the corpus, in order, as they are made; those that are there are
-    not made again. `near` takes in the signatures of their documents."""
-    drawn: deque[tuple[Path, int, bool]] = deque()
-    """Shares to come: their paths and sizes, and whether they are there."""
-
-    def absent() -> Iterator[T]:
-        for task in tasks:
-            there = is_file(task.path)
-            drawn.append((task.path, task.size, there))
-            if there:
-                bar.resume(task.size)
-            else:
-                yield task
-
-    def table(path: Path) -> pa.RecordBatch:
-        share = read_share(path)
-        if near:
-            for document, signature in signatures_of(share):
-                near.add(document, signature)
-        return share
-
-    for _ in run.runtime.map(function, absent()):
-        there = True
-        while there:
-            path, size, there = drawn.popleft()
-            yield table(path)
-        bar.advance(size)
-    for path, _, _ in drawn:
-        yield table(path)
-
-
-def _share(
-    run: Run,
-    fingerprint: str,
-    number: int,
-    documents: Sequence[Document] = (),
-    until: int | None = None,
-) -> Path:
-    """The file of one share of the corpus; another one if its documents or units are others, or if
-    another version would have cut them."""
-    digest = hashlib.sha256(repr((fingerprint, _made_by(), until)).encode())
-    for document in documents:
-        digest.update(f"{document.id}\n{document.text}\n".encode())
-    return run.folder.shares / f"{number:06d}-{digest.hexdigest()[:16]}.arrow"
-
-
-@cache
-def _made_by() -> tuple[str, ...]:
-    """The versions of what cuts a corpus."""
-    return tuple(f"{name} {version(name)}" for name in ("lrt_dist", "tokenizers", "transformers"))
-
-
-def _shares(documents: Iterable[Document]) -> Iterator[tuple[Document, ...]]:
-    """Documents in shares of `CHARACTERS_OF_SHARE` or a bit more."""
-    share: list[Document] = []
-    characters = 0
-    for document in documents:
-        share.append(document)
-        characters += len(document.text)
-        if characters >= CHARACTERS_OF_SHARE:
-            yield tuple(share)
-            share, characters = [], 0
-    if share:
-        yield tuple(share)
 
 
 def _groups(run: Run, near: NearDuplicates) -> dict[str, str]:
@@ -372,71 +273,3 @@ def _absent_note(rows: RowIndex) -> str:
     if not rows.absent:
         return ""
     return f"; at {rows.absent:,} rows no token of one of the models ends: they are in no fit"
-
-
-def check_overlap(run: Run, rows: RowIndex) -> dict[str, list[str]]:
-    """Refuse a corpus that holds texts of a concept, of any split, unless the run allows it.
-
-    The corpus is searched once: what was found is kept, for this corpus and these texts.
-
-    Returns the overlapping texts of each concept.
-    """
-    if not run.config.concepts:
-        return {}
-    others = [RunFolder.open(place(out)) for out in run.config.fit.moments_of]
-    indexes = [rows, *(RowIndex.open(other.rows) for other in others)]
-    overlap: dict[str, list[str]] = {}
-    found = list(_overlap(run, indexes))
-    for row in found:
-        overlap.setdefault(row.concept, []).append(row.text)
-    if found and not run.config.fit.allow_fit_on_concepts:
-        raise UserError(_told(found[0], len(overlap[found[0].concept]), run.folder.overlap))
-    return overlap
-
-
-def _overlap(run: Run, indexes: list[RowIndex]) -> Table[OverlapRow]:
-    """What is shared by the corpora and the texts of all concepts: read, or looked for and kept."""
-    texts = {
-        concept.name: texts_to_find(
-            itertools.chain.from_iterable(run.concepts[concept.name].splits().values()),
-            concept.template.prefix,
-        )
-        for concept in run.config.concepts
-    }
-    fingerprint = fingerprint_of(
-        {
-            "indexes": [index.fingerprint for index in indexes],
-            "texts": {name: sorted(group) for name, group in texts.items()},
-            "rule": [SHINGLE, SHARE, SHORTEST],
-        }
-    )
-    path = run.folder.overlap
-    if not is_current(path, fingerprint):
-        sought = tuple(itertools.chain.from_iterable(texts.values()))
-        tasks = [
-            OverlapTask(index.path, units, sought)
-            for index in indexes
-            for units in _unit_ranges(index)
-        ]
-        with run.progress.phase("overlap", sum(i.units for i in indexes), "units") as bar:
-            parts = []
-            for task, found in zip(tasks, run.runtime.map(look_through, tasks), strict=True):
-                parts.append(found)
-                bar.advance(len(task.units))
-        rows = [OverlapRow(**vars(overlap)) for overlap in overlaps(parts, texts)]
-        Table.of(OverlapRow, rows).save(path, fingerprint)
-    return Table.read(path, OverlapRow)
-
-
-def _told(row: OverlapRow, count: int, table: Path) -> str:
-    how = (
-        f"holds the document {row.document}"
-        if row.document
-        else f"with {row.share:.0%} of its runs of {SHINGLE} words"
-    )
-    return (
-        f"concept {row.concept}: {count} of its texts occur in the corpus, or hold a document of "
-        f"it; the first, {row.text[:80]!r}, {how}. A map fitted on a concept's own texts returns "
-        f"the native vector by algebra. Take them out of the corpus ({table} has them all), or set "
-        "fit.allow_fit_on_concepts: true (the report will warn)"
-    )

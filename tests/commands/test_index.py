@@ -33,7 +33,7 @@ def indexed(run_file: Path, out: Path, *settings: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrt_dist.commands.index.CHARACTERS_OF_SHARE", SMALL)
+    monkeypatch.setattr("lrt_dist.commands._shares.CHARACTERS_OF_SHARE", SMALL)
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_rows_of_another_run_are_seen_share_by_share(
     settings = (f"sites.rows_of={earlier}",)
     found = []
     for segments in (2048, 4):
-        monkeypatch.setattr("lrt_dist.commands.index.SEGMENTS_OF_SHARE", segments)
+        monkeypatch.setattr("lrt_dist.commands._shares.SEGMENTS_OF_SHARE", segments)
         with api.open_run(tmp_path / str(segments), load_run(run_file, settings)) as run:
             index = api.index(run)
         found.append([(s.document, s.start, s.ids, s.positions) for s in index.all_segments()])
