@@ -137,6 +137,17 @@ def test_stages_without_a_gpu_and_a_driver_that_is_busy(
     assert "2 stages, which take a GPU each, and 1 GPUs are described" in " ".join(text.split())
 
 
+def test_a_corpus_without_a_site_is_told(
+    write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
+) -> None:
+    run_file = write_run(cluster={"address": "auto"})
+    (run_file.parent / "corpus.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    out = ("--out", str(tmp_path / "out"))
+    code, text = lrt_dist("plan", str(run_file), *out, "--cluster", str(TEN))
+    assert code == 2
+    assert "in the first 2 documents of the corpus" in " ".join(text.split())
+
+
 def test_batches_that_are_too_small_are_told(
     write_run: WriteRun, tmp_path: Path, lrt_dist: CommandLine
 ) -> None:

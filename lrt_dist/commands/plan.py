@@ -286,6 +286,12 @@ def _estimate(run: Run) -> _Texts:
     began = time.process_time()
     segments = list(cut_segments(sample, encoders, config.max_tokens, run.config.sites))
     core_seconds = time.process_time() - began
+    if not segments:
+        raise UserError(
+            f"no token of both models ends at the same character in the first {len(sample)} "
+            "documents of the corpus, so nothing can be estimated; use longer documents or a "
+            "smaller sites.min_context, or run `lrt-dist index` to see whether others have sites"
+        )
     read = sum(len(document.text.encode()) for document in sample)
     characters = sum(len(document.text) for document in sample)
     scale = max(1.0, text_bytes(config) / read)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -213,24 +213,25 @@ def _opened(path: Path, digest: str) -> _Batches:
 
 @dataclass(frozen=True)
 class WrittenUnits:
-    """What is known of `units.arrow` once it is written, and wanted for the rest of an index.
+    """What is known once units are written, and wanted for the rest of an index.
 
     Attributes:
-        rows, segments, absent, rows_per_unit: see `RowIndex`.
-        lines: of each unit, for `segments.arrow`; the groups of documents are not known yet.
+        rows, units, segments, absent, rows_per_unit: see `RowIndex`.
         contents: of each model a hash, which goes on.
     """
 
     rows: int
+    units: int
     segments: int
     absent: int
     rows_per_unit: int
-    lines: Sequence[pa.RecordBatch]
     contents: Sided[hashlib._Hash]
 
 
 def write_units(path: Path, segments: Iterable[pa.RecordBatch], rows_per_unit: int) -> WrittenUnits:
     """Number the rows and cut units, as segments come in; there is no index until `write_index`.
+
+    Each document is a group by itself.
 
     Args:
         path: folder of the index.
@@ -239,18 +240,19 @@ def write_units(path: Path, segments: Iterable[pa.RecordBatch], rows_per_unit: i
     Raises:
         UserError: there is not one site.
     """
-    rows = segments_count = absent = 0
-    lines: list[pa.RecordBatch] = []
+    rows = units = segments_count = absent = 0
     contents = Sided.of(lambda side: hashlib.sha256())
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     sweep(path)
     with (
-        atomic_write(path / _UNITS) as unfinished,
-        pa.ipc.new_file(unfinished, SCHEMA, options=options) as writer,
+        atomic_write(path / _UNITS) as units_file,
+        atomic_write(path / _SEGMENTS) as segments_file,
+        pa.ipc.new_file(units_file, SCHEMA, options=options) as units_writer,
+        pa.ipc.new_file(segments_file, SEGMENTS) as segments_writer,
     ):
         for unit in fill_units(segments, rows_per_unit):
-            writer.write_batch(unit)
-            lines.append(_lines(unit))
+            units_writer.write_batch(unit)
+            segments_writer.write_batch(_segments_batch(unit))
             shared = [*_content(unit, "document", "start", "text", "char_ends", "first_row")]
             for side in Side:
                 for part in [*shared, *_content(unit, f"{side}_ids", f"{side}_positions")]:
@@ -258,6 +260,7 @@ def write_units(path: Path, segments: Iterable[pa.RecordBatch], rows_per_unit: i
             present = _present(unit)
             rows += len(present)
             absent += len(present) - int(present.sum())
+            units += 1
             segments_count += len(unit)
         if not rows:
             raise UserError(
@@ -266,7 +269,7 @@ def write_units(path: Path, segments: Iterable[pa.RecordBatch], rows_per_unit: i
             )
         if RowIndex.is_at(path):  # the files are about to be others than it says
             (path / _SUMMARY).unlink()
-    return WrittenUnits(rows, segments_count, absent, rows_per_unit, lines, contents)
+    return WrittenUnits(rows, units, segments_count, absent, rows_per_unit, contents)
 
 
 def write_index(
@@ -281,29 +284,31 @@ def write_index(
 
     Args:
         path: folder of the index.
-        units: what `write_units` said of them.
+        units: what `write_units` said of them; good for one index.
         groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
         corpus: see `RowIndex.corpus`.
         tokenizers: see `RowIndex.tokenizers`.
     """
     groups = groups or {}
     documents: set[str] = set()
+    alone = _Batches(path / _SEGMENTS)
     with (
         atomic_write(path / _SEGMENTS) as unfinished,
         pa.ipc.new_file(unfinished, SEGMENTS) as writer,
     ):
-        for lines in units.lines:
-            names = lines.column("document").to_pylist()
+        for number in range(units.units):
+            batch = alone.batch(number)
+            names = batch.column("document").to_pylist()
             group = pa.array([groups.get(name, name) for name in names], type=pa.string())
-            whole = lines.set_column(SEGMENTS.get_field_index("group"), "group", group)
-            writer.write_batch(whole)
+            grouped = batch.set_column(SEGMENTS.get_field_index("group"), "group", group)
+            writer.write_batch(grouped)
             documents.update(names)
             for content in units.contents:
-                for part in _content(whole, "group"):
+                for part in _content(grouped, "group"):
                     content.update(part)
     summary = {
         "rows": units.rows,
-        "units": len(units.lines),
+        "units": units.units,
         "segments": units.segments,
         "documents": len(documents),
         "rows_per_unit": units.rows_per_unit,
@@ -318,8 +323,8 @@ def write_index(
     return RowIndex.open(path)
 
 
-def _lines(unit: pa.RecordBatch) -> pa.RecordBatch:
-    """A line per segment of a unit, each document by itself."""
+def _segments_batch(unit: pa.RecordBatch) -> pa.RecordBatch:
+    """Each document a group by itself."""
     document = unit.column("document")
     columns = {
         "document": document,
