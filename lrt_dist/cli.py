@@ -260,8 +260,7 @@ def plan(
     if planned.index_hours * 3600 >= 1:
         console.print(f"index: {format_seconds(planned.index_hours * 3600)}")
     cost = max(model.batch_cost for model in planned.models)
-    better = {"rows_per_unit": planned.better_rows, "batch_tokens": planned.better_tokens}
-    named = " and ".join(f"extract.{key}: {value}" for key, value in better.items() if value)
+    named = " and ".join(f"{key}: {value}" for key, value in planned.better.items())
     advice = f"; {named} would be better" if named else ""
     console.print(
         f"batches of units of {config.extract.rows_per_unit:,} rows cost {cost:.2f} tokens for "

@@ -63,7 +63,7 @@ def as_disk_full_error(path: str) -> Iterator[None]:
         text = str(error)
         if "No space left" in text or "os error 28" in text or "StorageFull" in text:
             raise DiskFullError(
-                f"no space left while writing to {path}; nothing committed is lost: free some "
-                "space and run the same command again"
+                f"no space left while writing to {path} ({error}); nothing committed is lost: "
+                "free some space and run the same command again"
             ) from error
         raise

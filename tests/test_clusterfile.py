@@ -156,16 +156,16 @@ def test_batches_that_are_too_small_are_told(
     values = ["extract.rows_per_unit=8192", "extract.batch_tokens=50"]
     folder = RunFolder(tmp_path / "out", load_run(run_file, values))
     planned = api.plan(api.Run(folder, Progress(), load_cluster(TEN)))
-    assert planned.better_tokens is not None
-    assert planned.better_tokens > 50
+    better = planned.better["extract.batch_tokens"]
+    assert better > 50
     assert planned.index_hours > 0
-    advice = f"extract.batch_tokens: {planned.better_tokens} would be better"
+    advice = f"extract.batch_tokens: {better} would be better"
     options = ("--cluster", str(TEN), "--set", "extract.rows_per_unit=8192")
     code, text = lrt_dist("plan", str(run_file), *out, *options, "--set", "extract.batch_tokens=50")
     assert code == 0, text
     assert advice in " ".join(text.split())
-    better = ("--set", f"extract.batch_tokens={planned.better_tokens}")
-    code, text = lrt_dist("plan", str(run_file), *out, *options, *better)
+    followed = ("--set", f"extract.batch_tokens={better}")
+    code, text = lrt_dist("plan", str(run_file), *out, *options, *followed)
     assert code == 0, text
     assert "batch_tokens" not in text
 

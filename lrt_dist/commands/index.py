@@ -22,7 +22,7 @@ from lrt_dist.corpus.readers import (
 )
 from lrt_dist.corpus.rows import RowIndex, WrittenUnits, write_index, write_units
 from lrt_dist.errors import UserError
-from lrt_dist.files import delete_tree, place
+from lrt_dist.files import delete_tree, place, sweep
 from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.tasks.tokenise import (
     DocumentsTask,
@@ -63,6 +63,7 @@ def index(run: Run) -> RowIndex:
         existing = RowIndex.open(path)
         if existing.fingerprint == fingerprint:
             delete_tree(run.folder.shares)  # a kill may have left them
+            sweep(path)
             _check_folds(run, existing)
             check_overlap(run, existing)
             return existing

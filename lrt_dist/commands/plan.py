@@ -10,29 +10,27 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._items import check_items
+from lrt_dist.commands._sizes import Work, better_sizes
 from lrt_dist.commands._ways import Extraction, Way, Ways, float64_speed
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
 from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.errors import UserError
-from lrt_dist.models.tokens import SiteTokenizer
-from lrt_dist.plan.cost import GPU_FLOPS, NUMBER_BYTES, forward_flops
-from lrt_dist.plan.filling import batch_cost, better_budget, better_rows
+from lrt_dist.plan.cost import GPU_FLOPS, forward_flops
+from lrt_dist.plan.filling import batch_cost
 from lrt_dist.plan.memory import StagePlan
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
-from lrt_dist.workspace.placement import chain, extraction_chain, stage_plans
+from lrt_dist.tasks.tokenise import Tokenizers
+from lrt_dist.workspace.placement import extraction_chain, stage_plans
 from lrt_dist.workspace.run import Run
 
 SAMPLE_DOCUMENTS = 32
 SAMPLE_UNITS = 16
 """Units in which batches are cut to see how full they are."""
-UNITS_OF_REPLICA = 16
-"""Fewest units for each replica: at the end of a run replicas wait for the last one."""
-CHARACTERS = 8e6
-"""Of a corpus, that the driver reads, hands out and puts together in a second (`benchmarks
-tokenising`)."""
+CHARACTERS_A_SECOND = 8e6
+"""Of a corpus, that the driver reads, hands out and puts together (`benchmarks tokenising`)."""
 REACHED = 0.4
 """Share of a described GPU's operations a second that a forward pass is assumed to reach."""
 
@@ -99,9 +97,7 @@ class Plan:
         rows: sites.
         units: of work.
         index_hours: in which the row index is made; 0 with a finished one.
-        better_rows: another `extract.rows_per_unit` that is worth it; None where it is well.
-        better_tokens: another `extract.batch_tokens` that is worth it, with these rows of a unit;
-            None where it is well.
+        better: settings that are worth to be changed, and their values.
         models: extraction of each model.
         pairs: of layers.
         way: from the models to moments.
@@ -116,8 +112,7 @@ class Plan:
     rows: int
     units: int
     index_hours: float
-    better_rows: int | None
-    better_tokens: int | None
+    better: dict[str, int]
     models: Sided[ModelPlan]
     pairs: int
     way: Way
@@ -186,17 +181,17 @@ def plan(run: Run) -> Plan:
         )
 
     models = Sided.of(model_plan)
-    better_rows = _better_rows(run, texts, models)
+    replicas = max(model.replicas for model in models)
     evaluation = plan_evaluation(run)
     return Plan(
         exact=exact,
         documents=texts.documents,
         rows=rows,
         units=-(-rows // extract.rows_per_unit),
-        index_hours=(texts.core_seconds / sum(run.machines.node_cpus) + texts.driver_seconds)
+        # Cores and driver are at work at once.
+        index_hours=max(texts.core_seconds / sum(run.machines.node_cpus), texts.driver_seconds)
         / 3600,
-        better_rows=better_rows,
-        better_tokens=_better_tokens(run, texts, better_rows or extract.rows_per_unit, flops),
+        better=better_sizes(run, Work(rows, texts.sites, texts.lengths, flops, replicas)),
         models=models,
         pairs=len(run.pairs),
         way=way,
@@ -226,42 +221,6 @@ def _check_gpus(run: Run, model: str, stages: int) -> None:
         )
 
 
-def _better_rows(run: Run, texts: _Texts, models: Sided[ModelPlan]) -> int | None:
-    """Of the model that has the larger part of the work; rows are those of both."""
-    extract = run.config.extract
-    if run.folder.has_activations():
-        return None  # too late
-    side = max(Side, key=lambda s: models[s].hours)
-    return better_rows(
-        texts.lengths[side],
-        texts.sites,
-        extract.rows_per_unit,
-        extract.batch_tokens,
-        max(run.widths) * NUMBER_BYTES[extract.store_dtype],
-        texts.rows // (UNITS_OF_REPLICA * max(model.replicas for model in models)),
-    )
-
-
-def _better_tokens(run: Run, texts: _Texts, rows_per_unit: int, flops: Sided[float]) -> int | None:
-    """For both models, each as much as it takes of the time. Larger batches are fuller; but a model
-    may be cut into more stages for them, and no chain fits into the GPUs that are left then."""
-
-    def lost(side: Side, budget: int) -> float:
-        spec = chain(run, side, head=False, batch_tokens=budget, extracts=True)
-        used = spec.replicas * len(spec.stages)
-        idle = max(1.0, run.machines.gpus / used) if run.machines.gpus else 1.0
-        return idle * batch_cost(texts.lengths[side], texts.sites, rows_per_unit, budget)
-
-    def cost(budget: int) -> float | None:
-        try:
-            both = sum(flops[side] * lost(side, budget) for side in Side)
-        except UserError:  # the models do not fit
-            return None
-        return both / sum(flops)
-
-    return better_budget(cost, run.config.extract.batch_tokens)
-
-
 def _counts(run: Run) -> _Texts:
     index = RowIndex.open(run.folder.rows)
     some = range(min(index.units, SAMPLE_UNITS))
@@ -282,7 +241,11 @@ def _estimate(run: Run) -> _Texts:
             "the size of a dataset is only known once it was read: run `lrt-dist index` first"
         )
     sample = list(itertools.islice(read_documents(config), SAMPLE_DOCUMENTS))
-    encoders = Sided.of(lambda side: SiteTokenizer.load(run.model(side)))
+    encoders = Tokenizers(
+        Sided.of(run.model), Sided.of(lambda side: run.facts[side].tokenizer)
+    ).load()
+    for encoder in encoders:
+        encoder.encode_all([])  # which makes it ready, once a process
     began = time.process_time()
     segments = list(cut_segments(sample, encoders, config.max_tokens, run.config.sites))
     core_seconds = time.process_time() - began
@@ -308,7 +271,7 @@ def _estimate(run: Run) -> _Texts:
         [len(segment.char_ends) for segment in segments] * times,
         Sided.of(lambda side: [len(segment.ids[side]) for segment in segments] * times),
         core_seconds * scale,
-        characters * scale / CHARACTERS,
+        characters * scale / CHARACTERS_A_SECOND,
     )
 
 

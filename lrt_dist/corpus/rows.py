@@ -284,13 +284,14 @@ def write_index(
 
     Args:
         path: folder of the index.
-        units: what `write_units` said of them; good for one index.
+        units: what `write_units` said of them.
         groups: the group of each document that has a near duplicate; see `RowIndex.groups`.
         corpus: see `RowIndex.corpus`.
         tokenizers: see `RowIndex.tokenizers`.
     """
     groups = groups or {}
     documents: set[str] = set()
+    contents = [content.copy() for content in units.contents]
     alone = _Batches(path / _SEGMENTS)
     with (
         atomic_write(path / _SEGMENTS) as unfinished,
@@ -303,7 +304,7 @@ def write_index(
             grouped = batch.set_column(SEGMENTS.get_field_index("group"), "group", group)
             writer.write_batch(grouped)
             documents.update(names)
-            for content in units.contents:
+            for content in contents:
                 for part in _content(grouped, "group"):
                     content.update(part)
     summary = {
@@ -313,7 +314,7 @@ def write_index(
         "documents": len(documents),
         "rows_per_unit": units.rows_per_unit,
         "fingerprint": fingerprint,
-        "digests": [content.hexdigest()[:16] for content in units.contents],
+        "digests": [content.hexdigest()[:16] for content in contents],
         "absent": units.absent,
         "corpus": corpus,
         "tokenizers": list(tokenizers),

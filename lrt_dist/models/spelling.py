@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from types import NoneType
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
+from tokenizers import decoders, models
 
 NO_END = -1
 BLANK = "▁"
@@ -34,8 +36,16 @@ class Spelling:
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> Spelling | None:
-        """That of a byte-level vocabulary, or of one of SentencePiece's kind; None of any other."""
-        kinds = _kinds(json.loads(backend.decoder.__getstate__())) if backend.decoder else set()
+        """That of a byte-level vocabulary of byte pairs, or of one of SentencePiece's kind; None of
+        any other.
+
+        A token that takes the blanks beside it spells nothing that is known.
+        """
+        known = isinstance(backend.model, models.BPE)
+        # One that is written in Python cannot be described.
+        if not known or type(backend.decoder) in (NoneType, decoders.Decoder):
+            return None
+        kinds = _kinds(json.loads(backend.decoder.__getstate__()))
         if "ByteLevel" in kinds:
             spell = _byte_level
         elif kinds & {"ByteFallback", "Metaspace"}:
@@ -43,11 +53,13 @@ class Spelling:
         else:
             return None
         pieces = [UNKNOWN] * (max(backend.get_vocab().values(), default=-1) + 1)
-        for number, added in backend.get_added_tokens_decoder().items():
-            pieces[number] = added.content.encode()
         for piece, number in backend.get_vocab(with_added_tokens=False).items():
-            spelled = spell(piece)
-            pieces[number] = pieces[number] if spelled == UNKNOWN else spelled
+            pieces[number] = spell(piece)
+        for number, added in backend.get_added_tokens_decoder().items():
+            if added.lstrip or added.rstrip:
+                pieces[number] = UNKNOWN
+            elif pieces[number] == UNKNOWN:
+                pieces[number] = added.content.encode()
         return cls(pieces)
 
     def ends(self, ids: Sequence[int], text: str) -> NDArray[np.int32] | None:

@@ -83,6 +83,7 @@ class RayRuntime:
         holding = [node for node in alive if node.get(kind)] or alive
         self._object_stores = [float(node["object_store_memory"]) for node in holding]
         self.gpus = float(resources.get("GPU", 0))
+        self._gpu_memory: int | None = None
 
     def gpu_memory(self) -> int:
         """Bytes of memory of a GPU: the driver's own, else one of the cluster's.
@@ -90,6 +91,11 @@ class RayRuntime:
         Raises:
             LrtError: no GPU of the cluster came free to be asked.
         """
+        if self._gpu_memory is None:
+            self._gpu_memory = self._asked_gpu_memory()
+        return self._gpu_memory
+
+    def _asked_gpu_memory(self) -> int:
         if torch.cuda.is_available():
             return smallest_gpu()
         asked = ray.remote(num_gpus=1, num_cpus=0)(smallest_gpu).remote()
@@ -178,7 +184,7 @@ class RayRuntime:
             yield result(roots.popleft())
 
     def _window(self, needs: Needs) -> int:
-        """Calls that wait or run: as many as there are cores for, or GPUs."""
+        """Calls that run: as many as there are cores for, or GPUs."""
         places = self.gpus / needs.gpus if needs.gpus else sum(self.node_cpus)
         return max(2, int(places))
 

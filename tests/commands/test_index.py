@@ -116,6 +116,16 @@ def test_shares_of_other_documents_are_not_taken(
     assert made == indexed(run_file, tmp_path / "anew")
 
 
+def test_what_a_kill_left_beside_a_finished_index_is_swept_away(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """It was killed with another corpus, which was taken back."""
+    run_file, out = write_run(), tmp_path / "out"
+    made = indexed(run_file, out)
+    (out / "rows" / ".units.arrow.123.partial").write_bytes(b"half")
+    assert indexed(run_file, out) == made
+
+
 def test_a_corpus_without_a_site_is_refused(write_run: Callable[..., Path], tmp_path: Path) -> None:
     run_file = write_run()
     (run_file.parent / "corpus.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
