@@ -242,7 +242,7 @@ def write_units(path: Path, segments: Iterable[pa.RecordBatch], rows_per_unit: i
     """
     rows = units = segments_count = absent = 0
     contents = Sided.of(lambda side: hashlib.sha256())
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
     sweep(path)
     with (
         atomic_write(path / _UNITS) as units_file,
