@@ -52,9 +52,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def cluster(bucket: str) -> Iterator[tuple[ray.cluster_utils.Cluster, str]]:
     """A head that computes nothing, with a job server; and the server's address."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = _free_port()
     made = ray.cluster_utils.Cluster(
         initialize_head=True,
         head_node_args={
@@ -62,10 +60,19 @@ def cluster(bucket: str) -> Iterator[tuple[ray.cluster_utils.Cluster, str]]:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
+            # Jobs are sent through the head's agent; another cluster here may have the usual port.
+            "dashboard_agent_listen_port": _free_port(),
         },
     )
     yield made, f"http://127.0.0.1:{port}"
     made.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @pytest.fixture
