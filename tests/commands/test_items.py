@@ -15,7 +15,7 @@ from tiny_run import write_tiny_run
 
 import lrt_dist
 from lrt_dist import api
-from lrt_dist.commands import index as index_command
+from lrt_dist.commands import _overlap
 from lrt_dist.errors import UserError
 from lrt_dist.runfile import load_run
 from lrt_dist.store.tables import OverlapRow, Table
@@ -201,7 +201,7 @@ def test_texts_of_every_split_are_looked_for_in_the_corpus_once(
     out = tmp_path / "out0"
     assert record_of(out)
     corpus.write_text(documents + json.dumps({"text": records[0]["question"]}) + "\n")
-    monkeypatch.setattr(index_command, "look_through", None)
+    monkeypatch.setattr(_overlap, "look_through", None)
     with pytest.raises(UserError, match=r"concept letters: \d+ of its texts occur"):
         index(run_file, out)
     index(run_file, out, "fit.allow_fit_on_concepts=true")
