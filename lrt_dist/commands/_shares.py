@@ -17,7 +17,14 @@ from lrt_dist.corpus.readers import Document
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.files import is_file
 from lrt_dist.runtime.progress import Phase
-from lrt_dist.tasks.tokenise import DocumentsTask, SegmentsTask, read_share, signatures_of
+from lrt_dist.sites import Sided
+from lrt_dist.tasks.tokenise import (
+    DocumentsTask,
+    SegmentsTask,
+    Tokenizers,
+    read_share,
+    signatures_of,
+)
 from lrt_dist.workspace.run import Run
 
 CHARACTERS_OF_SHARE = 1 << 19
@@ -25,6 +32,11 @@ CHARACTERS_OF_SHARE = 1 << 19
 SEGMENTS_OF_SHARE = 2048
 """Segments that one task sees anew, or looks through."""
 T = TypeVar("T", DocumentsTask, SegmentsTask)
+
+
+def run_tokenizers(run: Run) -> Tokenizers:
+    """Those of both models."""
+    return Tokenizers(Sided.of(run.model), Sided.of(lambda side: run.facts[side].tokenizer))
 
 
 def shares_of(documents: Iterable[Document]) -> Iterator[tuple[Document, ...]]:

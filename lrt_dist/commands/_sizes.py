@@ -47,12 +47,10 @@ def better_sizes(run: Run, work: Work) -> dict[str, int]:
         tokens = _better_tokens(run, work, rows, tokens)
         if (rows, tokens) == before:
             break
-    found = {"extract.rows_per_unit": rows, "extract.batch_tokens": tokens}
-    present = {
-        "extract.rows_per_unit": extract.rows_per_unit,
-        "extract.batch_tokens": extract.batch_tokens,
+    found = {"rows_per_unit": rows, "batch_tokens": tokens}
+    return {
+        f"extract.{key}": value for key, value in found.items() if value != getattr(extract, key)
     }
-    return {key: value for key, value in found.items() if value != present[key]}
 
 
 def _better_rows(run: Run, work: Work, rows_per_unit: int, batch_tokens: int) -> int:

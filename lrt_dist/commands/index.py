@@ -8,7 +8,13 @@ from typing import Any
 
 from lrt_dist.commands._items import check_items, item_warnings
 from lrt_dist.commands._overlap import check_overlap
-from lrt_dist.commands._shares import share_path, shares_of, tokenised, unit_ranges
+from lrt_dist.commands._shares import (
+    run_tokenizers,
+    share_path,
+    shares_of,
+    tokenised,
+    unit_ranges,
+)
 from lrt_dist.commands.evaluation.carriers import check_map_texts
 from lrt_dist.commands.evaluation.given import check_given_vectors
 from lrt_dist.config import CorpusConfig, RunConfig, differing_keys, fingerprint_of
@@ -27,7 +33,6 @@ from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.tasks.tokenise import (
     DocumentsTask,
     SegmentsTask,
-    Tokenizers,
     tokenise_documents,
     tokenise_segments,
 )
@@ -59,11 +64,11 @@ def index(run: Run) -> RowIndex:
             "sources": corpus,
         }
     )
+    sweep(path)
     if RowIndex.is_at(path):
         existing = RowIndex.open(path)
         if existing.fingerprint == fingerprint:
             delete_tree(run.folder.shares)  # a kill may have left them
-            sweep(path)
             _check_folds(run, existing)
             check_overlap(run, existing)
             return existing
@@ -87,7 +92,7 @@ def index(run: Run) -> RowIndex:
 
 def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
     """An index of this run's own: documents cut into segments, and sites that both models share."""
-    config, read, tokenizers = run.config, _Read(run.config.corpus), _tokenizers(run)
+    config, read, tokenizers = run.config, _Read(run.config.corpus), run_tokenizers(run)
     share = config.corpus.near_duplicates
     near = None if share is None else NearDuplicates(share)
     tasks = (
@@ -112,7 +117,7 @@ def _cut(run: Run, fingerprint: str, corpus: str) -> RowIndex:
 
 def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
     """The segments and sites of another run, as the models of this one see them."""
-    config, tokenizers = run.config, _tokenizers(run)
+    config, tokenizers = run.config, run_tokenizers(run)
 
     def known(side: Side) -> Side | None:
         wanted = tokenizers.digests[side]
@@ -137,10 +142,6 @@ def _seen_anew(run: Run, earlier: RowIndex, fingerprint: str) -> RowIndex:
     return _ended(run, units, fingerprint, earlier.groups(), earlier.corpus)
 
 
-def _tokenizers(run: Run) -> Tokenizers:
-    return Tokenizers(Sided.of(run.model), Sided.of(lambda side: run.facts[side].tokenizer))
-
-
 def _groups(run: Run, near: NearDuplicates) -> dict[str, str]:
     """The group of each document that has a near duplicate."""
     with run.progress.phase("near duplicates", BANDS, "bands") as bar:
@@ -151,7 +152,7 @@ def _ended(
     run: Run, units: WrittenUnits, fingerprint: str, groups: Mapping[str, str], corpus: str
 ) -> RowIndex:
     """The row index of units that are written; the shares are deleted then."""
-    digests = _tokenizers(run).digests
+    digests = run_tokenizers(run).digests
     made = write_index(run.folder.rows, units, fingerprint, groups, corpus, digests)
     delete_tree(run.folder.shares)
     return made

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._items import check_items
+from lrt_dist.commands._shares import run_tokenizers
 from lrt_dist.commands._sizes import Work, better_sizes
 from lrt_dist.commands._ways import Extraction, Way, Ways, float64_speed
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
@@ -22,7 +23,6 @@ from lrt_dist.plan.filling import batch_cost
 from lrt_dist.plan.memory import StagePlan
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
-from lrt_dist.tasks.tokenise import Tokenizers
 from lrt_dist.workspace.placement import extraction_chain, stage_plans
 from lrt_dist.workspace.run import Run
 
@@ -241,9 +241,7 @@ def _estimate(run: Run) -> _Texts:
             "the size of a dataset is only known once it was read: run `lrt-dist index` first"
         )
     sample = list(itertools.islice(read_documents(config), SAMPLE_DOCUMENTS))
-    encoders = Tokenizers(
-        Sided.of(run.model), Sided.of(lambda side: run.facts[side].tokenizer)
-    ).load()
+    encoders = run_tokenizers(run).load()
     for encoder in encoders:
         encoder.encode_all([])  # which makes it ready, once a process
     began = time.process_time()

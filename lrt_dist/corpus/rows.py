@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from lrt_dist.corpus.segment_tables import SCHEMA, fill_units, lengths, segments_of
 from lrt_dist.errors import UserError
-from lrt_dist.files import atomic_write, is_file, is_local, sweep
+from lrt_dist.files import atomic_write, is_file, is_local
 from lrt_dist.sites import ABSENT, Segment, Side, Sided
 
 SEGMENTS = pa.schema(
@@ -243,7 +243,6 @@ def write_units(path: Path, segments: Iterable[pa.RecordBatch], rows_per_unit: i
     rows = units = segments_count = absent = 0
     contents = Sided.of(lambda side: hashlib.sha256())
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    sweep(path)
     with (
         atomic_write(path / _UNITS) as units_file,
         atomic_write(path / _SEGMENTS) as segments_file,
