@@ -20,8 +20,11 @@ class Parcel:
 
 
 class Handle(Protocol):
-    """Something large that lies somewhere, until nobody has a handle to it any more. A task may
-    carry it to a stage."""
+    """Something large that lies somewhere, until nobody has a handle to it any more.
+
+    A task may carry it to a stage, which gets the thing while the task is opened, and keeps no
+    handle: see `runtime.chain.RemoteContent` for what may happen else.
+    """
 
     def get(self) -> Any:
         """The thing itself; it may be shared with others, and must not be changed."""

@@ -230,8 +230,10 @@ class Accumulator:
         self._n, self._parts = sums.n, set(sums.parts)
         if not sums.n:
             return
+        # Copied: how a product is rounded may depend on how its memory is aligned, and what is
+        # mapped from a file is not aligned as memory of its own is.
         device = self._buffer.device
-        tensors = {name: tensor.to(device) for name, tensor in sums.tensors.items()}
+        tensors = {name: tensor.to(device, copy=True) for name, tensor in sums.tensors.items()}
         self._columns = _spans(sums.widths)
         self._shift, self._sum = tensors["shift"], tensors["sum"]
         self._products = [

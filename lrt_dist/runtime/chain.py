@@ -64,8 +64,11 @@ class StageActor:
         return True
 
     @ray.method(num_returns=2, concurrency_group="steps")  # type: ignore[untyped-decorator]
-    def step(self, key: str, batch: int, carry: Any, before: bool) -> tuple[Any, bool]:
-        """`before` is what `open` or the step before returned, so that steps keep their order."""
+    def step(
+        self, key: str, batch: int, carry: Any, before: bool, after: bool | None = None
+    ) -> tuple[Any, bool]:
+        """`before` is what `open` or the step before returned, so that steps keep their order;
+        `after` what a step of another task returned, if tasks keep theirs."""
         began = time.monotonic()
         self._began = self._began or began
         try:
@@ -96,7 +99,12 @@ class StageActor:
 
 @dataclass(frozen=True)
 class RemoteContent:
-    """See `parcels.Handle`."""
+    """See `parcels.Handle`.
+
+    A process lets go of it in the thread that received it. In Ray (2.60), when one thread lets go
+    of the last reference to a value that another process owns, while another thread receives a
+    reference to the same value, the value may be lost, and `get` waits for ever.
+    """
 
     ref: ray.ObjectRef
 
@@ -112,6 +120,7 @@ class Chain:
         self._spec = spec
         self._group: PlacementGroup = placement_group(bundles(spec), strategy="PACK")
         self._actors: list[Any] = []
+        self._after: list[ray.ObjectRef | None] = [None] * len(spec.stages)
         self.placed: ray.ObjectRef = self._group.ready()
 
     def build(self) -> list[ray.ObjectRef]:
@@ -155,14 +164,17 @@ class Chain:
 
         Returns:
             (stage, reference) in the order of the batch's way, and what its last step sends. An
-            error anywhere reaches all that come after it, so nothing waits for ever; stages that
-            are apart end with an error of their own.
+            error anywhere reaches all that come after it, so nothing waits for ever. In stages
+            that are apart it reaches all later tasks, and no other stage.
         """
         last, steps = list(before), []
         for index in route(task, len(self._actors)):
-            step = self._actors[index].step
-            sent, last[index] = step.remote(task.key, batch, carry, last[index])
-            carry = None if self._spec.apart else sent
+            step, after = self._actors[index].step, self._after[index]
+            sent, last[index] = step.remote(task.key, batch, carry, last[index], after)
+            if self._spec.apart:
+                carry, self._after[index] = None, last[index]
+            else:
+                carry = sent
             steps.append((index, last[index]))
         return steps, sent
 

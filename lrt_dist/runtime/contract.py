@@ -134,8 +134,9 @@ class ChainSpec:
         most: replicas that may be added as nodes join.
         placement_timeout: seconds to wait for resources that the cluster does not have.
         carry_bytes: of what goes from stage to stage, at most; 0 if it is small.
-        apart: whether every stage sees each batch as it begins: then nothing goes from stage to
-            stage, and none waits for another.
+        apart: whether every stage sees each batch as it begins, and takes the tasks in the order in
+            which they come: then nothing goes from stage to stage, none waits for another, and
+            after a task that failed in a stage all others fail there.
     """
 
     stages: tuple[StageSpec, ...]

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,13 @@ class MomentStage:
         self._lock = threading.Lock()
 
     def open(self, task: BlockTask | WriteTask) -> None:
-        """Gather and sort a block's rows while the block before is multiplied."""
+        """Gather and sort a block's rows while the block before is multiplied. Its handles are let
+        go of here, see `Handle`."""
         step: Callable[[], Kept | None]
         if isinstance(task, WriteTask):
             step = partial(self._write, task)
         else:
-            step = partial(self._take_in, task, self._sorted(task))
+            step = partial(self._take_in, replace(task, held={}), self._sorted(task))
         with self._lock:
             self._steps[task.key] = step
 
