@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,31 @@ def test_accumulators_that_share_memory_keep_to_themselves() -> None:
         accumulator.add({name: values[20:] for name, values in rows.items()}, "rest")
     assert_same(shared[0].freeze(), moments_of(whole, PAIRS, "all"))
     assert_same(shared[1].freeze(), moments_of(other, PAIRS, "all"))
+
+
+@pytest.mark.parametrize("offset", [0, 8])
+def test_what_was_kept_goes_on_to_the_same_bits(offset: int) -> None:
+    """However it lies in memory: from a file it comes as it lies there."""
+    rows = torch.randn(60, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pieces = [{"x": piece[:, :40], "y": piece[:, 40:]} for piece in rows.split(20)]
+    through, again = Accumulator(PAIRS), Accumulator(PAIRS)
+    through.add(pieces[0], "0")
+    sums = through.sums()
+    lying = {name: lying_at(offset, tensor) for name, tensor in sums.tensors.items()}
+    again.take_up(replace(sums, tensors=lying))
+    for number, piece in enumerate(pieces[1:], 1):
+        through.add(piece, str(number))
+        again.add(piece, str(number))
+    whole, same = through.freeze(), again.freeze()
+    for pair in PAIRS:
+        assert torch.equal(whole.second[pair], same.second[pair])
+
+
+def lying_at(offset: int, tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, so many bytes behind the beginning of what was allocated."""
+    memory = torch.empty(tensor.nbytes + offset, dtype=torch.uint8)
+    moved = memory[offset:].view(tensor.dtype).view(tensor.shape)
+    return moved.copy_(tensor)
 
 
 def test_large_offsets_do_no_harm() -> None:
