@@ -156,7 +156,7 @@ class Cluster:
                 ray=answers,
                 time=clock,
                 result=self.result,
-                fits_when_idle=lambda spec: True,
+                fits_when_idle=lambda spec, beside: True,
                 what_is_missing=lambda spec: "nothing",
             ),
             mock.patch.multiple(

@@ -131,14 +131,23 @@ def kill_when(process: BaseProcess, seen: Callable[[], bool], patience: float = 
     Args:
         patience: seconds in which it must be.
     """
+    wait_for(process, seen, patience)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def wait_for(process: BaseProcess, seen: Callable[[], bool], patience: float = 100.0) -> None:
+    """Wait until a process that is at work has made something that is seen.
+
+    Args:
+        patience: seconds in which it must be.
+    """
     deadline = time.monotonic() + patience
     while not seen():
         assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
 
 
 def forked(function: Callable[..., int | None], *arguments: str) -> BaseProcess:

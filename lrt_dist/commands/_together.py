@@ -112,7 +112,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
     )
     return Together(
         {side: _with_cores(spec, shares.model_cores) for side, spec in models.items()},
-        ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout, apart=True),
+        ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout, accumulates=True),
     )
 
 

@@ -8,6 +8,7 @@ again, and what is done again is never in twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -30,7 +31,7 @@ from lrt_dist.commands._together import Together, together
 from lrt_dist.commands._unit_records import Machines, library_versions, note_versions
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import NoReplicaError, UserError
+from lrt_dist.errors import LostError, NoReplicaError, UserError
 from lrt_dist.files import delete_tree, sweep
 from lrt_dist.plan.pairing import shuffled
 from lrt_dist.runtime.contract import Chains, Done
@@ -43,11 +44,13 @@ from lrt_dist.store.objects import delete_partial_writes
 from lrt_dist.tasks.accumulate import KEPT, kept_units
 from lrt_dist.tasks.blocks import Block
 from lrt_dist.tasks.extract import ExtractTask
-from lrt_dist.tasks.moment_stage import MomentsLostError, WriteTask
+from lrt_dist.tasks.moment_stage import WriteTask
 from lrt_dist.workspace.run import Run
 
 STORED = 3
 """Units whose states are stored all the same: controls of an evaluation are drawn like them."""
+LOOK = 5.0
+"""Seconds between two looks at the nodes, while there is no room."""
 IN_VAIN = 2
 """Times in a row that lost moments may be begun again without getting any further."""
 
@@ -62,8 +65,8 @@ def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
 
     Raises:
         UserError: the ledgers are of something else, or there is no room for all at once.
-        IncompleteError: see `MomentsLostError` and `NoReplicaError`; or another driver took the
-            ledgers over.
+        IncompleteError: see `LostError` and `NoReplicaError`; or another driver took the ledgers
+            over.
     """
     work = _Work(run, identities)
     if work.is_written():
@@ -75,16 +78,18 @@ def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
             side: stack.enter_context(sole_driver(ledger.url, tell))
             for side, ledger in work.ledgers.items()
         }
-        in_vain = 0
+        in_vain, patience = 0, 0.0
         while True:
+            placed = work.placed(patience)
             committed = work.committed_units()
             try:
-                work.go_on(leases)
-            except (MomentsLostError, NoReplicaError) as error:
+                work.go_on(placed, leases)
+            except (LostError, NoReplicaError) as error:
+                patience = run.config.cluster.placement_timeout
                 in_vain = in_vain + 1 if work.committed_units() == committed else 0
                 if in_vain >= IN_VAIN:
                     raise
-                run.progress.note("moments", f"{error}; extraction goes on from there")
+                run.progress.note("moments", f"{error}; extraction goes on from what was kept last")
             else:
                 return
 
@@ -113,10 +118,33 @@ class _Work:
         folder = self._folder(fitted_units(self._run.folder))
         return all(tile_path(folder, tile).exists() for tile in run_tiles(self._run))
 
-    def go_on(self, leases: dict[Side, Lease]) -> None:
+    def placed(self, patience: float) -> Together:
+        """What runs at once on the nodes that there are now.
+
+        Args:
+            patience: seconds to wait for nodes in place of those that are gone; 0 if none are.
+
+        Raises:
+            UserError: there is no room for it.
+            NoReplicaError: there is none left, and no node came.
+        """
+        run, began = self._run, time.monotonic()
+        while True:
+            run.runtime.look()
+            try:
+                return together(run, list(self.ledgers), self._index, self._kept)
+            except UserError as error:
+                if not patience:
+                    raise
+                if time.monotonic() - began >= patience:
+                    raise NoReplicaError(
+                        f"what is left of the cluster is too small: {error}"
+                    ) from error
+                time.sleep(LOOK)
+
+    def go_on(self, placed: Together, leases: dict[Side, Lease]) -> None:
         """Take in what is missing, and write the moments."""
         run, index = self._run, self._index
-        run.runtime.look()  # nodes may be gone, or new
         absent, committed = self._quarantine_both(), self.committed_units()
         kept = self._checked_kept(committed)
         sweep(self._kept)
@@ -126,7 +154,6 @@ class _Work:
             (n for n, block in enumerate(blocks) if set(block.units) - absent - committed),
             len(blocks),
         )
-        placed = together(run, list(self.ledgers), index, self._kept)
         with ExitStack() as stack:
             chains = stack.enter_context(run.runtime.chains(placed.moments))
             if first < len(blocks):
@@ -135,8 +162,7 @@ class _Work:
             folder = self._folder(records)
             write_row_facts(run, index, records, folder)
             for outcome in chains.run([WriteTask(folder, len(records))]):
-                if not isinstance(outcome, Done):
-                    raise MomentsLostError(outcome.reason)
+                assert isinstance(outcome, Done), outcome
         assert self.is_written(), "moments are not where they were written"
         self.tidy_up()
 
@@ -216,8 +242,7 @@ class _Work:
             for outcome in chains.run(ahead.tasks()):
                 for lease in leases.values():
                     lease.check()
-                if not isinstance(outcome, Done):
-                    raise MomentsLostError(f"{outcome.task.key}: {outcome.reason}")
+                assert isinstance(outcome, Done), outcome
                 for unit, records in ahead.ended(outcome).items():
                     for side, committer in committers.items():
                         committer.commit(

@@ -15,6 +15,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from lrt_dist.errors import LostError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.parcels import Parcel
 from lrt_dist.runtime.carry import has_direct_transport, packed, unpacked
@@ -22,6 +23,9 @@ from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
 
 PLACING = 1.0
 """Seconds that it may take to place a group for which there is room."""
+SETTLING = 60.0
+"""Seconds in which Ray finds out that a node is gone; five checks, three seconds apart, by
+default."""
 FINISHING = 4
 """Tasks that a stage writes at once."""
 
@@ -109,8 +113,15 @@ class RemoteContent:
     ref: ray.ObjectRef
 
     def get(self) -> Any:
-        """Arrays are mapped where they lie on this node, and fetched once from another."""
-        return result(self.ref)
+        """Arrays are mapped where they lie on this node, and fetched once from another.
+
+        Raises:
+            LostError: the node is gone on which they lay.
+        """
+        try:
+            return result(self.ref)
+        except ray.exceptions.ObjectLostError as error:
+            raise LostError("hidden states lay on a node that is gone") from error
 
 
 class Chain:
@@ -164,14 +175,14 @@ class Chain:
 
         Returns:
             (stage, reference) in the order of the batch's way, and what its last step sends. An
-            error anywhere reaches all that come after it, so nothing waits for ever. In stages
-            that are apart it reaches all later tasks, and no other stage.
+            error anywhere reaches all that come after it, so nothing waits for ever. In a chain
+            that accumulates it reaches all later tasks of its stage, and no other stage.
         """
         last, steps = list(before), []
         for index in route(task, len(self._actors)):
             step, after = self._actors[index].step, self._after[index]
             sent, last[index] = step.remote(task.key, batch, carry, last[index], after)
-            if self._spec.apart:
+            if self._spec.accumulates:
                 carry, self._after[index] = None, last[index]
             else:
                 carry = sent
@@ -204,6 +215,20 @@ class Chain:
             except ray.exceptions.RayError:
                 shares.append(None)
         return shares
+
+    def settle(self) -> None:
+        """Wait until Ray knows which of the actors are gone. It takes a while to see that a node
+        is; until then its actors are unavailable, and it counts as a place for others."""
+        deadline = time.monotonic() + SETTLING
+        while time.monotonic() < deadline:
+            try:
+                ray.get([actor.busy_share.remote() for actor in self._actors], timeout=SETTLING)
+            except ray.exceptions.ActorUnavailableError:
+                time.sleep(1)
+            except ray.exceptions.RayError:
+                return
+            else:
+                return
 
     def stop(self) -> None:
         """Kill the actors and give their resources back."""
@@ -257,10 +282,15 @@ def _number(kind: str, amount: float) -> str:
     return format_bytes(amount) if kind == "memory" else f"{amount:g}"
 
 
-def fits_when_idle(spec: ChainSpec) -> bool:
-    """Whether the cluster's nodes would hold one chain if nothing else ran on them."""
+def fits_when_idle(spec: ChainSpec, beside: Sequence[dict[str, float]]) -> bool:
+    """Whether the cluster's nodes would hold one chain if nothing else ran on them.
+
+    Args:
+        beside: what stages of this driver's other chains hold, which go on.
+    """
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    for bundle in sorted(bundles(spec), key=lambda bundle: tuple(bundle.values()), reverse=True):
+    needed = [*bundles(spec), *beside]
+    for bundle in sorted(needed, key=lambda bundle: tuple(bundle.values()), reverse=True):
         home = next(
             (n for n in nodes if all(n.get(kind, 0) >= amount for kind, amount in bundle.items())),
             None,

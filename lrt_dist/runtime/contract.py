@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
-from lrt_dist.errors import DeviceMemoryError, LrtError, UnitError, UserError
+from lrt_dist.errors import DeviceMemoryError, LostError, LrtError, UnitError, UserError
 from lrt_dist.parcels import Handle
 
 A = TypeVar("A")
@@ -134,9 +134,9 @@ class ChainSpec:
         most: replicas that may be added as nodes join.
         placement_timeout: seconds to wait for resources that the cluster does not have.
         carry_bytes: of what goes from stage to stage, at most; 0 if it is small.
-        apart: whether every stage sees each batch as it begins, and takes the tasks in the order in
-            which they come: then nothing goes from stage to stage, none waits for another, and
-            after a task that failed in a stage all others fail there.
+        accumulates: whether its stages gather what the tasks bring, and hand nothing on: each sees
+            every batch as it begins, and the tasks in the order in which they come. What they
+            gathered is lost if one of them dies or a task fails.
     """
 
     stages: tuple[StageSpec, ...]
@@ -144,7 +144,7 @@ class ChainSpec:
     most: int = 1
     placement_timeout: float = 300.0
     carry_bytes: int = 0
-    apart: bool = False
+    accumulates: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ class Chains(Protocol):
 
         Raises:
             LrtError: too many tasks in a row were given up, see `FailurePolicy`.
-            IncompleteError: no replica is left.
+            NoReplicaError: no replica is left.
+            LostError: what a chain has accumulated is lost.
         """
         ...
 
@@ -316,6 +317,17 @@ def merge_tree(
     while len(waiting) > 1:
         merge_last()
     return waiting[0][1]
+
+
+def lost(task: Task, error: Exception) -> LrtError:
+    """The error of a chain that accumulates, when a task has failed in it.
+
+    Args:
+        error: its own; errors on purpose say more than that something is lost.
+    """
+    if isinstance(error, LrtError):
+        return error
+    return LostError(f"{task.key} failed ({type(error).__name__}: {error})")
 
 
 class Attempts:

@@ -71,12 +71,15 @@ class RayRuntime:
                     "set cluster.address: serial to do without Ray"
                 ) from error
         self._policy, self._note = policy, note
+        self._chains: list[RayChains] = []
         self.look()
 
     def look(self) -> None:
         """See what machines there are now; nodes may have joined."""
         resources = ray.cluster_resources()
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        # A head node often has no core: it is no place for work.
+        alive = [node for node in nodes if node.get("CPU")] or nodes
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
         self.node_memory = tuple(float(node.get("memory", 0)) for node in alive)
         kind = "GPU" if resources.get("GPU") else "CPU"  # what every stage asks for
@@ -116,12 +119,19 @@ class RayRuntime:
         Raises:
             LrtError: the cluster cannot hold one.
         """
-        chains = RayChains(spec, self._policy, self._note, self._object_stores)
+
+        def beside() -> list[dict[str, float]]:
+            others = [other for other in self._chains if other is not chains]
+            return [bundle for other in others for bundle in other.held()]
+
+        chains = RayChains(spec, self._policy, self._note, self._object_stores, beside)
+        self._chains.append(chains)  # several may run at once, each in a thread of its own
         try:
             chains.start()
             yield chains
         finally:
             chains.stop()
+            self._chains.remove(chains)
 
     def map(
         self,

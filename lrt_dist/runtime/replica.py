@@ -123,6 +123,10 @@ class Replica:
         self.failures_in_a_row = 0
         self._place()
 
+    def settle(self) -> None:
+        """Wait until it is known what of it is gone."""
+        self._chain.settle()
+
     def stop(self) -> None:
         """Kill it."""
         self._chain.stop()

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import ray
 
-from lrt_dist.errors import DeviceMemoryError, LrtError, NoReplicaError, UnitError
-from lrt_dist.runtime.chain import fits_when_idle, result, what_is_missing
-from lrt_dist.runtime.contract import SOON, ChainSpec, Done, Failed, FailurePolicy, Task
+from lrt_dist.errors import DeviceMemoryError, LostError, LrtError, NoReplicaError, UnitError
+from lrt_dist.runtime.chain import bundles, fits_when_idle, result, what_is_missing
+from lrt_dist.runtime.contract import SOON, ChainSpec, Done, Failed, FailurePolicy, Task, lost
 from lrt_dist.runtime.replica import Attempt, Replica, credits
 from lrt_dist.runtime.task_queue import TaskQueue
 
@@ -31,11 +31,13 @@ class RayChains:
         policy: FailurePolicy,
         note: Callable[[str], None],
         object_stores: Sequence[float],
+        beside: Callable[[], list[dict[str, float]]] = list,
     ) -> None:
         """Nothing is started yet.
 
         Args:
             object_stores: bytes of those of all nodes that can hold a stage.
+            beside: tells what stages of this driver's other chains hold.
         """
         self._spec, self._policy, self._note = spec, policy, note
         self._window = credits(spec, min(object_stores), len(object_stores))
@@ -45,6 +47,7 @@ class RayChains:
                 "stages, so stages will wait: lower batch_tokens, or give Ray's object store more "
                 "memory (ray start --object-store-memory)"
             )
+        self._beside = beside
         self._replicas: list[Replica] = []
         self._ran = False
         self._waiting_since: float | None = None
@@ -65,6 +68,11 @@ class RayChains:
     def busy_shares(self) -> list[list[float | None]]:
         """Of every stage of every replica, the share of the time in which it computed."""
         return [replica.busy_shares() for replica in self._replicas if replica.running]
+
+    def held(self) -> list[dict[str, float]]:
+        """What its stages hold of the cluster."""
+        placed = sum(replica.placed for replica in self._replicas)
+        return bundles(self._spec) * placed
 
     def stop(self) -> None:
         """End all actors."""
@@ -144,8 +152,10 @@ class RayChains:
             ended = Done(attempt.task, [result(ref) for ref in attempt.receipts], attempt.contents)
         except ray.exceptions.RayActorError as error:
             yield from self._died(replica, queue, error)
-        except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
+        except Exception as error:  # Attempts decides what is fatal
             replica.end(attempt, failed=True)
+            if self._spec.accumulates:
+                raise lost(attempt.task, error) from error
             if not isinstance(error, UnitError | DeviceMemoryError):  # else it is the task's
                 replica.failures_in_a_row += 1
             yield from queue.failed(attempt.task, error, avoid=replica)
@@ -163,23 +173,30 @@ class RayChains:
         self, replica: Replica, queue: TaskQueue[T], error: Exception
     ) -> Iterator[Done[T] | Failed[T]]:
         """What was all written is done. The rest is tried again, task by task: whatever is alone
-        with a replica when it dies is to blame."""
-        lost: list[T] = []
+        with a replica when it dies is to blame.
+
+        Raises:
+            LostError: it had accumulated something.
+        """
+        torn: list[T] = []
         for attempt in replica.attempts:
             receipts = attempt.all_receipts()
             if receipts is None:
-                lost.append(attempt.task)
+                torn.append(attempt.task)
             else:
                 queue.succeeded()
                 yield Done(attempt.task, receipts, attempt.contents)
+        if self._spec.accumulates:
+            replica.settle()
+            raise LostError(f"a process died with all that it held ({type(error).__name__})")
         self._note(
-            f"a replica died, {len(lost)} tasks with it ({type(error).__name__}); it is built anew"
+            f"a replica died, {len(torn)} tasks with it ({type(error).__name__}); it is built anew"
         )
         replica.again()
-        if len(lost) == 1:
-            yield from queue.failed(lost[0], error, suspect=True)
+        if len(torn) == 1:
+            yield from queue.failed(torn[0], error, suspect=True)
         else:
-            queue.suspect(lost)
+            queue.suspect(torn)
 
     def _end_the_stalled(self, queue: TaskQueue[T]) -> Iterator[Done[T] | Failed[T]]:
         for replica in self._replicas:
@@ -215,7 +232,7 @@ class RayChains:
         waited, limit = now - self._waiting_since, self._spec.placement_timeout
         if waited < min(limit, TELL_AFTER):
             return
-        if fits_when_idle(self._spec):
+        if fits_when_idle(self._spec, self._beside()):
             if now - self._told > 60:
                 self._told = now
                 self._note(f"waiting for resources that others use: {what_is_missing(self._spec)}")

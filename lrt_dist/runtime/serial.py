@@ -24,6 +24,7 @@ from lrt_dist.runtime.contract import (
     Node,
     Stage,
     Task,
+    lost,
     merge_tree,
     route,
 )
@@ -58,7 +59,7 @@ class SerialRuntime:
         """Build the stages here; replicas make no sense in one process."""
         with self._turn:
             stages = [stage.build() for stage in spec.stages]
-        yield SerialChains(stages, self._policy, self._turn, apart=spec.apart)
+        yield SerialChains(stages, self._policy, self._turn, accumulates=spec.accumulates)
 
     def map(
         self,
@@ -97,18 +98,18 @@ class SerialChains:
         policy: FailurePolicy,
         turn: threading.Lock | None = None,
         *,
-        apart: bool = False,
+        accumulates: bool = False,
     ) -> None:
         """
         Args:
             turn: held while a task runs: of chains in several threads, one does something at a
                 time. None if there are no others.
-            apart: see `ChainSpec`.
+            accumulates: see `ChainSpec`.
         """
         self._stages = stages
         self._policy = policy
         self._turn = turn or threading.Lock()
-        self._apart = apart
+        self._accumulates = accumulates
 
     def run(self, tasks: Iterable[T | None]) -> Iterator[Done[T] | Failed[T]]:
         """One task after the other."""
@@ -122,7 +123,9 @@ class SerialChains:
                 try:
                     with self._turn:
                         done = self._once(task)
-                except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
+                except Exception as error:  # Attempts decides what is fatal
+                    if self._accumulates:
+                        raise lost(task, error) from error
                     again = attempts.next_try(task, error)
                     if again is None:
                         yield Failed(task, f"{type(error).__name__}: {error}")
@@ -146,7 +149,7 @@ class SerialChains:
                 carry = ends.beginning(batch)
                 for index in route(task, len(self._stages)):
                     sent = self._stages[index].step(task.key, batch, carry)
-                    carry = None if self._apart else sent
+                    carry = None if self._accumulates else sent
                 ends.keep(batch, sent)
             made = [stage.finish(task.key) for stage in self._stages]
         except BaseException:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lrt_dist.errors import IncompleteError, LrtError
+from lrt_dist.errors import LostError
 from lrt_dist.linear.moments import RowBuffer
 from lrt_dist.parcels import Handle
 from lrt_dist.plan.tiles import Tile
@@ -28,12 +27,6 @@ from lrt_dist.store.activations import decoded
 from lrt_dist.tasks.accumulate import KEPT, MOMENTS, TileSums
 from lrt_dist.tasks.blocks import Block, BlockSorter, RowFacts, SortedBlock
 from lrt_dist.tasks.extract import UnitRows
-
-
-class MomentsLostError(IncompleteError):
-    """A process that held moments died, or failed half way: what it took in since they were last
-    kept is lost."""
-
 
 HeldHandles = dict[tuple[Side, int], tuple[Handle, ...]]
 """Of each side and unit, what every stage of its model's chain collected: `{layer: UnitRows}`."""
@@ -173,14 +166,13 @@ class MomentStage:
     def _take_in(self, task: BlockTask, block: SortedBlock | None) -> Kept | None:
         """
         Raises:
-            MomentsLostError: what came before is not in, so this cannot be.
+            LostError: what came before is not in, so this cannot be.
         """
         for name, sums in self._sums.items():
             if block is None or sums.units.issuperset(block.units):
                 continue  # it was kept with this block, by a process that is gone
             self._check(name, sums, task.before)
-            with _lost(name):
-                sums.add(block, task.facts.rows_per_unit)
+            sums.add(block, task.facts.rows_per_unit)
         if not task.keep:
             return None
         began = time.monotonic()
@@ -193,30 +185,14 @@ class MomentStage:
             path = task.folder / f"{name}{MOMENTS}"
             if not path.exists():
                 self._check(name, self._sums[name], task.units)
-                with _lost(name):
-                    self._sums[name].write(path)
+                self._sums[name].write(path)
 
     def _check(self, name: str, sums: TileSums, units: int) -> None:
         if len(sums.units) != units:
-            raise MomentsLostError(
+            raise LostError(
                 f"the moments of {name} hold {len(sums.units)} units where {units} should be in: "
                 "what a process held that died is lost since it was last kept"
             )
-
-
-@contextmanager
-def _lost(name: str) -> Iterator[None]:
-    """Whatever goes wrong leaves sums that nobody may go on from: not even this process.
-
-    Raises:
-        MomentsLostError: in place of an error that would be tried again here.
-    """
-    try:
-        yield
-    except LrtError:
-        raise
-    except Exception as error:
-        raise MomentsLostError(f"the moments of {name}: {error}") from error
 
 
 class HeldUnits:

@@ -258,7 +258,7 @@ def test_a_process_that_dies_with_moments_costs_what_was_not_kept(
     monkeypatch.setattr(BlocksAhead, "ended", kill_after_five)
     stopped = extracted(indexed, tmp_path / "out", NONE, "cluster.address=auto")
     assert moments(stopped) == moments(whole)
-    assert len(holding) == (1 if kept_every == 0.0 else 2)
+    assert len(holding) == 2
 
 
 def test_a_unit_that_cannot_be_computed_is_left_out(

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray.cluster_utils
-from tiny_run import store_digests, write_tiny_run
+from tiny_run import forked, store_digests, wait_for, write_tiny_run
 
 from lrt_dist import api
+from lrt_dist.commands import _blocks_ahead, _moments, _rows
+from lrt_dist.errors import IncompleteError
 from lrt_dist.runfile import load_run
+from lrt_dist.runtime.contract import ChainSpec
+from lrt_dist.runtime.pool import RayRuntime
+from lrt_dist.runtime.scheduler import RayChains
+from lrt_dist.tasks.moment_stage import BuildMomentStage
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +63,28 @@ def reference(
         api.index(run)
         api.extract(run)
     return run_file, store_digests(folder / "whole")
+
+
+@pytest.fixture
+def sharing() -> Iterator[ray.cluster_utils.Cluster]:
+    """A cluster whose hidden states lie in its nodes' object stores, small as they are."""
+    in_stores = {"_system_config": {"max_direct_call_object_size": 1000}}
+    made = ray.cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, **SMALL, **in_stores}
+    )
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def unstored(
+    reference: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, bytes]]:
+    """A RUN file, and its moments from one process."""
+    run_file, _ = reference
+    out = index_alone(run_file, tmp_path_factory.mktemp("unstored") / "out")
+    assert _extract_in_small_blocks(str(out), str(run_file), "serial") == 0
+    return run_file, moments(out)
 
 
 class Extraction:
@@ -177,6 +207,124 @@ def test_a_driver_that_is_killed_at_ten_random_moments(
     assert code == 0, text
     assert store_digests(run.out) == expected
     record_property("attempts", "1 for a unit that was committed, 1 more for what was in flight")
+
+
+def _extract_in_small_blocks(out: str, run_file: str, address: str) -> int:
+    """Nothing is stored; moments are kept after each of some ten blocks.
+
+    Beside OUT lies the id of a process that holds moments, and of one that holds a model.
+    """
+    settings = [
+        "concepts=[]",
+        "extract.store=none",
+        "fit.tile_bytes=1",
+        "cluster.placement_timeout=5",
+        f"cluster.address={address}",
+    ]
+    plain = RayRuntime.chains
+
+    @contextmanager
+    def chains(runtime: RayRuntime, spec: ChainSpec) -> Iterator[RayChains]:
+        with plain(runtime, spec) as live:
+            holds = isinstance(spec.stages[0].build, BuildMomentStage)
+            path = Path(out).with_name("moments" if holds else "model")
+            path.write_text(str(live.process_ids()[0][0]))
+            yield live
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_moments, "ROWS_PER_PRODUCT", 43)
+        patched.setattr(
+            _rows, "USUAL_ROWS", 64
+        )  # else all are computed before the first is taken in
+        patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+        patched.setattr(_blocks_ahead, "KEEPING", 0)
+        patched.setattr(RayRuntime, "chains", chains)
+        with api.open_run(out, load_run(run_file, settings)) as run:
+            try:
+                api.extract(run)
+            except IncompleteError as error:
+                print(error)
+                return error.exit_code
+    return 0
+
+
+@pytest.mark.fault(
+    "a node is lost while nothing is stored",
+    "extraction goes on from the moments that were kept last, on the nodes that are left: equal",
+)
+@pytest.mark.parametrize("held", ["moments", "model"])
+def test_a_node_that_is_lost_with_what_nobody_stored(
+    sharing: ray.cluster_utils.Cluster,
+    unstored: tuple[Path, dict[str, bytes]],
+    tmp_path: Path,
+    held: str,
+) -> None:
+    """Moments fill one of two nodes, the models the other; hidden states lie on both."""
+    run_file, expected = unstored
+    nodes = {raylet_of(node): node for node in (worker(sharing), worker(sharing))}
+    out = index_alone(run_file, tmp_path / "out")
+    process = forked(_extract_in_small_blocks, str(out), str(run_file), sharing.address)
+    try:
+        wait_for(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
+        holders = [parent_of(int((tmp_path / name).read_text())) for name in ("moments", "model")]
+        assert set(holders) == set(nodes)
+        lost = parent_of(int((tmp_path / held).read_text()))
+        sharing.remove_node(nodes[lost], allow_graceful=False)
+        process.join(200)
+    finally:
+        process.kill()
+    assert process.exitcode == 0
+    assert moments(out) == expected
+
+
+@pytest.mark.fault(
+    "the last node is lost while nothing is stored",
+    "exit 3 after `cluster.placement_timeout`; run again: equal",
+)
+def test_without_any_node_left_what_was_kept_stays(
+    sharing: ray.cluster_utils.Cluster, unstored: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    run_file, expected = unstored
+    only = worker(sharing)
+    out = index_alone(run_file, tmp_path / "out")
+    process = forked(_extract_in_small_blocks, str(out), str(run_file), sharing.address)
+    try:
+        wait_for(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
+        sharing.remove_node(only, allow_graceful=False)
+        process.join(200)
+    finally:
+        process.kill()
+    assert process.exitcode == 3
+    worker(sharing)
+    process = forked(_extract_in_small_blocks, str(out), str(run_file), sharing.address)
+    process.join(200)
+    assert process.exitcode == 0
+    assert moments(out) == expected
+
+
+def index_alone(run_file: Path, out: Path) -> Path:
+    """A run that is indexed; the same as the reference's."""
+    whole = run_file.parent / "whole"
+    shutil.copytree(whole, out, ignore=shutil.ignore_patterns("activations"))
+    return out
+
+
+def raylet_of(node: Any) -> int:
+    """Id of the process that starts those of a node."""
+    pid: int = node.all_processes["raylet"][0].process.pid
+    return pid
+
+
+def parent_of(pid: int) -> int:
+    """Id of the process that started another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def moments(out: Path) -> dict[str, bytes]:
+    """Every byte of every tile, by its name."""
+    found = {path.name: path.read_bytes() for path in out.glob("moments/*/*.safetensors")}
+    assert found
+    return found
 
 
 @pytest.mark.fault("two runs start on one machine", "each has a cluster of its own, both finish")

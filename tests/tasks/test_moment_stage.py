@@ -94,7 +94,8 @@ def test_thousands_of_blocks_that_share_units_all_come_in(
     blocks = 3000
     facts = row_facts(tmp_path, blocks + 1)
     holding = ChainSpec(
-        tuple(StageSpec(build(name, tmp_path), cpus=0.5, gpus=0) for name in "abc"), apart=True
+        tuple(StageSpec(build(name, tmp_path), cpus=0.5, gpus=0) for name in "abc"),
+        accumulates=True,
     )
 
     def tasks() -> Iterator[BlockTask]:
