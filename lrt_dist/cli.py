@@ -284,9 +284,14 @@ def _way(way: Way, pairs: int) -> str:
     from lrt_dist.formatting import format_bytes, format_seconds
 
     held = format_bytes(way.memory)
+    received = (
+        f"; each node receives {format_bytes(way.received_bytes)} of hidden states from others"
+        if way.received_bytes
+        else ""
+    )
     where = (
         f"held while both models run, in {way.processes} process"
-        f"{'es' if way.processes > 1 else ''} of up to {held}"
+        f"{'es' if way.processes > 1 else ''} of up to {held}{received}"
         if way.processes
         else f"in {way.tiles} tiles of up to {held} of memory; reads "
         f"{format_bytes(way.read_bytes)} ({way.passes:.1f} passes)"
@@ -305,10 +310,12 @@ def _other_way(other: Way | str) -> str:
 
     if isinstance(other, str):
         return f"the other extract.store cannot be: {escape(other)}"
+    received = f", {format_bytes(other.received_bytes)} received by each node"
     return (
         f"with extract.store: {other.store} {format_bytes(sum(other.stored_bytes))} would be "
-        f"stored, {format_bytes(other.read_bytes)} read and {format_bytes(other.written_bytes)} of "
-        f"moments written, in {format_seconds(other.hours * 3600)}"
+        f"stored, {format_bytes(other.read_bytes)} read{received if other.received_bytes else ''} "
+        f"and {format_bytes(other.written_bytes)} of moments written, in "
+        f"{format_seconds(other.hours * 3600)}"
     )
 
 

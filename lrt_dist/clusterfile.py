@@ -6,6 +6,7 @@ memory: 512GiB     # of each node
 gpus: 8            # of each node
 gpu: H100          # or {memory: 80GiB, tflops: 989, float64_tflops: 67}
 storage: 10GB      # a second, read or written by all nodes together
+network: 12.5GB    # a second, that each node receives from the others
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class DescribedMachines:
         flops_of_gpu: operations a second of each GPU, at most.
         float64_of_gpu: the same in float64; 0 where it is not known.
         storage: bytes a second that all nodes together read or write; None: not to be counted.
+        network: bytes a second that each node receives from others; None: not to be counted.
     """
 
     node_cpus: tuple[float, ...]
@@ -41,6 +43,7 @@ class DescribedMachines:
     flops_of_gpu: float
     float64_of_gpu: float
     storage: float | None
+    network: float | None
 
     def gpu_memory(self) -> int:
         """As described."""
@@ -84,6 +87,7 @@ class ClusterDescription(Strict):
     gpus: NonNegative = 0
     gpu: str | GpuDescription | None = None
     storage: ByteSize | None = None
+    network: ByteSize | None = None
 
 
 def load_cluster(path: str | Path) -> DescribedMachines:
@@ -106,6 +110,7 @@ def load_cluster(path: str | Path) -> DescribedMachines:
         flops_of_gpu=gpu.tflops * 1e12 if gpu else 0.0,
         float64_of_gpu=gpu.float64_tflops * 1e12 if gpu else 0.0,
         storage=float(found.storage) if found.storage else None,
+        network=float(found.network) if found.network else None,
     )
 
 

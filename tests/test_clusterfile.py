@@ -32,7 +32,7 @@ def test_a_cluster_of_nodes_that_are_alike() -> None:
     assert found.node_cpus == (96.0,) * 10
     assert found.node_memory == (float(1 << 40),) * 10
     assert (found.gpus, found.gpu_memory()) == (80.0, 80 * 10**9)
-    assert (found.flops_of_gpu, found.storage) == (989e12, 10e9)
+    assert (found.flops_of_gpu, found.storage, found.network) == (989e12, 10e9, 12.5e9)
 
 
 def test_a_gpu_of_ones_own_and_none_at_all(tmp_path: Path) -> None:
@@ -168,6 +168,24 @@ def test_batches_that_are_too_small_are_told(
     code, text = lrt_dist("plan", str(run_file), *out, *options, *followed)
     assert code == 0, text
     assert "batch_tokens" not in text
+
+
+def test_a_slow_network_takes_longer_where_nothing_is_stored(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    """Two nodes compute half of all states each, in bfloat16, and each wants the other half."""
+    run_file = write_run(cluster={"address": "auto"}, extract={"store": "none"})
+    ways = []
+    for more in ("", ", network: 1MB"):
+        machines = f"{{nodes: 2, cpus: 8, memory: 64GiB, gpus: 2, gpu: L4{more}}}"
+        cluster = load_cluster(described(tmp_path, machines))
+        folder = RunFolder(tmp_path / "out", load_run(run_file))
+        ways.append(api.plan(api.Run(folder, Progress(), cluster)))
+    fast, slow = (planned.way for planned in ways)
+    states = 2 * ways[0].rows * (2 * 32 + 2 * 24)
+    assert fast.received_bytes == slow.received_bytes == states // 2
+    assert slow.hours * 3600 == pytest.approx(states / 2 / 1e6)
+    assert fast.hours < slow.hours
 
 
 def test_slow_storage_takes_longer_than_computing(

@@ -61,6 +61,7 @@ class Way:
         memory: bytes of the largest of these tasks, or processes.
         moments_bytes: of all tiles, on disk.
         read_bytes: from both stores, for all tiles and mismatched rows.
+        received_bytes: of hidden states, by each node that holds moments, from other nodes.
         written_bytes: of moments, most of which are deleted again.
         on: which make the products, cores or GPUs.
         hours: from the beginning of extraction to the last moments.
@@ -75,6 +76,7 @@ class Way:
     memory: int
     moments_bytes: int
     read_bytes: int
+    received_bytes: int
     written_bytes: int
     on: str
     hours: float
@@ -148,6 +150,7 @@ class Ways:
             memory=max(tile_needs(run, tile).memory for tile in self._tiles),
             moments_bytes=self._moments,
             read_bytes=read,
+            received_bytes=0,
             written_bytes=written,
             on="GPUs" if self._on_gpus else "cores",
             hours=sum(hours) + fit_seconds / 3600,
@@ -179,6 +182,7 @@ class Ways:
             memory=shares.memory,
             moments_bytes=self._moments,
             read_bytes=0,
+            received_bytes=self._received(sides),
             written_bytes=self._moments * times,
             on="GPUs" if self._on_gpus else "cores",
             hours=seconds / 3600,
@@ -190,13 +194,27 @@ class Ways:
         """Until the last of those that work at once has ended."""
         run, flops = self._run, self._extraction.flops
         driver = self._units * len(sides) * DRIVER_SECONDS
+        described = run.described
+        network = (
+            self._received(sides) / described.network if described and described.network else 0.0
+        )
         if not run.machines.gpus:  # all share the cores
             models = sum(flops[side] for side in sides) / self._extraction.speed
-            return max(driver, models + self._flops / self._core_speed)
+            return max(driver, network, models + self._flops / self._core_speed)
         products = self._gpu_speed * processes if self._on_gpus else self._core_speed
         stages = {side: len(extraction_chain(run, side).stages) for side in sides}
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
-        return max(driver, models, self._flops / products)
+        return max(driver, network, models, self._flops / products)
+
+    def _received(self, sides: list[Side]) -> int:
+        """Bytes of all hidden states that a node has not computed itself: each process wants all
+        units, and those of a node share what it has received."""
+        run, nodes = self._run, len(self._run.machines.node_cpus)
+        states = sum(
+            self._extraction.rows * len(run.stored_layers(side)) * run.facts[side].width
+            for side in sides
+        )
+        return states * NUMBER_BYTES[run.config.extract.store_dtype] * (nodes - 1) // nodes
 
     def _model_seconds(self, side: Side, gpus: int) -> float:
         """Of a model on so many GPUs, as far as there are; or on all cores."""
