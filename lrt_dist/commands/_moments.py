@@ -7,7 +7,7 @@ making is a folder with the nodes of its tree of merges: a killed fit goes on fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
 from lrt_dist.plan.pairing import partner_units, shuffled
 from lrt_dist.plan.tiles import (
     Tile,
+    numbers_held,
     plan_blocks,
     plan_leaves,
     plan_tiles,
@@ -246,11 +247,16 @@ def tile_needs(run: Run, tile: Tile) -> Needs:
     )
 
 
-def tile_gpu_bytes(run: Run, tile: Tile) -> int:
-    """Memory of a GPU that makes a tile's products: the moments of all folds, and rows of one fold
-    of a block in float64, shifted, and as they are stored."""
-    multiplied = tile.numbers_multiplied(run.widths)
-    return tile.bytes(run.widths, run.config.fit.folds) + 2 * ROWS_PER_PRODUCT * multiplied * 10
+def gpu_bytes(run: Run, tiles: Sequence[Tile]) -> int:
+    """Memory of a GPU that makes the products of some tiles: the moments of all folds; for one tile
+    at a time rows of one fold of a block, in float64 and shifted; and two blocks as they are
+    stored, each with the target rows of the next one."""
+    folds, widths = run.config.fit.folds, run.widths
+    sums = sum(tile.bytes(widths, folds) for tile in tiles)
+    multiplied = max(tile.numbers_multiplied(widths) for tile in tiles)
+    source, target = numbers_held(tiles, widths)
+    stored = NUMBER_BYTES[run.config.extract.store_dtype] * (source + 2 * target)
+    return sums + 2 * ROWS_PER_PRODUCT * (8 * multiplied + folds * stored)
 
 
 def fitted_units(folder: RunFolder) -> Records:
@@ -319,7 +325,7 @@ def _accumulate(
         return AccumulateTask(tile, rows, run.config.fit.folds, path, level > 0, device)
 
     count = len(leaves)
-    device, _ = products_device(run, max(tile_gpu_bytes(run, tile) for tile in tiles.values()))
+    device, _ = products_device(run, max(gpu_bytes(run, [tile]) for tile in tiles.values()))
 
     def join(left: Path, right: Path) -> Path:
         return merge(left, right, leaves=count)

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lrt_dist.commands._blocks_ahead import UNDER_WAY
-from lrt_dist.commands._moments import CORES_OF_GPU, run_tiles, tile_gpu_bytes, tile_name
+from lrt_dist.commands._moments import CORES_OF_GPU, gpu_bytes, run_tiles, tile_name
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
@@ -20,7 +19,7 @@ from lrt_dist.plan.cost import (
 )
 from lrt_dist.plan.memory import USABLE, cores_shared
 from lrt_dist.plan.sharing import Party, Room, have_room, shared_gpus
-from lrt_dist.plan.tiles import Tile, even_runs
+from lrt_dist.plan.tiles import Tile, even_runs, numbers_held
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -89,7 +88,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
     Raises:
         UserError: not all of them have room at once, and what would help.
     """
-    largest = max(tile_gpu_bytes(run, tile) for tile in run_tiles(run))
+    largest = max(gpu_bytes(run, [tile]) for tile in run_tiles(run))
     on, speed = products_device(run, largest)
     shares = shared_machines(
         run, sides, Sided.of(index.tokens), index.rows, Speeds(GPU_FLOPS, speed, on)
@@ -202,7 +201,7 @@ def _on_gpus(
         room = USABLE * run.machines.gpu_memory()
         counts = range(1, len(tiles) + 1)
         fewest = next(
-            n for n in counts if max(_gpu_bytes(run, group) for group in _groups(tiles, n)) <= room
+            n for n in counts if max(gpu_bytes(run, group) for group in _groups(tiles, n)) <= room
         )
         flops = moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
         parties.append(Party(flops / speeds.products, 1, fewest, len(tiles)))
@@ -226,24 +225,14 @@ def _cpu_replicas(run: Run, side: Side, sides: int) -> int:
 def _memory(run: Run, tiles: Sequence[Tile]) -> int:
     """Bytes of its node that a process needs which holds some tiles."""
     folds = run.config.fit.folds
-    layers = [tile.layers for tile in tiles]
-    read = Sided.of(lambda side: len({n for some in layers for n in some[side]}) * run.widths[side])
-    multiplied = read.source + (1 + run.config.fit.mismatched_draws) * read.target
     return accumulate_bytes(
         sum(tile.bytes(run.widths, folds) for tile in tiles),
-        sum(read),
-        UNDER_WAY * multiplied,
+        sum(numbers_held(tiles, run.widths)),
+        max(tile.numbers_multiplied(run.widths) for tile in tiles),
         max(run.config.extract.rows_per_unit, folds * ROWS_PER_PRODUCT),
         NUMBER_BYTES[run.config.extract.store_dtype],
         folds,
     )
-
-
-def _gpu_bytes(run: Run, tiles: Sequence[Tile]) -> int:
-    """Memory of a GPU that holds some tiles: the moments of all, and rows for one at a time."""
-    sums = [tile.bytes(run.widths, run.config.fit.folds) for tile in tiles]
-    rows = max(tile_gpu_bytes(run, tile) - n for tile, n in zip(tiles, sums, strict=True))
-    return sum(sums) + rows
 
 
 def _groups(tiles: Sequence[Tile], count: int) -> list[Sequence[Tile]]:

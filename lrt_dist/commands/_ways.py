@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._blocks_ahead import KEEPING, KEPT_EVERY
-from lrt_dist.commands._moments import leaf_units, run_tiles, tile_gpu_bytes, tile_needs
-from lrt_dist.commands._together import Speeds, shared_machines
+from lrt_dist.commands._moments import gpu_bytes, leaf_units, run_tiles, tile_needs
+from lrt_dist.commands._together import Shares, Speeds, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
 from lrt_dist.plan.cost import NUMBER_BYTES, moments_flops, store_bytes
 from lrt_dist.plan.memory import USABLE
-from lrt_dist.plan.tiles import rows_read_again
+from lrt_dist.plan.tiles import numbers_held, rows_read_again
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -26,6 +26,8 @@ REACHED_FLOAT64 = 0.7
 reach."""
 DRIVER_SECONDS = 0.004
 """In which the driver sends a unit through and commits it (docs/scale.md)."""
+COPYING = 4e9
+"""Bytes a second that a process which holds moments copies together from units, in one thread."""
 DISK = 1e9
 """Bytes a second that are written where nobody said how fast storage is."""
 
@@ -165,7 +167,7 @@ class Ways:
             else Speeds(extraction.speed, self._core_speed, CPU)
         )
         shares = shared_machines(run, sides, extraction.tokens, extraction.rows, speeds)
-        seconds = self._straight_seconds(sides, shares.replicas, len(shares.groups))
+        seconds = self._straight_seconds(sides, shares)
         kept = self._moments / self._storage
         times = 2 + int(seconds // max(KEPT_EVERY, KEEPING * kept))  # the last one, and the end
         rows = min(extraction.rows, STORED * run.config.extract.rows_per_unit)
@@ -188,23 +190,26 @@ class Ways:
             hours=seconds / 3600,
         )
 
-    def _straight_seconds(
-        self, sides: list[Side], replicas: dict[Side, int], processes: int
-    ) -> float:
+    def _straight_seconds(self, sides: list[Side], shares: Shares) -> float:
         """Until the last of those that work at once has ended."""
-        run, flops = self._run, self._extraction.flops
+        run, flops, replicas = self._run, self._extraction.flops, shares.replicas
         driver = self._units * len(sides) * DRIVER_SECONDS
-        described = run.described
         network = (
-            self._received(sides) / described.network if described and described.network else 0.0
+            self._received(sides) / run.described.network
+            if run.described and run.described.network
+            else 0.0
         )
+        held = max(sum(numbers_held(tiles, run.widths)) for tiles in shares.groups)
+        number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
+        copying = self._extraction.rows * held * number_bytes / COPYING
         if not run.machines.gpus:  # all share the cores
             models = sum(flops[side] for side in sides) / self._extraction.speed
-            return max(driver, network, models + self._flops / self._core_speed)
+            return max(driver, network, copying, models + self._flops / self._core_speed)
+        processes = len(shares.groups)
         products = self._gpu_speed * processes if self._on_gpus else self._core_speed
         stages = {side: len(extraction_chain(run, side).stages) for side in sides}
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
-        return max(driver, network, models, self._flops / products)
+        return max(driver, network, copying, models, self._flops / products)
 
     def _received(self, sides: list[Side]) -> int:
         """Bytes of all hidden states that a node has not computed itself: each process wants all
@@ -240,7 +245,7 @@ class Ways:
         """Operations a second of float64 products on one GPU; 0 where they are not known, or where
         a tile has no room there."""
         described = self._run.described
-        largest = max(tile_gpu_bytes(self._run, tile) for tile in self._tiles)
+        largest = max(gpu_bytes(self._run, [tile]) for tile in self._tiles)
         if described is None or largest > USABLE * described.bytes_of_gpu:
             return 0.0
         return REACHED_FLOAT64 * described.float64_of_gpu

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from lrt_dist.linear.picked import Picked
+
 Pair = tuple[str, str]
 
 SHIFT_ROWS = 256
@@ -164,11 +166,12 @@ class Accumulator:
         wanted, buffer = tuple(pairs), buffer or RowBuffer()
         return [cls(wanted, buffer) for _ in range(folds)]
 
-    def add(self, variables: Mapping[str, torch.Tensor], *parts: str) -> None:
+    def add(self, variables: Mapping[str, torch.Tensor | Picked], *parts: str) -> None:
         """Take in some parts of the data at once: products of a few thousand rows are the fastest.
 
         Args:
-            variables: `{name: [n, d]}` of any real dtype, all with the same n.
+            variables: `{name: [n, d]}` of any real dtype, all with the same n; what is picked lies
+                where products are made.
             parts: the ids of these rows.
 
         Raises:
@@ -186,13 +189,16 @@ class Accumulator:
             self._add_rows(variables, n)
         self._parts.update(parts)
 
-    def _add_rows(self, variables: Mapping[str, torch.Tensor], n: int) -> None:
+    def _add_rows(self, variables: Mapping[str, torch.Tensor | Picked], n: int) -> None:
         columns = self._columns or _side_by_side(self._pairs, variables)
         width = max(span.stop for span in columns.values())
         rows_ND = self._buffer.rows(n, width)
         for name, span in columns.items():
-            # Moved as they are stored: in float64 they would be four times as much.
-            rows_ND[:, span] = variables[name].to(rows_ND.device)
+            rows = variables[name]
+            if isinstance(rows, Picked):
+                rows.copy_to(rows_ND[:, span])
+            else:  # moved as they are stored: in float64 they would be four times as much
+                rows_ND[:, span] = rows.to(rows_ND.device)
         shift = self._shift if self._columns else rows_ND[:SHIFT_ROWS].mean(0)
         rows_ND -= shift
         total = rows_ND.sum(0)
@@ -279,7 +285,9 @@ class _Block:
         return int(self.right.stop - self.right.start)
 
 
-def _side_by_side(pairs: Sequence[Pair], variables: Mapping[str, torch.Tensor]) -> dict[str, slice]:
+def _side_by_side(
+    pairs: Sequence[Pair], variables: Mapping[str, torch.Tensor | Picked]
+) -> dict[str, slice]:
     """Columns of each variable: left ones of pairs first, then the others as pairs name them."""
     crossed = [(a, b) for a, b in pairs if a != b]
     order = dict.fromkeys([*(a for a, _ in crossed), *(b for _, b in crossed), *variables])
@@ -332,8 +340,9 @@ def _within(inner: slice, outer: slice) -> slice:
     return slice(inner.start - outer.start, inner.stop - outer.start)
 
 
-def _not_finite(variables: Mapping[str, torch.Tensor], n: int) -> ValueError:
-    for name, rows in variables.items():
+def _not_finite(variables: Mapping[str, torch.Tensor | Picked], n: int) -> ValueError:
+    for name, given in variables.items():
+        rows = given.gathered() if isinstance(given, Picked) else given
         bad = (~torch.isfinite(rows)).any(1).nonzero()
         if len(bad):
             return NonFiniteError(name, int(bad[0]))

@@ -1,4 +1,4 @@
-"""How the C library of a process handles memory that a model on the CPU has freed."""
+"""How the C library of a process handles large blocks of memory that were freed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _LARGEST = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed blocks for the next layer, as it keeps small ones.
+    """Let the C library keep freed blocks for the next layer, or the next rows, as it keeps small
+    ones.
 
     By default glibc gives a large block back to the system, which hands it out again page by page,
     each filled with zeros: a tenth of the time of a forward pass on two cores (`extraction_bare`

@@ -45,11 +45,10 @@ def accumulate_bytes(
         number_bytes: bytes of a number in the store.
 
     The moments and a copy of one fold, two more folds while merging; three blocks of rows as they
-    are stored, and one sorted with its mismatched rows; one fold of a block in float64; the
-    process.
+    are stored; one fold of a block in float64, mismatched rows included; the process.
     """
     held = moments + 3 * moments // folds
-    read = rows_at_once * (3 * numbers + multiplied) * number_bytes
+    read = rows_at_once * 3 * numbers * number_bytes
     shifted = 8 * rows_at_once * multiplied * 2 // folds
     return held + read + shifted + PROCESS_BYTES
 

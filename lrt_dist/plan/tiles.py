@@ -71,6 +71,13 @@ class Tile:
         return source + (1 + self.draws) * target
 
 
+def numbers_held(tiles: Sequence[Tile], widths: Sided[int]) -> Sided[int]:
+    """Numbers of each model that a process reads for each row which holds some tiles: those of a
+    layer once, however many of them want it."""
+    layers = [tile.layers for tile in tiles]
+    return Sided.of(lambda side: len({n for some in layers for n in some[side]}) * widths[side])
+
+
 def plan_tiles(
     pairs: Sequence[LayerPair],
     widths: Sided[int],

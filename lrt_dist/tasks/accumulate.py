@@ -177,7 +177,7 @@ def accumulate(task: AccumulateTask) -> Path:
     last_kept = time.monotonic()
     blocks = read_blocks(leaf, task.tile.layers, task.tile.draws, done)
     for number, block in enumerate(blocks, start=done + 1):
-        sums.add(block, leaf.facts.rows_per_unit)
+        sums.add(block.on(task.device), leaf.facts.rows_per_unit)
         if number < len(leaf.blocks) and time.monotonic() - last_kept >= KEPT_EVERY:
             sums.keep(kept)
             last_kept = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from lrt_dist.files import is_local
 from lrt_dist.linear.fit import mismatched
+from lrt_dist.linear.picked import Picked
 from lrt_dist.plan.pairing import rows_of_other_groups
 from lrt_dist.sites import Side, Sided, seed_of
-from lrt_dist.store.activations import ActivationStore
+from lrt_dist.store.activations import ActivationStore, decoded, encoded
 
 FOLDS, GROUPS = "folds.npy", "groups.npy"
 """What lies beside the moments: fold and group of every row."""
@@ -73,8 +74,8 @@ class RowFacts:
 class Units(Protocol):
     """Hidden states of units, wherever they are."""
 
-    def states(self, side: Side, layer: int, unit: int) -> torch.Tensor:
-        """`[rows of the unit, d]`, as they are stored."""
+    def states(self, side: Side, layer: int, unit: int) -> NDArray[Any]:
+        """`[rows of the unit, d]`, see `store.activations.encoded`; they may be shared."""
         ...
 
     def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
@@ -106,9 +107,10 @@ class StoredUnits:
         self._stores = Sided.of(lambda side: ActivationStore.open(leaf.stores[side]))
         self._checksums = leaf.checksums
 
-    def states(self, side: Side, layer: int, unit: int) -> torch.Tensor:
+    def states(self, side: Side, layer: int, unit: int) -> NDArray[Any]:
         checksum = self._checksums[unit][side][f"layers/{layer}"]
-        return self._stores[side].states(layer, unit, checksum)
+        store = self._stores[side]
+        return encoded(store.states(layer, unit, checksum), store.logical_dtype)
 
     def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
         checksum = self._checksums[unit][side][f"norms/{layer}"]
@@ -134,8 +136,18 @@ class SortedBlock:
 
     units: tuple[int, ...]
     folds: NDArray[np.int16]
-    variables: dict[str, torch.Tensor]
+    variables: dict[str, Picked]
     rows: dict[str, Rows]
+
+    def on(self, device: str) -> SortedBlock:
+        """The same block on a device; every state is moved once, however often it is picked."""
+        tensors = {id(t): t for picked in self.variables.values() for t in picked.tensors}
+        moved = {number: tensor.to(device) for number, tensor in tensors.items()}
+        variables = {
+            name: Picked(tuple(moved[id(t)] for t in picked.tensors), picked.places.to(device))
+            for name, picked in self.variables.items()
+        }
+        return replace(self, variables=variables)
 
 
 @dataclass(frozen=True)
@@ -144,8 +156,7 @@ class States:
 
     Attributes:
         rows: their numbers.
-        source: `{layer: [rows, d]}`; empty where only the target was wanted.
-        target: the same.
+        source, target: `{layer: [rows, d]}`; empty where they were not wanted, or nothing was.
     """
 
     rows: Rows
@@ -172,7 +183,7 @@ def read_blocks(
         following = leaf.blocks[number + 1 : number + 2]
         held = {unit for other in following for unit in other.units}
         rest = [unit for unit in block.partners if unit not in held]
-        return sorter.gather(units, block.units), sorter.gather_target(units, rest)
+        return sorter.gather(units, block.units, *Side), sorter.gather(units, rest, Side.TARGET)
 
     with ThreadPoolExecutor(1) as ahead:
         # Of every block its states, and those of partners that no next block brings.
@@ -200,14 +211,10 @@ class BlockSorter:
         self._folds = load_row_facts(facts.folder / FOLDS)
         self._groups = load_row_facts(facts.folder / GROUPS)
 
-    def gather(self, held: Units, units: Sequence[int]) -> States:
-        """States of some units, of both models."""
-        source, target = (self._states(held, side, units) for side in Side)
+    def gather(self, held: Units, units: Sequence[int], *sides: Side) -> States:
+        """Copies of the states of some units, of one model or both."""
+        source, target = (self._states(held, side, units) if side in sides else {} for side in Side)
         return States(self._rows(units), source, target)
-
-    def gather_target(self, held: Units, units: Sequence[int]) -> States:
-        """States of some units, of the target model alone."""
-        return States(self._rows(units), {}, self._states(held, Side.TARGET, units))
 
     def sort(self, block: Block, own: States, pool: Sequence[States]) -> SortedBlock:
         """Rows of a block sorted by fold, with mismatched target rows from a pool.
@@ -221,7 +228,8 @@ class BlockSorter:
         variables, held = {}, {}
         for layer in self._layers.source:
             name = variable(Side.SOURCE, layer)
-            variables[name], held[name] = own.source[layer][torch.from_numpy(order)], rows
+            variables[name] = Picked((own.source[layer],), torch.from_numpy(order))
+            held[name] = rows
         groups, digest = self._groups[pooled], self._facts.index_digest
         places = []
         for draw in range(self._draws if self._layers.target else 0):
@@ -232,11 +240,13 @@ class BlockSorter:
             places.append(drawn[order])
         for layer in self._layers.target:
             name = variable(Side.TARGET, layer)
-            variables[name], held[name] = own.target[layer][torch.from_numpy(order)], rows
-            whole = torch.cat([states.target[layer] for states in pool if len(states.rows)])
+            variables[name] = Picked((own.target[layer],), torch.from_numpy(order))
+            held[name] = rows
+            whole = tuple(states.target[layer] for states in pool if layer in states.target)
             for draw, drawn in enumerate(places):
                 control = mismatched(name, draw)
-                variables[control], held[control] = whole[torch.from_numpy(drawn)], pooled[drawn]
+                variables[control] = Picked(whole, torch.from_numpy(drawn))
+                held[control] = pooled[drawn]
         return SortedBlock(block.units, self._folds[rows], variables, held)
 
     def _rows(self, units: Sequence[int]) -> Rows:
@@ -253,18 +263,27 @@ class BlockSorter:
         return {layer: self._layer(held, side, layer, units) for layer in self._layers[side]}
 
     def _layer(self, held: Units, side: Side, layer: int, units: Sequence[int]) -> torch.Tensor:
-        states = torch.cat([held.states(side, layer, unit) for unit in units])
+        count = len(self._folds)
+        used = [self._folds[self._facts.unit_rows(unit, count)] != LEFT_OUT for unit in units]
+        stored: NDArray[Any] | None = None
+        end = 0
+        for unit, rows in zip(units, used, strict=True):
+            states = held.states(side, layer, unit)
+            if stored is None:
+                stored = np.empty((sum(map(np.sum, used)), states.shape[1]), states.dtype)
+            begin, end = end, end + int(rows.sum())
+            stored[begin:end] = states if rows.all() else states[rows]
+        assert stored is not None
+        copied = decoded(stored)
         above, usual = self._facts.shrink_above, self._facts.usual_norms[side][layer]
         if above and usual:
-            norms = np.concatenate([held.norms(side, layer, unit) for unit in units])
+            both = zip(units, used, strict=True)
+            norms = np.concatenate([held.norms(side, layer, unit)[rows] for unit, rows in both])
             massive = is_massive(norms, above, usual)
             places = torch.from_numpy(np.flatnonzero(massive))
             factors = torch.from_numpy(usual / norms[massive].astype(np.float64))
-            states[places] = (states[places].double() * factors.unsqueeze(1)).to(states.dtype)
-        count = len(self._folds)
-        folds = [self._folds[self._facts.unit_rows(unit, count)] for unit in units]
-        used = np.concatenate(folds) != LEFT_OUT
-        return states if used.all() else states[torch.from_numpy(used)]
+            copied[places] = (copied[places].double() * factors.unsqueeze(1)).to(copied.dtype)
+        return copied
 
 
 def is_massive(norms: NDArray[np.float32], above: float, usual: float) -> NDArray[np.bool_]:

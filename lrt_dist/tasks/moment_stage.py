@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lrt_dist.errors import LostError
 from lrt_dist.linear.moments import RowBuffer
+from lrt_dist.models.host_allocator import keep_freed_memory
 from lrt_dist.parcels import Handle
 from lrt_dist.plan.tiles import Tile
 from lrt_dist.sites import Side, Sided
-from lrt_dist.store.activations import decoded
 from lrt_dist.tasks.accumulate import KEPT, MOMENTS, TileSums
-from lrt_dist.tasks.blocks import Block, BlockSorter, RowFacts, SortedBlock
+from lrt_dist.tasks.blocks import Block, BlockSorter, RowFacts, SortedBlock, States
 from lrt_dist.tasks.extract import UnitRows
 
 HeldHandles = dict[tuple[Side, int], tuple[Handle, ...]]
@@ -126,6 +125,10 @@ class MomentStage:
         )
         self._draws = max(tile.draws for tile in tiles.values())
         self._sorter: BlockSorter | None = None
+        self._device = device
+        # Target states of a block's partners: they are the next block's, as a rule.
+        self._partners: tuple[int, ...] = ()
+        self._further: States | None = None
         self._steps: dict[str, Callable[[], Kept | None]] = {}
         self._receipts: dict[str, Kept | None] = {}
         self._lock = threading.Lock()
@@ -158,10 +161,15 @@ class MomentStage:
             return None
         if self._sorter is None:  # the facts of a run do not change
             self._sorter = BlockSorter(task.facts, self._layers, self._draws)
-        held = HeldUnits(task.held)
-        own = self._sorter.gather(held, task.block.units)
-        pool = [own, self._sorter.gather_target(held, task.block.partners)]
-        return self._sorter.sort(task.block, own, pool)
+        held, block = HeldUnits(task.held), task.block
+        if self._further is not None and block.units == self._partners:
+            own = self._sorter.gather(held, block.units, Side.SOURCE)
+            own = replace(own, target=self._further.target)
+        else:
+            own = self._sorter.gather(held, block.units, *Side)
+        self._partners = block.partners
+        self._further = self._sorter.gather(held, block.partners, Side.TARGET)
+        return self._sorter.sort(block, own, [own, self._further]).on(self._device)
 
     def _take_in(self, task: BlockTask, block: SortedBlock | None) -> Kept | None:
         """
@@ -201,9 +209,8 @@ class HeldUnits:
     def __init__(self, held: HeldHandles) -> None:
         self._held, self._layers = held, dict[tuple[Side, int], dict[int, UnitRows]]()
 
-    def states(self, side: Side, layer: int, unit: int) -> torch.Tensor:
-        # What other processes share must not be written to, which torch cannot promise.
-        return decoded(np.array(self._rows(side, layer, unit).states))
+    def states(self, side: Side, layer: int, unit: int) -> NDArray[Any]:
+        return self._rows(side, layer, unit).states
 
     def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
         return self._rows(side, layer, unit).norms
@@ -226,4 +233,5 @@ class BuildMomentStage:
     device: str
 
     def __call__(self) -> MomentStage:
+        keep_freed_memory()
         return MomentStage(self.tiles, self.folds, self.index_digest, self.kept, self.device)

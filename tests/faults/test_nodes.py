@@ -6,6 +6,7 @@ All actors have one core, so one thread: equal bits.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import shutil
 import subprocess
@@ -13,12 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray.cluster_utils
-from tiny_run import forked, store_digests, wait_for, write_tiny_run
+from tiny_run import store_digests, wait_for, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _blocks_ahead, _moments, _rows
@@ -83,7 +85,7 @@ def unstored(
     """A RUN file, and its moments from one process."""
     run_file, _ = reference
     out = index_alone(run_file, tmp_path_factory.mktemp("unstored") / "out")
-    assert _extract_in_small_blocks(str(out), str(run_file), "serial") == 0
+    _extract_in_small_blocks(str(out), str(run_file), "serial")
     return run_file, moments(out)
 
 
@@ -209,7 +211,7 @@ def test_a_driver_that_is_killed_at_ten_random_moments(
     record_property("attempts", "1 for a unit that was committed, 1 more for what was in flight")
 
 
-def _extract_in_small_blocks(out: str, run_file: str, address: str) -> int:
+def _extract_in_small_blocks(out: str, run_file: str, address: str) -> None:
     """Nothing is stored; moments are kept after each of some ten blocks.
 
     Beside OUT lies the id of a process that holds moments, and of one that holds a model.
@@ -244,8 +246,16 @@ def _extract_in_small_blocks(out: str, run_file: str, address: str) -> int:
                 api.extract(run)
             except IncompleteError as error:
                 print(error)
-                return error.exit_code
-    return 0
+                sys.exit(error.exit_code)
+
+
+def extracting(out: Path, run_file: Path, cluster: ray.cluster_utils.Cluster) -> BaseProcess:
+    """A new process, which knows nothing of what this one and its forks have of Ray."""
+    arguments = (str(out), str(run_file), cluster.address)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_extract_in_small_blocks, args=arguments)
+    process.start()
+    return process
 
 
 @pytest.mark.fault(
@@ -263,7 +273,7 @@ def test_a_node_that_is_lost_with_what_nobody_stored(
     run_file, expected = unstored
     nodes = {raylet_of(node): node for node in (worker(sharing), worker(sharing))}
     out = index_alone(run_file, tmp_path / "out")
-    process = forked(_extract_in_small_blocks, str(out), str(run_file), sharing.address)
+    process = extracting(out, run_file, sharing)
     try:
         wait_for(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
         holders = [parent_of(int((tmp_path / name).read_text())) for name in ("moments", "model")]
@@ -287,7 +297,7 @@ def test_without_any_node_left_what_was_kept_stays(
     run_file, expected = unstored
     only = worker(sharing)
     out = index_alone(run_file, tmp_path / "out")
-    process = forked(_extract_in_small_blocks, str(out), str(run_file), sharing.address)
+    process = extracting(out, run_file, sharing)
     try:
         wait_for(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
         sharing.remove_node(only, allow_graceful=False)
@@ -296,7 +306,7 @@ def test_without_any_node_left_what_was_kept_stays(
         process.kill()
     assert process.exitcode == 3
     worker(sharing)
-    process = forked(_extract_in_small_blocks, str(out), str(run_file), sharing.address)
+    process = extracting(out, run_file, sharing)
     process.join(200)
     assert process.exitcode == 0
     assert moments(out) == expected

@@ -160,13 +160,13 @@ def test_pairs_are_of_other_documents_and_rows_stay_with_their_states(
             seen += own.tolist()
             assert (block.folds == corpus.folds[own]).all()
             assert (np.diff(block.folds) >= 0).all()
-            assert torch.equal(block.variables[X], corpus.x[own])
-            assert torch.equal(block.variables[Y], corpus.y[own])
+            assert torch.equal(block.variables[X].gathered(), corpus.x[own])
+            assert torch.equal(block.variables[Y].gathered(), corpus.y[own])
             for draw in range(DRAWS):
                 name = mismatched(Y, draw)
                 other = block.rows[name]
                 assert (corpus.documents[other] != corpus.documents[own]).all()
-                assert torch.equal(block.variables[name], corpus.y[other])
+                assert torch.equal(block.variables[name].gathered(), corpus.y[other])
             assert not (block.rows[mismatched(Y, 0)] == block.rows[mismatched(Y, 1)]).all()
     assert sorted(seen) == list(range(ROWS))
 
@@ -186,5 +186,5 @@ def test_massive_rows_are_scaled_down_wherever_they_are_read(
             for name in (Y, mismatched(Y)):
                 rows = block.rows[name]
                 expected = corpus.y[rows].double() * factors[rows].unsqueeze(1)
-                assert torch.equal(block.variables[name], expected.float())
-            assert torch.equal(block.variables[X], corpus.x[block.rows[X]])
+                assert torch.equal(block.variables[name].gathered(), expected.float())
+            assert torch.equal(block.variables[X].gathered(), corpus.x[block.rows[X]])
