@@ -25,6 +25,7 @@ MODULES = {
     "host_memory": ["host_memory"],
     "host_path": ["host_path"],
     "carry": ["carry"],
+    "block_rows": ["block_rows"],
     "extraction": [
         "extraction_bare",
         "extraction_whole",

@@ -26,8 +26,9 @@ REACHED_FLOAT64 = 0.7
 reach."""
 DRIVER_SECONDS = 0.004
 """In which the driver sends a unit through and commits it (docs/scale.md)."""
-COPYING = 4e9
-"""Bytes a second that a process which holds moments copies together from units, in one thread."""
+COPYING = 5e9
+"""Bytes a second that a process which holds moments copies together from units, in one thread; half
+of what it was on a machine with nothing else to do."""
 DISK = 1e9
 """Bytes a second that are written where nobody said how fast storage is."""
 
