@@ -32,6 +32,10 @@ class NoReplicaError(IncompleteError):
     """Machines are gone, and what is left has no room for the work. Exit code 3."""
 
 
+class NoPlaceError(LrtError):
+    """No machines have room for the work, and none had. Exit code 1."""
+
+
 class LostError(IncompleteError):
     """What a process or a node held in memory is gone with it. Exit code 3."""
 

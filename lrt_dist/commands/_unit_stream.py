@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
-from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime
+from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, StoppedError
 from lrt_dist.tasks.extract import ExtractTask
 
 LINGERS = 60.0
@@ -79,26 +79,18 @@ class UnitStream:
 
     def _run(self) -> None:
         try:
-            with self._runtime.chains(self._spec) as chains:
-                if self._stopped:
-                    return
+            with self._runtime.chains(self._spec, lambda: self._stopped) as chains:
                 for outcome in chains.run(self._tasks()):
                     self._outcomes[outcome.task.unit] = outcome
                     self.computed += 1
                 self.shares = chains.busy_shares()
-        except _StoppedError:
+        except StoppedError:  # nobody wants the rest
             return
         except BaseException as error:  # noqa: BLE001 (raised where somebody waits)
             self._error = error
 
     def _tasks(self) -> Iterator[ExtractTask | None]:
         for place, unit in enumerate(self._units):
-            while place >= self._allowed and not self._stopped:
+            while place >= self._allowed:
                 yield None
-            if self._stopped:
-                raise _StoppedError
             yield self._task(unit)
-
-
-class _StoppedError(Exception):
-    """Nobody wants the rest."""

@@ -31,7 +31,7 @@ from lrt_dist.commands._together import Together, together
 from lrt_dist.commands._unit_records import Machines, library_versions, note_versions
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import LostError, NoReplicaError, UserError
+from lrt_dist.errors import LostError, LrtError, NoPlaceError, NoReplicaError, UserError
 from lrt_dist.files import delete_tree, sweep
 from lrt_dist.plan.pairing import shuffled
 from lrt_dist.runtime.contract import Chains, Done
@@ -45,6 +45,7 @@ from lrt_dist.tasks.accumulate import KEPT, kept_units
 from lrt_dist.tasks.blocks import Block
 from lrt_dist.tasks.extract import ExtractTask
 from lrt_dist.tasks.moment_stage import WriteTask
+from lrt_dist.workspace.placement import compute_dtype
 from lrt_dist.workspace.run import Run
 
 STORED = 3
@@ -78,18 +79,20 @@ def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
             side: stack.enter_context(sole_driver(ledger.url, tell))
             for side, ledger in work.ledgers.items()
         }
-        in_vain, patience = 0, 0.0
+        in_vain = 0
+        ends: tuple[type[LrtError], ...] = (LostError, NoReplicaError)
+        placed = work.placed()
         while True:
-            placed = work.placed(patience)
             committed = work.committed_units()
             try:
                 work.go_on(placed, leases)
-            except (LostError, NoReplicaError) as error:
-                patience = run.config.cluster.placement_timeout
+            except ends as error:
+                ends = (LostError, NoReplicaError, NoPlaceError)  # of nodes that still counted
                 in_vain = in_vain + 1 if work.committed_units() == committed else 0
                 if in_vain >= IN_VAIN:
-                    raise
+                    raise LostError(f"{error}; run the same command again") from error
                 run.progress.note("moments", f"{error}; extraction goes on from what was kept last")
+                placed = work.placed_again()
             else:
                 return
 
@@ -98,7 +101,7 @@ class _Work:
     """Of one run: what is done of it, and how the rest is done."""
 
     def __init__(self, run: Run, identities: Sided[dict[str, Any]]) -> None:
-        self._run = run
+        self._run, self._identities = run, identities
         self._index = RowIndex.open(run.folder.rows)
         self._kept = run.folder.moments / "kept"
         self.ledgers = {side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(run.lead))}
@@ -118,27 +121,34 @@ class _Work:
         folder = self._folder(fitted_units(self._run.folder))
         return all(tile_path(folder, tile).exists() for tile in run_tiles(self._run))
 
-    def placed(self, patience: float) -> Together:
+    def placed(self) -> Together:
         """What runs at once on the nodes that there are now.
 
-        Args:
-            patience: seconds to wait for nodes in place of those that are gone; 0 if none are.
+        Raises:
+            UserError: they have no room for it, or would compute in another dtype.
+        """
+        self._run.runtime.look()
+        for side in self.ledgers:
+            began, now = self._identities[side]["compute_dtype"], compute_dtype(self._run, side)
+            if began != now:
+                raise UserError(f"the {side} model was run in {began}, and would be in {now}")
+        return together(self._run, list(self.ledgers), self._index, self._kept)
+
+    def placed_again(self) -> Together:
+        """The same after nodes were lost: others may come.
 
         Raises:
-            UserError: there is no room for it.
-            NoReplicaError: there is none left, and no node came.
+            NoReplicaError: there is no room left, and no node came.
         """
-        run, began = self._run, time.monotonic()
+        began, patience = time.monotonic(), self._run.config.cluster.placement_timeout
         while True:
-            run.runtime.look()
             try:
-                return together(run, list(self.ledgers), self._index, self._kept)
+                return self.placed()
             except UserError as error:
-                if not patience:
-                    raise
                 if time.monotonic() - began >= patience:
                     raise NoReplicaError(
-                        f"what is left of the cluster is too small: {error}"
+                        "the nodes that are left have no room for what was begun; add nodes, and "
+                        f"run the same command again ({error})"
                     ) from error
                 time.sleep(LOOK)
 

@@ -105,8 +105,8 @@ class StageActor:
 class RemoteContent:
     """See `parcels.Handle`.
 
-    A process lets go of it in the thread that received it. In Ray (2.60), when one thread lets go
-    of the last reference to a value that another process owns, while another thread receives a
+    A process must let go of it in the thread that received it. In Ray (2.60), when one thread lets
+    go of the last reference to a value that another process owns, while another thread receives a
     reference to the same value, the value may be lost, and `get` waits for ever.
     """
 
@@ -217,8 +217,8 @@ class Chain:
         return shares
 
     def settle(self) -> None:
-        """Wait until Ray knows which of the actors are gone. It takes a while to see that a node
-        is; until then its actors are unavailable, and it counts as a place for others."""
+        """Wait until Ray knows of an actor that is unavailable whether it is gone: as long as it
+        does not know that a node is, the node counts as a place for others."""
         deadline = time.monotonic() + SETTLING
         while time.monotonic() < deadline:
             try:
@@ -283,14 +283,15 @@ def _number(kind: str, amount: float) -> str:
 
 
 def fits_when_idle(spec: ChainSpec, beside: Sequence[dict[str, float]]) -> bool:
-    """Whether the cluster's nodes would hold one chain if nothing else ran on them.
+    """Whether the cluster's nodes would hold one chain if nothing but `beside` ran on them.
 
     Args:
         beside: what stages of this driver's other chains hold, which go on.
     """
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     needed = [*bundles(spec), *beside]
-    for bundle in sorted(needed, key=lambda bundle: tuple(bundle.values()), reverse=True):
+    scarcest = sorted(needed, key=lambda b: (b.get("GPU", 0), *b.values()), reverse=True)
+    for bundle in scarcest:
         home = next(
             (n for n in nodes if all(n.get(kind, 0) >= amount for kind, amount in bundle.items())),
             None,

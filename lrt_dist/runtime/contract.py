@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar, runtime_checkable
 
 from lrt_dist.errors import DeviceMemoryError, LostError, LrtError, UnitError, UserError
 from lrt_dist.parcels import Handle
@@ -134,9 +134,10 @@ class ChainSpec:
         most: replicas that may be added as nodes join.
         placement_timeout: seconds to wait for resources that the cluster does not have.
         carry_bytes: of what goes from stage to stage, at most; 0 if it is small.
-        accumulates: whether its stages gather what the tasks bring, and hand nothing on: each sees
-            every batch as it begins, and the tasks in the order in which they come. What they
-            gathered is lost if one of them dies or a task fails.
+        accumulates: whether its stages gather what the tasks bring, and hand nothing on: every
+            stage gets all batches, with the carry with which they begin, and the tasks in the order
+            in which they come. What they gathered is lost if one of them dies or a task fails. Such
+            a chain has one replica.
     """
 
     stages: tuple[StageSpec, ...]
@@ -164,6 +165,10 @@ class FailurePolicy:
     later: int = 10
     evict: int = 2
     stall: float = 1800.0
+
+
+class StoppedError(Exception):
+    """Whoever wanted the work of a chain does not want it any more."""
 
 
 DEFAULT_POLICY = FailurePolicy()
@@ -262,7 +267,19 @@ class Runtime(Machines, Protocol):
         """See what machines there are now."""
         ...
 
-    def chains(self, spec: ChainSpec) -> AbstractContextManager[Chains]: ...
+    def chains(
+        self, spec: ChainSpec, stopped: Callable[[], bool] = lambda: False
+    ) -> AbstractContextManager[Chains]:
+        """Start the replicas; all ends with the context.
+
+        Args:
+            stopped: asked now and then; once it says so, starting or running raises StoppedError.
+
+        Raises:
+            NoPlaceError: the cluster cannot hold one replica.
+            StoppedError: see above.
+        """
+        ...
 
     def map(
         self, function: Callable[[A], R], arguments: Iterable[A], needs: Needs = Needs()
@@ -319,15 +336,16 @@ def merge_tree(
     return waiting[0][1]
 
 
-def lost(task: Task, error: Exception) -> LrtError:
-    """The error of a chain that accumulates, when a task has failed in it.
+def raise_lost(task: Task, error: Exception) -> NoReturn:
+    """A task has failed in a chain that accumulates.
 
-    Args:
-        error: its own; errors on purpose say more than that something is lost.
+    Raises:
+        LrtError: `error` itself, if it is one: it says more than that something is lost.
+        LostError: else.
     """
     if isinstance(error, LrtError):
-        return error
-    return LostError(f"{task.key} failed ({type(error).__name__}: {error})")
+        raise error
+    raise LostError(f"{task.key} failed ({type(error).__name__}: {error})") from error
 
 
 class Attempts:

@@ -76,16 +76,15 @@ class RayRuntime:
 
     def look(self) -> None:
         """See what machines there are now; nodes may have joined."""
-        resources = ray.cluster_resources()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         # A head node often has no core: it is no place for work.
         alive = [node for node in nodes if node.get("CPU")] or nodes
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
         self.node_memory = tuple(float(node.get("memory", 0)) for node in alive)
-        kind = "GPU" if resources.get("GPU") else "CPU"  # what every stage asks for
+        self.gpus = float(sum(node.get("GPU", 0) for node in alive))
+        kind = "GPU" if self.gpus else "CPU"  # what every stage asks for
         holding = [node for node in alive if node.get(kind)] or alive
         self._object_stores = [float(node["object_store_memory"]) for node in holding]
-        self.gpus = float(resources.get("GPU", 0))
         self._gpu_memory: int | None = None
 
     def gpu_memory(self) -> int:
@@ -113,25 +112,23 @@ class RayRuntime:
         return total
 
     @contextmanager
-    def chains(self, spec: ChainSpec) -> Iterator[RayChains]:
-        """Start the replicas; all actors end with the context.
-
-        Raises:
-            LrtError: the cluster cannot hold one.
-        """
+    def chains(
+        self, spec: ChainSpec, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[RayChains]:
+        """See `runtime.contract.Runtime.chains`."""
 
         def beside() -> list[dict[str, float]]:
             others = [other for other in self._chains if other is not chains]
             return [bundle for other in others for bundle in other.held()]
 
-        chains = RayChains(spec, self._policy, self._note, self._object_stores, beside)
+        chains = RayChains(spec, self._policy, self._note, self._object_stores, beside, stopped)
         self._chains.append(chains)  # several may run at once, each in a thread of its own
         try:
             chains.start()
             yield chains
         finally:
-            chains.stop()
             self._chains.remove(chains)
+            chains.stop()
 
     def map(
         self,

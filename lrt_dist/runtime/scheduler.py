@@ -8,9 +8,25 @@ from typing import Any, TypeVar
 
 import ray
 
-from lrt_dist.errors import DeviceMemoryError, LostError, LrtError, NoReplicaError, UnitError
+from lrt_dist.errors import (
+    DeviceMemoryError,
+    LostError,
+    LrtError,
+    NoPlaceError,
+    NoReplicaError,
+    UnitError,
+)
 from lrt_dist.runtime.chain import bundles, fits_when_idle, result, what_is_missing
-from lrt_dist.runtime.contract import SOON, ChainSpec, Done, Failed, FailurePolicy, Task, lost
+from lrt_dist.runtime.contract import (
+    SOON,
+    ChainSpec,
+    Done,
+    Failed,
+    FailurePolicy,
+    StoppedError,
+    Task,
+    raise_lost,
+)
 from lrt_dist.runtime.replica import Attempt, Replica, credits
 from lrt_dist.runtime.task_queue import TaskQueue
 
@@ -32,12 +48,14 @@ class RayChains:
         note: Callable[[str], None],
         object_stores: Sequence[float],
         beside: Callable[[], list[dict[str, float]]] = list,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Nothing is started yet.
 
         Args:
             object_stores: bytes of those of all nodes that can hold a stage.
             beside: tells what stages of this driver's other chains hold.
+            stopped: see `runtime.contract.Runtime.chains`.
         """
         self._spec, self._policy, self._note = spec, policy, note
         self._window = credits(spec, min(object_stores), len(object_stores))
@@ -47,7 +65,8 @@ class RayChains:
                 "stages, so stages will wait: lower batch_tokens, or give Ray's object store more "
                 "memory (ray start --object-store-memory)"
             )
-        self._beside = beside
+        self._beside, self._stopped = beside, stopped
+        assert not spec.accumulates or (spec.replicas, spec.most) == (1, 1)
         self._replicas: list[Replica] = []
         self._ran = False
         self._waiting_since: float | None = None
@@ -58,6 +77,7 @@ class RayChains:
         """Ask for every replica's place, and wait until one is built."""
         self._replicas = [Replica(self._spec, self._window) for _ in range(self._spec.replicas)]
         while not any(replica.running for replica in self._replicas):
+            self._end_if_stopped()
             self._look_for_places()
             self._wait([replica for replica in self._replicas if not replica.running], TICK)
 
@@ -84,6 +104,7 @@ class RayChains:
         """See `runtime.contract.Chains.run`."""
         queue = TaskQueue(tasks, self._policy)
         while True:
+            self._end_if_stopped()
             running = [replica for replica in self._replicas if replica.running]
             for replica in running:
                 self._fill(replica, queue, len(running))
@@ -95,6 +116,10 @@ class RayChains:
                 if attempt in replica.attempts:  # else it went down with others of its replica
                     yield from self._ended(replica, attempt, queue)
             yield from self._end_the_stalled(queue)
+
+    def _end_if_stopped(self) -> None:
+        if self._stopped():
+            raise StoppedError
 
     def _fill(self, replica: Replica, queue: TaskQueue[T], running: int) -> None:
         while True:
@@ -143,7 +168,7 @@ class RayChains:
             self._note(f"a replica cannot be built ({error}); the others go on")
             replica.stop()
             self._replicas.remove(replica)
-        self._ran = self._ran or replica.running
+        self._ran = self._ran or replica.placed
 
     def _ended(
         self, replica: Replica, attempt: Attempt[T], queue: TaskQueue[T]
@@ -152,10 +177,10 @@ class RayChains:
             ended = Done(attempt.task, [result(ref) for ref in attempt.receipts], attempt.contents)
         except ray.exceptions.RayActorError as error:
             yield from self._died(replica, queue, error)
-        except Exception as error:  # Attempts decides what is fatal
+        except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
             replica.end(attempt, failed=True)
             if self._spec.accumulates:
-                raise lost(attempt.task, error) from error
+                raise_lost(attempt.task, error)
             if not isinstance(error, UnitError | DeviceMemoryError):  # else it is the task's
                 replica.failures_in_a_row += 1
             yield from queue.failed(attempt.task, error, avoid=replica)
@@ -188,7 +213,8 @@ class RayChains:
                 yield Done(attempt.task, receipts, attempt.contents)
         if self._spec.accumulates:
             replica.settle()
-            raise LostError(f"a process died with all that it held ({type(error).__name__})")
+            reason = " ".join(str(error).split())
+            raise LostError(f"a process died with all that it held ({reason})") from error
         self._note(
             f"a replica died, {len(torn)} tasks with it ({type(error).__name__}); it is built anew"
         )
@@ -221,7 +247,7 @@ class RayChains:
 
         Raises:
             NoReplicaError: there was one before.
-            LrtError: there was none.
+            NoPlaceError: there was none.
         """
         now = time.monotonic()
         if any(replica.placed for replica in self._replicas):
@@ -245,7 +271,9 @@ class RayChains:
             )
             if self._ran:
                 raise NoReplicaError(f"no replica is left, and there is {missing}; add nodes")
-            raise LrtError(f"{missing}; add nodes, or change cluster.stages and cluster.replicas")
+            raise NoPlaceError(
+                f"{missing}; add nodes, or change cluster.stages and cluster.replicas"
+            )
 
     def _tell_of_unplaced(self, now: float) -> None:
         """Say once that some replicas have no place, where others work."""

@@ -23,9 +23,10 @@ from lrt_dist.runtime.contract import (
     Needs,
     Node,
     Stage,
+    StoppedError,
     Task,
-    lost,
     merge_tree,
+    raise_lost,
     route,
 )
 from lrt_dist.runtime.preflight import smallest_gpu
@@ -55,11 +56,13 @@ class SerialRuntime:
         return smallest_gpu()
 
     @contextmanager
-    def chains(self, spec: ChainSpec) -> Iterator[SerialChains]:
+    def chains(
+        self, spec: ChainSpec, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[SerialChains]:
         """Build the stages here; replicas make no sense in one process."""
         with self._turn:
             stages = [stage.build() for stage in spec.stages]
-        yield SerialChains(stages, self._policy, self._turn, accumulates=spec.accumulates)
+        yield SerialChains(stages, self._policy, self._turn, stopped, accumulates=spec.accumulates)
 
     def map(
         self,
@@ -97,6 +100,7 @@ class SerialChains:
         stages: Sequence[Stage],
         policy: FailurePolicy,
         turn: threading.Lock | None = None,
+        stopped: Callable[[], bool] = lambda: False,
         *,
         accumulates: bool = False,
     ) -> None:
@@ -104,17 +108,20 @@ class SerialChains:
         Args:
             turn: held while a task runs: of chains in several threads, one does something at a
                 time. None if there are no others.
+            stopped: see `Runtime.chains`.
             accumulates: see `ChainSpec`.
         """
         self._stages = stages
         self._policy = policy
         self._turn = turn or threading.Lock()
-        self._accumulates = accumulates
+        self._stopped, self._accumulates = stopped, accumulates
 
     def run(self, tasks: Iterable[T | None]) -> Iterator[Done[T] | Failed[T]]:
         """One task after the other."""
         attempts = Attempts(self._policy)
         for first_try in tasks:
+            if self._stopped():
+                raise StoppedError
             if first_try is None:
                 time.sleep(SOON)
                 continue
@@ -123,9 +130,9 @@ class SerialChains:
                 try:
                     with self._turn:
                         done = self._once(task)
-                except Exception as error:  # Attempts decides what is fatal
+                except Exception as error:  # noqa: BLE001 (Attempts decides what is fatal)
                     if self._accumulates:
-                        raise lost(task, error) from error
+                        raise_lost(task, error)
                     again = attempts.next_try(task, error)
                     if again is None:
                         yield Failed(task, f"{type(error).__name__}: {error}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from lrt_dist.errors import DiskFullError, IncompleteError
+from lrt_dist.errors import DiskFullError, IncompleteError, LostError, NoReplicaError
 from lrt_dist.files import StorageError
 from lrt_dist.store.ledger import Ledger, UnitRecord
 
@@ -18,7 +18,8 @@ WAITING = 64
 
 
 HOPELESS = (StorageError, DiskFullError, IncompleteError)
-"""Errors after which no commit would go through."""
+"""Errors after which no commit would go through; but those of machines say nothing of storage."""
+OF_MACHINES = (LostError, NoReplicaError)
 
 
 class Committer:
@@ -45,7 +46,8 @@ class Committer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._threads.shutdown(cancel_futures=isinstance(error, HOPELESS))
+        hopeless = isinstance(error, HOPELESS) and not isinstance(error, OF_MACHINES)
+        self._threads.shutdown(cancel_futures=hopeless)
         if error is None:
             self._take(at_most=0)
 

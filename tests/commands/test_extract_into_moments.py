@@ -241,8 +241,8 @@ def test_a_process_that_dies_with_moments_costs_what_was_not_kept(
     taken: list[int] = []
 
     @contextmanager
-    def chains(runtime: RayRuntime, spec: ChainSpec) -> Iterator[RayChains]:
-        with plain(runtime, spec) as live:
+    def chains(runtime: RayRuntime, spec: ChainSpec, *more: Any) -> Iterator[RayChains]:
+        with plain(runtime, spec, *more) as live:
             if isinstance(spec.stages[0].build, BuildMomentStage):
                 holding.append(live)
             yield live

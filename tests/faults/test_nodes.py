@@ -226,8 +226,8 @@ def _extract_in_small_blocks(out: str, run_file: str, address: str) -> None:
     plain = RayRuntime.chains
 
     @contextmanager
-    def chains(runtime: RayRuntime, spec: ChainSpec) -> Iterator[RayChains]:
-        with plain(runtime, spec) as live:
+    def chains(runtime: RayRuntime, spec: ChainSpec, *more: Any) -> Iterator[RayChains]:
+        with plain(runtime, spec, *more) as live:
             holds = isinstance(spec.stages[0].build, BuildMomentStage)
             path = Path(out).with_name("moments" if holds else "model")
             path.write_text(str(live.process_ids()[0][0]))
@@ -280,11 +280,12 @@ def test_a_node_that_is_lost_with_what_nobody_stored(
         assert set(holders) == set(nodes)
         lost = parent_of(int((tmp_path / held).read_text()))
         sharing.remove_node(nodes[lost], allow_graceful=False)
-        process.join(200)
+        process.join(100)
     finally:
         process.kill()
     assert process.exitcode == 0
     assert moments(out) == expected
+    assert "goes on from what was kept last" in (out / "log.jsonl").read_text()
 
 
 @pytest.mark.fault(
@@ -301,13 +302,13 @@ def test_without_any_node_left_what_was_kept_stays(
     try:
         wait_for(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
         sharing.remove_node(only, allow_graceful=False)
-        process.join(200)
+        process.join(100)
     finally:
         process.kill()
     assert process.exitcode == 3
     worker(sharing)
     process = extracting(out, run_file, sharing)
-    process.join(200)
+    process.join(100)
     assert process.exitcode == 0
     assert moments(out) == expected
 
