@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
-from scripted import Job, attempts, chain
+from scripted import Build, Job, attempts, chain
 
-from lrt_dist.errors import LrtError, UserError
+from lrt_dist.errors import LostError, LrtError, UserError
 from lrt_dist.runtime import pool
-from lrt_dist.runtime.chain import Chain
-from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, Stage, StageSpec
+from lrt_dist.runtime.chain import Chain, fits_when_idle
+from lrt_dist.runtime.contract import (
+    ChainSpec,
+    Done,
+    Failed,
+    Runtime,
+    Stage,
+    StageSpec,
+    StoppedError,
+)
 from lrt_dist.runtime.pool import RayRuntime
 
 
@@ -31,6 +40,42 @@ def test_replicas_share_the_work(ray_runtime: Runtime, tmp_path: Path) -> None:
     with ray_runtime.chains(chain(tmp_path, ("first",), replicas=2)) as chains:
         outcomes = list(chains.run(Job(f"job{n}", writes=0.3) for n in range(99)))
     assert len({outcome.receipts[0][0] for outcome in outcomes if isinstance(outcome, Done)}) == 2
+
+
+def test_a_dead_stage_takes_along_what_a_chain_accumulated(
+    ray_runtime: Runtime, tmp_path: Path
+) -> None:
+    spec = replace(chain(tmp_path), accumulates=True)
+    jobs = [Job("a"), Job("fatal", faults={"second": "die"}), Job("b")]
+    with ray_runtime.chains(spec) as chains:
+        outcomes = chains.run(jobs)
+        assert next(outcomes).task.key == "a"
+        with pytest.raises(LostError, match=r"died with all that it held \(The actor died"):
+            next(outcomes)
+    assert len(attempts(tmp_path, "fatal")) == 1
+
+
+def test_a_chain_does_not_wait_for_what_its_own_driver_holds(
+    ray_runtime: Runtime, tmp_path: Path
+) -> None:
+    """Of two cores, as beside another chain of this driver."""
+    spec = ChainSpec((StageSpec(Build("first", tmp_path), cpus=1.5, gpus=0),))
+    assert fits_when_idle(spec, [])
+    assert fits_when_idle(spec, [{"CPU": 0.5}])
+    assert not fits_when_idle(spec, [{"CPU": 0.5}, {"CPU": 0.5}])
+
+
+def test_a_chain_that_waits_for_a_place_ends_when_nobody_wants_it(
+    ray_runtime: Runtime, tmp_path: Path
+) -> None:
+    spec = ChainSpec((StageSpec(Build("first", tmp_path), cpus=1000, gpus=0),))
+    began = time.monotonic()
+    with (
+        pytest.raises(StoppedError),
+        ray_runtime.chains(spec, lambda: time.monotonic() - began > 2),
+    ):
+        pass
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("stage", ["first", "second"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,16 @@ from scripted import (
     total,
 )
 
-from lrt_dist.errors import CorruptionError, LrtError
-from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Node, Runtime, StageSpec
+from lrt_dist.errors import CorruptionError, LostError, LrtError
+from lrt_dist.runtime.contract import (
+    ChainSpec,
+    Done,
+    Failed,
+    Node,
+    Runtime,
+    StageSpec,
+    StoppedError,
+)
 from lrt_dist.runtime.serial import SerialRuntime
 
 
@@ -72,6 +81,12 @@ def test_a_batch_goes_on_where_an_earlier_one_ended(runtime: Runtime, tmp_path: 
     assert second == [there * rounds for rounds in (1, 1, 2, 2, 3)]
     assert first == [way[:-1] for way in second]
     assert len(attempts(tmp_path, "lanes")) == 2
+
+
+def keep_keys(outcomes: Iterable[Done[Job] | Failed[Job]], keys: list[str]) -> None:
+    """Those of tasks as they end."""
+    for outcome in outcomes:
+        keys.append(outcome.task.key)
 
 
 def test_no_tasks_is_no_work(runtime: Runtime, tmp_path: Path) -> None:
@@ -206,6 +221,45 @@ def test_a_task_that_is_not_there_yet_is_asked_for_again(runtime: Runtime, tmp_p
             ended.append(outcome.task.key)
             assert len(attempts(tmp_path, f"job{len(ended)}")) == 0
     assert ended == ["job0", "job1", "job2"]
+
+
+def test_what_nobody_wants_any_more_ends(runtime: Runtime, tmp_path: Path) -> None:
+    """Also while the next task is not there yet."""
+    ended: list[str] = []
+
+    def tasks() -> Iterator[Job | None]:
+        yield Job("first")
+        while True:
+            yield None
+
+    stopped = runtime.chains(chain(tmp_path), lambda: len(ended) == 1)
+    with stopped as chains, pytest.raises(StoppedError):
+        keep_keys(chains.run(tasks()), ended)
+    assert ended == ["first"]
+
+
+@pytest.mark.fault(
+    "a task fails in a chain that accumulates",
+    "nothing is tried again there: what it holds is lost",
+)
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("transient", LostError, r"bad failed \(RuntimeError: the network blinked\)"),
+        ("fatal", CorruptionError, "the disk lies"),
+    ],
+)
+def test_what_was_accumulated_is_lost_with_a_task(
+    runtime: Runtime, tmp_path: Path, fault: str, error: type[Exception], message: str
+) -> None:
+    """An error on purpose says more than that."""
+    spec = replace(chain(tmp_path), accumulates=True)
+    ended: list[str] = []
+    jobs = [Job("good"), Job("bad", faults={"second": fault}), Job("late")]
+    with runtime.chains(spec) as chains, pytest.raises(error, match=message):
+        keep_keys(chains.run(jobs), ended)
+    assert ended == ["good"]
+    assert len(attempts(tmp_path, "bad")) == 1
 
 
 def test_map_keeps_the_order(runtime: Runtime) -> None:
