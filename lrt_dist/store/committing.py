@@ -18,8 +18,9 @@ WAITING = 64
 
 
 HOPELESS = (StorageError, DiskFullError, IncompleteError)
-"""Errors after which no commit would go through; but those of machines say nothing of storage."""
+"""Errors after which no commit would go through."""
 OF_MACHINES = (LostError, NoReplicaError)
+"""Those among them that say nothing of storage: what was asked for before is committed."""
 
 
 class Committer:
