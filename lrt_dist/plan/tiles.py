@@ -63,7 +63,7 @@ class Tile:
 
     def numbers_read(self, widths: Sided[int]) -> Sided[int]:
         """Numbers read from each store for each row."""
-        return Sided.of(lambda side: len(self.layers[side]) * widths[side])
+        return numbers_held([self], widths)
 
     def numbers_multiplied(self, widths: Sided[int]) -> int:
         """Numbers multiplied for each row: those read, and each draw of mismatched target rows."""

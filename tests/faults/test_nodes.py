@@ -115,7 +115,7 @@ class Extraction:
 
     @property
     def done(self) -> int:
-        return len(list(self.out.glob("activations/*.ledger/unit-*.json")))
+        return commits(self.out)
 
     def end(self, timeout: float = 300) -> tuple[int, str]:
         text, _ = self.process.communicate(timeout=timeout)
@@ -235,9 +235,8 @@ def _extract_in_small_blocks(out: str, run_file: str, address: str) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(_moments, "ROWS_PER_PRODUCT", 43)
-        patched.setattr(
-            _rows, "USUAL_ROWS", 64
-        )  # else all are computed before the first is taken in
+        # Else all are computed before the first is taken in.
+        patched.setattr(_rows, "USUAL_ROWS", 64)
         patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
         patched.setattr(_blocks_ahead, "KEEPING", 0)
         patched.setattr(RayRuntime, "chains", chains)
@@ -275,7 +274,7 @@ def test_a_node_that_is_lost_with_what_nobody_stored(
     out = index_alone(run_file, tmp_path / "out")
     process = extracting(out, run_file, sharing)
     try:
-        wait_for(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
+        wait_for(process, lambda: commits(out) >= 20)
         holders = [parent_of(int((tmp_path / name).read_text())) for name in ("moments", "model")]
         assert set(holders) == set(nodes)
         lost = parent_of(int((tmp_path / held).read_text()))
@@ -300,7 +299,7 @@ def test_without_any_node_left_what_was_kept_stays(
     out = index_alone(run_file, tmp_path / "out")
     process = extracting(out, run_file, sharing)
     try:
-        wait_for(process, lambda: len(list(out.glob("activations/*.ledger/unit-*.json"))) >= 20)
+        wait_for(process, lambda: commits(out) >= 20)
         sharing.remove_node(only, allow_graceful=False)
         process.join(100)
     finally:
@@ -311,6 +310,11 @@ def test_without_any_node_left_what_was_kept_stays(
     process.join(100)
     assert process.exitcode == 0
     assert moments(out) == expected
+
+
+def commits(out: Path) -> int:
+    """Units that are committed, of both models together."""
+    return len(list(out.glob("activations/*.ledger/unit-*.json")))
 
 
 def index_alone(run_file: Path, out: Path) -> Path:

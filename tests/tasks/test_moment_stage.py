@@ -22,7 +22,7 @@ from lrt_dist.tasks.blocks import FOLDS, GROUPS, Block, RowFacts
 from lrt_dist.tasks.extract import UnitRows
 from lrt_dist.tasks.moment_stage import BlockTask, BuildMomentStage, HeldHandles, WriteTask
 
-ROWS, WIDTH = 4, 3
+ROWS = 4
 TILE = Tile((LayerPair(1, 2),), Sided((1,), (2,)))
 
 
