@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from lrt_dist.errors import CorruptionError, DeviceMemoryError, UnitError, UserError
 from lrt_dist.parcels import Handle, Parcel
-from lrt_dist.runtime.contract import ChainSpec, StageSpec
+from lrt_dist.runtime.contract import ChainSpec, Done, Failed, StageSpec
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,20 @@ class ScriptedStage:
             "memory": DeviceMemoryError("too large"),
             "fatal": CorruptionError("the disk lies"),
         }[kind]
+
+
+def one_by_one(jobs: Iterable[Job], ended: Sequence[str]) -> Iterator[Job | None]:
+    """Each job once the one before it is among those that ended."""
+    for number, job in enumerate(jobs):
+        while len(ended) < number:
+            yield None
+        yield job
+
+
+def keep_keys(outcomes: Iterable[Done[Job] | Failed[Job]], keys: list[str]) -> None:
+    """Those of tasks as they end."""
+    for outcome in outcomes:
+        keys.append(outcome.task.key)
 
 
 def attempts(notes: Path, key: str) -> list[Path]:

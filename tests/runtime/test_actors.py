@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from scripted import Build, Job, attempts, chain
+from scripted import Build, Job, attempts, chain, keep_keys, one_by_one
 
 from lrt_dist.errors import LostError, LrtError, UserError
 from lrt_dist.runtime import pool
@@ -46,12 +46,14 @@ def test_a_dead_stage_takes_along_what_a_chain_accumulated(
     ray_runtime: Runtime, tmp_path: Path
 ) -> None:
     spec = replace(chain(tmp_path), accumulates=True)
+    ended: list[str] = []
     jobs = [Job("a"), Job("fatal", faults={"second": "die"}), Job("b")]
-    with ray_runtime.chains(spec) as chains:
-        outcomes = chains.run(jobs)
-        assert next(outcomes).task.key == "a"
-        with pytest.raises(LostError, match=r"died with all that it held \(The actor died"):
-            next(outcomes)
+    with (
+        ray_runtime.chains(spec) as chains,
+        pytest.raises(LostError, match=r"died with all that it held \(The actor died"),
+    ):
+        keep_keys(chains.run(one_by_one(jobs, ended)), ended)
+    assert ended == ["a"]
     assert len(attempts(tmp_path, "fatal")) == 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from scripted import (
     bracket,
     chain,
     echo,
+    keep_keys,
+    one_by_one,
     reciprocal,
     total,
 )
@@ -81,12 +83,6 @@ def test_a_batch_goes_on_where_an_earlier_one_ended(runtime: Runtime, tmp_path: 
     assert second == [there * rounds for rounds in (1, 1, 2, 2, 3)]
     assert first == [way[:-1] for way in second]
     assert len(attempts(tmp_path, "lanes")) == 2
-
-
-def keep_keys(outcomes: Iterable[Done[Job] | Failed[Job]], keys: list[str]) -> None:
-    """Those of tasks as they end."""
-    for outcome in outcomes:
-        keys.append(outcome.task.key)
 
 
 def test_no_tasks_is_no_work(runtime: Runtime, tmp_path: Path) -> None:
@@ -257,7 +253,7 @@ def test_what_was_accumulated_is_lost_with_a_task(
     ended: list[str] = []
     jobs = [Job("good"), Job("bad", faults={"second": fault}), Job("late")]
     with runtime.chains(spec) as chains, pytest.raises(error, match=message):
-        keep_keys(chains.run(jobs), ended)
+        keep_keys(chains.run(one_by_one(jobs, ended)), ended)
     assert ended == ["good"]
     assert len(attempts(tmp_path, "bad")) == 1
 
