@@ -41,6 +41,7 @@ MODULES = {
         "planned_stage",
         "planned_task",
     ],
+    "planned_network": ["planned_network"],
     "straight": ["straight_time", "hours_stored", "hours_straight"],
     "simulate": ["simulated_64", "simulated_1024"],
     "driver_per_unit": ["driver_per_unit"],

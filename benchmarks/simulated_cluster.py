@@ -306,12 +306,10 @@ class SimulatedChain:
         assert carry is not None, "a chain without stages"
         return steps, carry
 
-    def finish(self, task: Task, steps: Sequence[Ref]) -> list[tuple[Ref, Ref]]:
+    def finish(self, task: Task, steps: Sequence[Ref]) -> tuple[list[Ref], dict[Any, Ref]]:
         write = self._cluster.costs.write
-        return [
-            (actor.call("behind", write, ref), Ref())
-            for actor, ref in zip(self.actors, steps, strict=True)
-        ]
+        both = zip(self.actors, steps, strict=True)
+        return [actor.call("behind", write, ref) for actor, ref in both], {}
 
     def forget(self, task: Task) -> list[Ref]:
         return [actor.call("behind", 0.0) for actor in self.actors]

@@ -89,7 +89,7 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
                             else:
                                 loop(texts)
                                 theirs += time.perf_counter() - began
-                    ray.get([receipt for receipt, _ in actors.finish(task, last)])
+                    ray.get(actors.finish(task, last)[0])
                 rounds.append((ours, theirs))
             actors.stop()
         ray.shutdown()

@@ -18,7 +18,7 @@ from lrt_dist.runtime.progress import Phase
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.tasks.blocks import Block, RowFacts
-from lrt_dist.tasks.moment_stage import BlockTask
+from lrt_dist.tasks.moment_stage import BlockTask, Place
 from lrt_dist.workspace.run import Run
 
 KEPT_EVERY = 60.0
@@ -46,6 +46,7 @@ class BlocksAhead:
         blocks: Sequence[Block],
         first: int,
         *,
+        layers: tuple[Sided[tuple[int, ...]], ...],
         known: Set[int],
         known_records: Callable[[Sequence[int]], Records],
         kept: Set[int],
@@ -57,6 +58,7 @@ class BlocksAhead:
     ) -> None:
         """
         Args:
+            layers: that each process with moments wants.
             known: units that are committed.
             known_records: reads the records of some of them.
             kept: units that are in moments that were kept, committed or not.
@@ -67,6 +69,8 @@ class BlocksAhead:
             bar: counts the units of every model.
         """
         self._run, self._index, self._blocks, self._first = run, index, blocks, first
+        self._layers = layers
+        self._wanted_layers = Sided.of(lambda side: sorted({n for of in layers for n in of[side]}))
         self._lead, self._known, self._kept, self._absent = run.lead, set(known), kept, absent
         self._known_records, self._facts, self._quarantine = known_records, facts, quarantine
         self._machines, self._bar, self._shown = machines, bar, 0
@@ -127,17 +131,14 @@ class BlocksAhead:
                 yield None
             self._tell()
             chosen = Block(self._present(block.units), self._present(block.partners))
-            both = [(side, unit) for side in Side for unit in chosen.units]
             keep = number == len(self._blocks) - 1 or self._is_time()
             yield BlockTask(
                 number=number,
                 block=chosen,
                 before=before,
                 facts=facts,
-                held={
-                    key: self._contents(*key)
-                    for key in [*both, *((Side.TARGET, unit) for unit in chosen.partners)]
-                },
+                held=self._held(chosen),
+                layers=self._layers,
                 keep=keep,
             )
             before += len(chosen.units)
@@ -213,10 +214,16 @@ class BlocksAhead:
         self._quarantine(lead, unit, outcome.reason)
         return True
 
-    def _contents(self, side: Side, unit: int) -> tuple[Handle, ...]:
-        outcome = self._streams[self._lead[side]].outcome(unit)
-        assert isinstance(outcome, Done), f"unit {unit} is gone"
-        return outcome.contents
+    def _held(self, block: Block) -> dict[Place, Handle]:
+        wanted = [(side, unit) for side in Side for unit in block.units]
+        wanted += [(Side.TARGET, unit) for unit in block.partners]
+        held: dict[Place, Handle] = {}
+        for side, unit in wanted:
+            outcome = self._streams[self._lead[side]].outcome(unit)
+            assert isinstance(outcome, Done), f"unit {unit} is gone"
+            for layer in self._wanted_layers[side]:
+                held[side, unit, layer] = outcome.contents[layer]
+        return held
 
     def _known_facts(self) -> RowFacts | None:
         """What is known of all rows, once enough norms are there.

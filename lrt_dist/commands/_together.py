@@ -19,7 +19,8 @@ from lrt_dist.plan.cost import (
 )
 from lrt_dist.plan.memory import USABLE, cores_shared
 from lrt_dist.plan.sharing import Party, Room, have_room, shared_gpus
-from lrt_dist.plan.tiles import Tile, even_runs, numbers_held
+from lrt_dist.plan.spreading import Group, spread_tiles
+from lrt_dist.plan.tiles import Tile, layers_of, numbers_held
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -45,22 +46,28 @@ class Speeds:
 
 
 @dataclass(frozen=True)
+class Cores:
+    """Of one process: of a model's stage, or with moments."""
+
+    model: float
+    moments: float
+
+
+@dataclass(frozen=True)
 class Shares:
     """Who gets what of the machines.
 
     Attributes:
         replicas: of each model that is run.
-        model_cores: of each stage.
-        groups: tiles of each process that holds moments.
-        moment_cores: of each of these processes.
+        cores: of each stage of a model, and of each process that holds moments.
+        groups: tiles of each of these processes; those of one list are on one node.
         memory: bytes of the largest of them.
         on: where they make their products.
     """
 
     replicas: dict[Side, int]
-    model_cores: float
-    groups: list[Sequence[Tile]]
-    moment_cores: float
+    cores: Cores
+    groups: list[list[Group]]
     memory: int
     on: str
 
@@ -72,10 +79,12 @@ class Together:
     Attributes:
         models: the chain of each model, by side.
         moments: one replica, whose stages hold some tiles each; all see every block.
+        layers: that each of these stages wants of a block.
     """
 
     models: dict[Side, ChainSpec]
     moments: ChainSpec
+    layers: tuple[Sided[tuple[int, ...]], ...]
 
 
 def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> Together:
@@ -93,7 +102,9 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
     shares = shared_machines(
         run, sides, Sided.of(index.tokens), index.rows, Speeds(GPU_FLOPS, speed, on)
     )
-    models = {side: extraction_chain(run, side, shares.replicas[side]) for side in sides}
+    models = {
+        side: extraction_chain(run, side, shares.replicas[side], passes_on=True) for side in sides
+    }
     stages = tuple(
         StageSpec(
             BuildMomentStage(
@@ -103,15 +114,18 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
                 kept,
                 shares.on,
             ),
-            cpus=shares.moment_cores,
+            cpus=shares.cores.moments,
             gpus=1.0 if shares.on == GPU else 0.0,
             memory=_memory(run, tiles),
+            node=node,
         )
-        for tiles in shares.groups
+        for node, groups in enumerate(shares.groups)
+        for tiles in groups
     )
     return Together(
-        {side: _with_cores(spec, shares.model_cores) for side, spec in models.items()},
+        {side: _with_cores(spec, shares.cores.model) for side, spec in models.items()},
         ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout, accumulates=True),
+        tuple(layers_of(tiles) for groups in shares.groups for tiles in groups),
     )
 
 
@@ -134,46 +148,61 @@ def shared_machines(
         replicas, count = _on_gpus(run, sides, tokens, rows, speeds, nodes)
     else:
         replicas, count = {side: _cpu_replicas(run, side, len(sides)) for side in sides}, nodes
-    groups = _groups(tiles, count)
+    count = min(count, len(tiles))
     specs = {side: extraction_chain(run, side, replicas[side]) for side in sides}
-    memory = [_memory(run, group) for group in groups]
-    on_gpu = speeds.on == GPU
-    for model_cores, moment_cores in _cores(run, specs, len(groups), on_gpu=on_gpu):
-        processes = [
-            *(
-                Room(model_cores, stage.memory, stage.gpus)
-                for spec in specs.values()
-                for stage in spec.stages * spec.replicas
-            ),
-            *(Room(moment_cores, needed, 1.0 if on_gpu else 0.0) for needed in memory),
-        ]
-        alone = serial and sum(memory) <= max(run.machines.node_memory)
-        if alone or have_room(processes, _nodes(run)):
-            return Shares(replicas, model_cores, groups, moment_cores, max(memory), speeds.on)
-    models = sum(process.memory for process in processes) - sum(memory)
+    # Processes of a node are placed together, or else each where there is room.
+    for places in sorted({min(nodes, count), count}):
+        groups = spread_tiles(tiles, count, places, run.widths)
+        moments = [_memory(run, tiles) for of_node in groups for tiles in of_node]
+        for cores in _cores(run, specs, len(moments), on_gpu=speeds.on == GPU):
+            shares = Shares(replicas, cores, groups, max(moments), speeds.on)
+            if _have_room(run, specs, shares):
+                return shares
+    models = [stage.memory for spec in specs.values() for stage in spec.stages * spec.replicas]
     raise UserError(
         f"extract.store: none keeps both models and the moments of {len(run.pairs)} pairs of "
-        f"layers in memory at once: {format_bytes(models)} and {format_bytes(sum(memory))} of "
-        f"nodes' memory, in {len(processes)} processes that need a core or a part of one, up to "
-        f"{format_bytes(max(process.memory for process in processes))} each; the nodes offer "
+        f"layers in memory at once: {format_bytes(sum(models))} and {format_bytes(sum(moments))} "
+        f"of nodes' memory, in {len(models) + len(moments)} processes that need a core or a part "
+        f"of one, up to {format_bytes(max(models + moments))} each; the nodes offer "
         f"{format_bytes(sum(run.machines.node_memory))} in all. Name fewer fit.pairs, use more or "
         "larger nodes, or set extract.store: zarr"
     )
 
 
+def _have_room(run: Run, models: Mapping[Side, ChainSpec], shares: Shares) -> bool:
+    """Whether the nodes hold all at once."""
+    gpus = 1.0 if shares.on == GPU else 0.0
+    moments = [
+        Room(
+            shares.cores.moments * len(groups),
+            sum(_memory(run, tiles) for tiles in groups),
+            gpus * len(groups),
+        )
+        for groups in shares.groups
+    ]
+    if run.config.cluster.address == "serial":
+        return sum(room.memory for room in moments) <= max(run.machines.node_memory)
+    stages = [
+        Room(shares.cores.model, stage.memory, stage.gpus)
+        for spec in models.values()
+        for stage in spec.stages * spec.replicas
+    ]
+    return have_room(stages, _nodes(run), moments)
+
+
 def _cores(
     run: Run, models: Mapping[Side, ChainSpec], processes: int, *, on_gpu: bool
-) -> list[tuple[float, float]]:
+) -> list[Cores]:
     """Cores of a model's stage, and of a process with moments: what to try, the best first."""
     nodes = run.machines.node_cpus
     stages = sum(spec.replicas * len(spec.stages) for spec in models.values())
     if not run.machines.gpus:
         cores = cores_shared(nodes, stages + processes)
-        return [(cores, cores)]
+        return [Cores(cores, cores)]
     if on_gpu:  # which sort its rows on the cores
-        return [(1.0, float(cores)) for cores in range(CORES_OF_GPU, 0, -1)]
+        return [Cores(1.0, float(cores)) for cores in range(CORES_OF_GPU, 0, -1)]
     beside = -(-stages // len(nodes))  # so that each node gets one of them
-    return [(1.0, float(max(1, int(min(nodes)) - beside)))]
+    return [Cores(1.0, float(max(1, int(min(nodes)) - beside)))]
 
 
 def _nodes(run: Run) -> list[Room]:
@@ -200,9 +229,7 @@ def _on_gpus(
     if speeds.on == GPU:
         room = USABLE * run.machines.gpu_memory()
         counts = range(1, len(tiles) + 1)
-        fewest = next(
-            n for n in counts if max(gpu_bytes(run, group) for group in _groups(tiles, n)) <= room
-        )
+        fewest = next(n for n in counts if _largest_on_gpu(run, tiles, n, nodes) <= room)
         flops = moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
         parties.append(Party(flops / speeds.products, 1, fewest, len(tiles)))
     given = shared_gpus(parties, gpus)
@@ -235,9 +262,10 @@ def _memory(run: Run, tiles: Sequence[Tile]) -> int:
     )
 
 
-def _groups(tiles: Sequence[Tile], count: int) -> list[Sequence[Tile]]:
-    """Tiles of so many processes, or of as many as there are tiles."""
-    return even_runs(tiles, min(count, len(tiles)))
+def _largest_on_gpu(run: Run, tiles: Sequence[Tile], processes: int, nodes: int) -> int:
+    """Bytes of a GPU that the largest of some processes needs."""
+    spread = spread_tiles(tiles, processes, nodes, run.widths)
+    return max(gpu_bytes(run, tiles) for groups in spread for tiles in groups)
 
 
 def _with_cores(spec: ChainSpec, cores: float) -> ChainSpec:

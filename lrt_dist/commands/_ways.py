@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from lrt_dist.commands._together import Shares, Speeds, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
 from lrt_dist.plan.cost import NUMBER_BYTES, moments_flops, store_bytes
 from lrt_dist.plan.memory import USABLE
-from lrt_dist.plan.tiles import numbers_held, rows_read_again
+from lrt_dist.plan.tiles import layers_of, numbers_held, rows_read_again
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -181,11 +182,11 @@ class Ways:
                 lambda side: self._store_bytes(side, rows) + norms * len(run.layers[side])
             ),
             tiles=len(self._tiles),
-            processes=len(shares.groups),
+            processes=sum(map(len, shares.groups)),
             memory=shares.memory,
             moments_bytes=self._moments,
             read_bytes=0,
-            received_bytes=self._received(sides),
+            received_bytes=self._received(shares),
             written_bytes=self._moments * times,
             on="GPUs" if self._on_gpus else "cores",
             hours=seconds / 3600,
@@ -196,31 +197,34 @@ class Ways:
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
         driver = self._units * len(sides) * DRIVER_SECONDS
         network = (
-            self._received(sides) / run.described.network
+            self._received(shares) / run.described.network
             if run.described and run.described.network
             else 0.0
         )
-        held = max(sum(numbers_held(tiles, run.widths)) for tiles in shares.groups)
+        processes = [tiles for groups in shares.groups for tiles in groups]
+        held = max(sum(numbers_held(tiles, run.widths)) for tiles in processes)
         number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
         copying = self._extraction.rows * held * number_bytes / COPYING
         if not run.machines.gpus:  # all share the cores
             models = sum(flops[side] for side in sides) / self._extraction.speed
             return max(driver, network, copying, models + self._flops / self._core_speed)
-        processes = len(shares.groups)
-        products = self._gpu_speed * processes if self._on_gpus else self._core_speed
+        products = self._gpu_speed * len(processes) if self._on_gpus else self._core_speed
         stages = {side: len(extraction_chain(run, side).stages) for side in sides}
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
         return max(driver, network, copying, models, self._flops / products)
 
-    def _received(self, sides: list[Side]) -> int:
-        """Bytes of all hidden states that a node has not computed itself: each process wants all
-        units, and those of a node share what it has received."""
+    def _received(self, shares: Shares) -> int:
+        """Bytes of hidden states that the node with the most of them gets from others, which
+        compute as much as it does: of every layer that one of its processes wants, once."""
         run, nodes = self._run, len(self._run.machines.node_cpus)
-        states = sum(
-            self._extraction.rows * len(run.stored_layers(side)) * run.facts[side].width
-            for side in sides
-        )
-        return states * NUMBER_BYTES[run.config.extract.store_dtype] * (nodes - 1) // nodes
+        tiles = [[tile for group in groups for tile in group] for groups in shares.groups]
+        if len(tiles) > nodes:  # each process is wherever there is room
+            tiles = [list(itertools.chain(*tiles))]
+        layers = [layers_of(of_node) for of_node in tiles]
+        states = [{(run.lead[s], n) for s in Side for n in of_node[s]} for of_node in layers]
+        numbers = max(sum(run.widths[lead] for lead, _ in of_node) for of_node in states)
+        row_bytes = numbers * NUMBER_BYTES[run.config.extract.store_dtype]
+        return self._extraction.rows * row_bytes * (nodes - 1) // nodes
 
     def _model_seconds(self, side: Side, gpus: int) -> float:
         """Of a model on so many GPUs, as far as there are; or on all cores."""

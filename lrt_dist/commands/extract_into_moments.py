@@ -224,6 +224,7 @@ class _Work:
                 self._index,
                 blocks,
                 first,
+                layers=placed.layers,
                 known=set.intersection(*committed.values()),
                 known_records=self._records,
                 kept=kept,

@@ -62,13 +62,30 @@ class Room:
         return Room(self.cpus - other.cpus, self.memory - other.memory, self.gpus - other.gpus)
 
 
-def have_room(processes: Sequence[Room], nodes: Sequence[Room]) -> bool:
-    """Whether all processes fit on the nodes at once: the largest first, each on the first node
-    that holds it."""
-    left = list(nodes)
-    for needed in sorted(processes, key=lambda p: (p.gpus, p.memory, p.cpus), reverse=True):
-        home = next((n for n, node in enumerate(left) if node.holds(needed)), None)
-        if home is None:
+def have_room(
+    processes: Sequence[Room], nodes: Sequence[Room], spread: Sequence[Room] = ()
+) -> bool:
+    """Whether all fit on the nodes at once: the largest first, each on the first node that holds
+    it.
+
+    Args:
+        spread: what is placed before, each on a node of its own as far as can be.
+    """
+    left, taken = list(nodes), set[int]()
+    for needed in _largest_first(spread):
+        holding = [n for n, node in enumerate(left) if node.holds(needed)]
+        if not holding:
+            return False
+        home = min(holding, key=lambda n: n in taken)
+        left[home] = left[home].without(needed)
+        taken.add(home)
+    for needed in _largest_first(processes):
+        home = next((n for n, node in enumerate(left) if node.holds(needed)), -1)
+        if home < 0:
             return False
         left[home] = left[home].without(needed)
     return True
+
+
+def _largest_first(processes: Sequence[Room]) -> list[Room]:
+    return sorted(processes, key=lambda p: (p.gpus, p.memory, p.cpus), reverse=True)

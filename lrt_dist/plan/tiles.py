@@ -9,7 +9,7 @@ does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,7 +44,7 @@ class Tile:
 
     @property
     def layers(self) -> Sided[tuple[int, ...]]:
-        """Source and target layers that are read."""
+        """Source and target layers that are read, ascending."""
         joint = {layer for pair in self.within for layer in pair}
         sources = joint | {pair.source for pair in self.pairs} | set(self.own.source)
         targets = {pair.target for pair in self.pairs} | set(self.own.target)
@@ -71,11 +71,17 @@ class Tile:
         return source + (1 + self.draws) * target
 
 
-def numbers_held(tiles: Sequence[Tile], widths: Sided[int]) -> Sided[int]:
-    """Numbers of each model that a process reads for each row which holds some tiles: those of a
-    layer once, however many of them want it."""
+def layers_of(tiles: Iterable[Tile]) -> Sided[tuple[int, ...]]:
+    """Source and target layers that any of some tiles reads, ascending."""
     layers = [tile.layers for tile in tiles]
-    return Sided.of(lambda side: len({n for some in layers for n in some[side]}) * widths[side])
+    return Sided.of(lambda side: tuple(sorted({n for some in layers for n in some[side]})))
+
+
+def numbers_held(tiles: Iterable[Tile], widths: Sided[int]) -> Sided[int]:
+    """Numbers of each model that are read for each row where some tiles are: those of a layer once,
+    however many tiles want it."""
+    layers = layers_of(tiles)
+    return Sided.of(lambda side: len(layers[side]) * widths[side])
 
 
 def plan_tiles(

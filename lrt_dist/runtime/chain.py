@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from lrt_dist.errors import LostError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.parcels import Parcel
 from lrt_dist.runtime.carry import has_direct_transport, packed, unpacked
-from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, route
+from lrt_dist.runtime.contract import ChainSpec, StageSpec, Task, for_stage, route
 
 PLACING = 1.0
 """Seconds that it may take to place a group for which there is room."""
@@ -82,12 +82,14 @@ class StageActor:
             self._ended = time.monotonic()
             self._busy += self._ended - began
 
-    @ray.method(num_returns=2, concurrency_group="behind")  # type: ignore[untyped-decorator]
-    def finish(self, key: str, last_step: bool) -> tuple[Any, Any]:
-        """The receipt, and the content of a `Parcel`: the driver owns both, so that they outlive
-        this process."""
-        made = self._stage.finish(key)
-        return (made.receipt, made.content) if isinstance(made, Parcel) else (made, None)
+    @ray.method(concurrency_group="behind")  # type: ignore[untyped-decorator]
+    def finish(self, key: str, last_step: bool) -> Any:
+        """The receipt, and what the stage leaves, each as a value of its own: the driver owns them
+        all, so that they outlive this process."""
+        made, names = self._stage.finish(key), self._spec.leaves
+        if not names:
+            return made.receipt if isinstance(made, Parcel) else made
+        return made.receipt, *(made.contents[name] for name in names)
 
     @ray.method(concurrency_group="behind")  # type: ignore[untyped-decorator]
     def forget(self, key: str) -> None:
@@ -112,16 +114,18 @@ class RemoteContent:
 
     ref: ray.ObjectRef
 
-    def get(self) -> Any:
+    @classmethod
+    def get_all(cls, handles: Sequence[RemoteContent]) -> list[Any]:
         """Arrays are mapped where they lie on this node, and fetched once from another.
 
         Raises:
             LostError: the node is gone on which they lay.
         """
         try:
-            return result(self.ref)
+            values: list[Any] = ray.get([handle.ref for handle in handles])
         except ray.exceptions.ObjectLostError as error:
-            raise LostError("hidden states lay on a node that is gone") from error
+            raise LostError("what another chain had left lay on a node that is gone") from error
+        return values
 
 
 class Chain:
@@ -129,7 +133,9 @@ class Chain:
 
     def __init__(self, spec: ChainSpec) -> None:
         self._spec = spec
-        self._group: PlacementGroup = placement_group(bundles(spec), strategy="PACK")
+        # What is handed on goes from stage to stage; what is gathered comes from everywhere.
+        strategy = "SPREAD" if spec.accumulates else "PACK"
+        self._group: PlacementGroup = placement_group(bundles(spec), strategy=strategy)
         self._actors: list[Any] = []
         self._after: list[ray.ObjectRef | None] = [None] * len(spec.stages)
         self.placed: ray.ObjectRef = self._group.ready()
@@ -142,10 +148,10 @@ class Chain:
                 num_gpus=stage.gpus,
                 memory=stage.memory or None,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    self._group, placement_group_bundle_index=index
+                    self._group, placement_group_bundle_index=bundle
                 ),
             ).remote(stage)
-            for index, stage in enumerate(self._spec.stages)
+            for stage, bundle in zip(self._spec.stages, _bundle_numbers(self._spec), strict=True)
         ]
         return [actor.build.remote() for actor in self._actors]
 
@@ -157,7 +163,8 @@ class Chain:
         """
         before = forgotten or [None] * len(self._actors)
         return [
-            actor.open.remote(task, ref) for actor, ref in zip(self._actors, before, strict=True)
+            actor.open.remote(for_stage(task, number), ref)
+            for number, (actor, ref) in enumerate(zip(self._actors, before, strict=True))
         ]
 
     def step(
@@ -191,16 +198,22 @@ class Chain:
 
     def finish(
         self, task: Task, steps: Sequence[ray.ObjectRef]
-    ) -> list[tuple[ray.ObjectRef, ray.ObjectRef]]:
-        """End a task in every stage; references to its receipt and its content.
+    ) -> tuple[list[ray.ObjectRef], dict[Hashable, ray.ObjectRef]]:
+        """End a task in every stage; references to the receipts, and to what all stages leave.
 
         Args:
             steps: each stage's last step.
         """
-        return [
-            tuple(actor.finish.remote(task.key, ref))
-            for actor, ref in zip(self._actors, steps, strict=True)
-        ]
+        receipts, left = [], dict[Hashable, ray.ObjectRef]()
+        for actor, stage, ref in zip(self._actors, self._spec.stages, steps, strict=True):
+            if stage.leaves:
+                finish = actor.finish.options(num_returns=1 + len(stage.leaves))
+                receipt, *contents = finish.remote(task.key, ref)
+                left.update(zip(stage.leaves, contents, strict=True))
+            else:
+                receipt = actor.finish.remote(task.key, ref)
+            receipts.append(receipt)
+        return receipts, left
 
     def forget(self, task: Task) -> list[ray.ObjectRef]:
         """Drop what is left of a task that failed; a reference for each stage."""
@@ -249,15 +262,24 @@ def result(ref: ray.ObjectRef) -> Any:
 
 
 def bundles(spec: ChainSpec) -> list[dict[str, float]]:
-    """What each stage of a chain needs."""
-    return [
-        {
-            "CPU": stage.cpus,
-            **({"GPU": stage.gpus} if stage.gpus else {}),
-            **({"memory": stage.memory} if stage.memory else {}),
-        }
-        for stage in spec.stages
+    """What the stages of a chain need that are on one node, or one stage that may be on any."""
+    made: dict[int, dict[str, float]] = {}
+    for stage, number in zip(spec.stages, _bundle_numbers(spec), strict=True):
+        bundle = made.setdefault(number, {"CPU": 0})
+        for kind, amount in (("CPU", stage.cpus), ("GPU", stage.gpus), ("memory", stage.memory)):
+            if amount:
+                bundle[kind] = bundle.get(kind, 0) + amount
+    return list(made.values())
+
+
+def _bundle_numbers(spec: ChainSpec) -> list[int]:
+    """The bundle of each stage, from 0 on."""
+    numbers: dict[tuple[str, int], int] = {}
+    places = [
+        ("stage", number) if stage.node is None else ("node", stage.node)
+        for number, stage in enumerate(spec.stages)
     ]
+    return [numbers.setdefault(place, len(numbers)) for place in places]
 
 
 def what_is_missing(spec: ChainSpec) -> str:
@@ -275,7 +297,7 @@ def what_is_missing(spec: ChainSpec) -> str:
         ", ".join(f"{_number(kind, amount)} {kind}" for kind, amount in bundle.items())
         for bundle in bundles(spec)
     ]
-    return ", ".join(parts) + f"; each stage on one node: {'; '.join(each)}"
+    return ", ".join(parts) + f"; on one node each: {'; '.join(each)}"
 
 
 def _number(kind: str, amount: float) -> str:

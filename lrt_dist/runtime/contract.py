@@ -7,9 +7,9 @@ work at once. `SerialRuntime` and `RayRuntime` keep one contract, written down h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar, runtime_checkable
 
 from lrt_dist.errors import DeviceMemoryError, LostError, LrtError, UnitError, UserError
@@ -32,6 +32,10 @@ class Task(Protocol):
     @property
     def batches(self) -> int: ...
     def smaller(self) -> Self | None: ...
+
+
+T = TypeVar("T", bound=Task)
+T_co = TypeVar("T_co", bound=Task, covariant=True)
 
 
 @runtime_checkable
@@ -62,6 +66,20 @@ class TriedBefore(Protocol):
     def given_up_before(self) -> bool: ...
 
 
+@runtime_checkable
+class Divided(Protocol):
+    """A task that brings every stage something of its own."""
+
+    def for_stage(self, stage: int) -> Self:
+        """The task as the stage of that number gets it."""
+        ...
+
+
+def for_stage(task: T, stage: int) -> T:
+    """The task as the stage of that number gets it."""
+    return task.for_stage(stage) if isinstance(task, Divided) else task
+
+
 def route(task: Task, stages: int) -> list[int]:
     """The stages that a batch of a task visits, by number, in order."""
     there = list(range(stages))
@@ -85,10 +103,6 @@ class Ends(Generic[A]):
         """Keep what came out of the last stage, if another batch may want it."""
         if self._task:
             self._by_batch[batch] = end
-
-
-T = TypeVar("T", bound=Task)
-T_co = TypeVar("T_co", bound=Task, covariant=True)
 
 
 class Stage(Protocol):
@@ -116,12 +130,17 @@ class StageSpec:
         cpus: cores that it uses.
         gpus: GPUs that it uses.
         memory: bytes of the host's memory that it uses.
+        leaves: names of the contents of the `Parcel` that its `finish` returns; none where it
+            returns a receipt alone. No two stages of a chain have a name in common.
+        node: stages of a chain with the same number are on one node; None: wherever there is room.
     """
 
     build: Callable[[], Stage]
     cpus: float
     gpus: float
     memory: int = 0
+    leaves: tuple[Hashable, ...] = ()
+    node: int | None = None
 
 
 @dataclass(frozen=True)
@@ -182,12 +201,12 @@ class Done(Generic[T_co]):
 
     Attributes:
         receipts: one of each stage, in chain order; see `receipts_of`.
-        contents: a handle to the content of each stage's parcel, where they return parcels.
+        contents: handles to what all stages left, by name, see `StageSpec.leaves`.
     """
 
     task: T_co
     receipts: list[Any]
-    contents: tuple[Handle, ...] = ()
+    contents: Mapping[Any, Handle] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -53,7 +54,7 @@ class Attempt(Generic[T]):
         sent: batches that were sent.
         arriving: the last step of each batch that is on its way.
         receipts: of every stage, once all batches are sent.
-        contents: handles to what each stage leaves for other chains.
+        contents: handles to what the stages leave for other chains, by name.
         awaited: receipts that are not there yet.
     """
 
@@ -64,7 +65,7 @@ class Attempt(Generic[T]):
     sent: int = 0
     arriving: deque[ray.ObjectRef] = field(default_factory=deque)
     receipts: list[ray.ObjectRef] = field(default_factory=list)
-    contents: tuple[RemoteContent, ...] = ()
+    contents: dict[Hashable, RemoteContent] = field(default_factory=dict)
     awaited: list[ray.ObjectRef] = field(default_factory=list)
 
     @property
@@ -206,9 +207,8 @@ class Replica:
         waiting.arriving.append(ref)
         waiting.sent += 1
         if waiting.is_sent:
-            ends = self._chain.finish(waiting.task, waiting.last)
-            waiting.receipts = [receipt for receipt, _ in ends]
-            waiting.contents = tuple(RemoteContent(content) for _, content in ends)
+            waiting.receipts, left = self._chain.finish(waiting.task, waiting.last)
+            waiting.contents = {name: RemoteContent(ref) for name, ref in left.items()}
             waiting.awaited = list(waiting.receipts)
         return True
 

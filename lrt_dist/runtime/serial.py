@@ -25,6 +25,7 @@ from lrt_dist.runtime.contract import (
     Stage,
     StoppedError,
     Task,
+    for_stage,
     merge_tree,
     raise_lost,
     route,
@@ -148,8 +149,8 @@ class SerialChains:
         return []
 
     def _once(self, task: T) -> Done[T]:
-        for stage in self._stages:
-            stage.open(task)
+        for number, stage in enumerate(self._stages):
+            stage.open(for_stage(task, number))
         try:
             ends: Ends[Any] = Ends(task)
             for batch in range(task.batches):
@@ -163,9 +164,9 @@ class SerialChains:
             for stage in self._stages:
                 stage.forget(task.key)
             raise
-        parcels = [part if isinstance(part, Parcel) else Parcel(part, None) for part in made]
-        contents = tuple(LocalContent(parcel.content) for parcel in parcels)
-        return Done(task, [parcel.receipt for parcel in parcels], contents)
+        parcels = [part if isinstance(part, Parcel) else Parcel(part, {}) for part in made]
+        left = {name: LocalContent(c) for p in parcels for name, c in p.contents.items()}
+        return Done(task, [parcel.receipt for parcel in parcels], left)
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ class LocalContent:
 
     content: Any
 
-    def get(self) -> Any:
-        """It lies in this process."""
-        return self.content
+    @classmethod
+    def get_all(cls, handles: Sequence[LocalContent]) -> list[Any]:
+        """They lie in this process."""
+        return [handle.content for handle in handles]

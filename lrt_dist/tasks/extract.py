@@ -42,7 +42,7 @@ class ExtractTask:
         token_budget: tokens of a batch, padding included.
         fingerprint: of the store's identity.
         given_up_before: whether the unit was quarantined.
-        passed_on: whether the states leave the stage as a `Parcel` of `{layer: UnitRows}`.
+        passed_on: whether the states leave the stage as a `Parcel` of the `UnitRows` of each layer.
         stored: whether anything is written; not of a unit that is committed, and computed again
             for its states alone: another machine's bits would not be those that were committed.
     """
@@ -155,11 +155,11 @@ class ExtractWork:
         if not self._task.passed_on:
             return receipt
         dtype = self._store.logical_dtype
-        content = {
+        contents = {
             layer: UnitRows(encoded(rows.states, dtype), rows.norms.numpy())
             for layer, rows in collected.items()
         }
-        return Parcel(receipt, content)
+        return Parcel(receipt, contents)
 
     def _written(self, collected: dict[int, Rows]) -> UnitReceipt:
         for layer, rows in collected.items():

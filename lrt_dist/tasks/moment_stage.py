@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from lrt_dist.errors import LostError
 from lrt_dist.linear.moments import RowBuffer
 from lrt_dist.models.host_allocator import keep_freed_memory
-from lrt_dist.parcels import Handle
-from lrt_dist.plan.tiles import Tile
+from lrt_dist.parcels import Handle, contents_of
+from lrt_dist.plan.tiles import Tile, layers_of
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import KEPT, MOMENTS, TileSums
 from lrt_dist.tasks.blocks import Block, BlockSorter, RowFacts, SortedBlock, States
 from lrt_dist.tasks.extract import UnitRows
 
-HeldHandles = dict[tuple[Side, int], tuple[Handle, ...]]
-"""Of each side and unit, what every stage of its model's chain collected: `{layer: UnitRows}`."""
+Place = tuple[Side, int, int]
+"""Side, unit and layer."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class BlockTask:
         block: its units and their partners.
         before: number of units in all blocks before it.
         facts: of the rows.
-        held: the hidden states of its units, and of the target model those of its partners.
+        held: the `UnitRows` of its units, and of the target model those of its partners.
+        layers: that each stage wants.
         keep: whether to write down afterwards what the stage holds.
     """
 
@@ -48,7 +49,8 @@ class BlockTask:
     block: Block
     before: int
     facts: RowFacts
-    held: HeldHandles
+    held: Mapping[Place, Handle]
+    layers: tuple[Sided[tuple[int, ...]], ...]
     keep: bool
 
     @property
@@ -66,6 +68,12 @@ class BlockTask:
 
     def smaller(self) -> None:
         """A block is what the run says that it is."""
+
+    def for_stage(self, stage: int) -> BlockTask:
+        """With the states that the stage wants: others need not come to its node."""
+        layers = self.layers[stage]
+        held = {(s, unit, n): h for (s, unit, n), h in self.held.items() if n in layers[s]}
+        return replace(self, held=held)
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,7 @@ class MomentStage:
         }
         for name, sums in self._sums.items():
             sums.take_up(kept / f"{name}{KEPT}")
-        layers = [tile.layers for tile in tiles.values()]
-        self._layers = Sided.of(
-            lambda side: tuple(sorted({n for some in layers for n in some[side]}))
-        )
+        self._layers = layers_of(tiles.values())
         self._draws = max(tile.draws for tile in tiles.values())
         self._sorter: BlockSorter | None = None
         self._device = device
@@ -161,11 +166,14 @@ class MomentStage:
             return None
         if self._sorter is None:  # the facts of a run do not change
             self._sorter = BlockSorter(task.facts, self._layers, self._draws)
-        held, block = HeldUnits(task.held), task.block
+        block = task.block
         if self._further is not None and block.units == self._partners:
+            lent = {(Side.TARGET, unit) for unit in block.units}
+            held = HeldUnits({p: h for p, h in task.held.items() if p[:2] not in lent})
             own = self._sorter.gather(held, block.units, Side.SOURCE)
             own = replace(own, target=self._further.target)
         else:
+            held = HeldUnits(task.held)
             own = self._sorter.gather(held, block.units, *Side)
         self._partners = block.partners
         self._further = self._sorter.gather(held, block.partners, Side.TARGET)
@@ -204,22 +212,18 @@ class MomentStage:
 
 
 class HeldUnits:
-    """`Units` behind handles."""
+    """`Units` that were behind handles."""
 
-    def __init__(self, held: HeldHandles) -> None:
-        self._held, self._layers = held, dict[tuple[Side, int], dict[int, UnitRows]]()
+    def __init__(self, held: Mapping[Place, Handle]) -> None:
+        self._rows: dict[Place, UnitRows] = dict(
+            zip(held, contents_of(list(held.values())), strict=True)
+        )
 
     def states(self, side: Side, layer: int, unit: int) -> NDArray[Any]:
-        return self._rows(side, layer, unit).states
+        return self._rows[side, unit, layer].states
 
     def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
-        return self._rows(side, layer, unit).norms
-
-    def _rows(self, side: Side, layer: int, unit: int) -> UnitRows:
-        if (side, unit) not in self._layers:
-            contents = [handle.get() for handle in self._held[side, unit]]
-            self._layers[side, unit] = {n: rows for part in contents for n, rows in part.items()}
-        return self._layers[side, unit][layer]
+        return self._rows[side, unit, layer].norms
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from lrt_dist.errors import UnitError, UserError
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.plan import tiles
 from lrt_dist.plan.pairing import shuffled
-from lrt_dist.plan.tiles import even_runs
+from lrt_dist.plan.spreading import spread_tiles
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import ChainSpec, Done, Runtime
 from lrt_dist.runtime.pool import RayRuntime
@@ -120,7 +120,11 @@ def test_on_a_cluster_it_is_the_same(
     """With the moments of four tiles in one process, or in as many as three nodes would have."""
     tiles_of_one = "fit.tile_bytes=1"
     serial = extracted(indexed, tmp_path / "serial", NONE, tiles_of_one)
-    monkeypatch.setattr(_together, "_groups", lambda found, count: even_runs(found, processes))
+    monkeypatch.setattr(
+        _together,
+        "spread_tiles",
+        lambda found, count, nodes, widths: spread_tiles(found, processes, processes, widths),
+    )
     spread = extracted(indexed, tmp_path / "ray", NONE, tiles_of_one, "cluster.address=auto")
     assert len(moments(spread)) == 4
     assert moments(spread) == moments(serial)

@@ -57,3 +57,22 @@ def test_processes_are_put_whole_on_a_node(
     processes: list[tuple[float, float]], nodes: list[tuple[float, float]], fits: bool
 ) -> None:
     assert have_room([Room(*p) for p in processes], [Room(*n) for n in nodes]) is fits
+
+
+@pytest.mark.parametrize(
+    ("spread", "processes", "fits"),
+    [
+        ([1, 1], [1, 1], True),
+        ([1, 1], [2], False),  # each has a node of its own, so none is left whole
+        ([1, 1, 1], [1], True),  # the third is beside one of them
+        ([2, 1], [2], False),
+    ],
+)
+def test_what_is_spread_has_nodes_of_its_own_first(
+    spread: list[int], processes: list[int], fits: bool
+) -> None:
+    """Cores, of two nodes with two each."""
+    nodes = [Room(2, 1)] * 2
+    rooms = ([Room(cpus, 0) for cpus in cores] for cores in (processes, spread))
+    asked, apart = rooms
+    assert have_room(asked, nodes, apart) is fits

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lrt_dist.errors import CorruptionError, DeviceMemoryError, UnitError, UserError
-from lrt_dist.parcels import Handle, Parcel
+from lrt_dist.parcels import Handle, Parcel, contents_of
 from lrt_dist.runtime.contract import ChainSpec, Done, Failed, StageSpec
 
 
@@ -24,7 +24,7 @@ from lrt_dist.runtime.contract import ChainSpec, Done, Failed, StageSpec
 class Job:
     """A task. `faults` is `{stage: kind}`; a fault strikes as long as fewer than `times` attempts
     were made. `writes` is how many seconds the last stage takes to finish it. With `leaves` every
-    stage leaves as many numbers for another chain."""
+    stage of a chain whose stages leave something leaves as many numbers for another chain."""
 
     name: str
     batches: int = 2
@@ -64,6 +64,14 @@ class Adding(Job):
     left: tuple[Handle, ...] = ()
 
 
+@dataclass(frozen=True)
+class AddingOwn(Adding):
+    """Each stage gets what is left for it alone."""
+
+    def for_stage(self, stage: int) -> AddingOwn:
+        return replace(self, left=(self.left[stage],))
+
+
 class AddingStage:
     """See `lrt_dist.runtime.contract.Stage`."""
 
@@ -71,7 +79,7 @@ class AddingStage:
         self._sums: dict[str, int] = {}
 
     def open(self, task: Adding) -> None:
-        self._sums[task.key] = sum(int(handle.get().sum()) for handle in task.left)
+        self._sums[task.key] = sum(int(numbers.sum()) for numbers in contents_of(task.left))
 
     def step(self, key: str, batch: int, carry: Any) -> Any:
         return None
@@ -109,7 +117,9 @@ class ScriptedStage:
         job = self._jobs[key]
         time.sleep(job.writes)
         receipt = os.getpid(), self._ways.pop(key)
-        return Parcel(receipt, np.full(job.leaves, len(key))) if job.leaves else receipt
+        if not job.leaves:
+            return receipt
+        return Parcel(receipt, {self._name: np.full(job.leaves, len(key))})
 
     def forget(self, key: str) -> None:
         self._ways.pop(key, None)
@@ -166,10 +176,18 @@ class Build:
 
 
 def chain(
-    notes: Path, stages: tuple[str, ...] = ("first", "second"), replicas: int = 1
+    notes: Path,
+    stages: tuple[str, ...] = ("first", "second"),
+    replicas: int = 1,
+    *,
+    leaves: bool = False,
 ) -> ChainSpec:
+    """Of scripted stages, which leave something under their names if it is wanted."""
     return ChainSpec(
-        tuple(StageSpec(Build(name, notes), cpus=0.5, gpus=0) for name in stages),
+        tuple(
+            StageSpec(Build(name, notes), cpus=0.5, gpus=0, leaves=(name,) if leaves else ())
+            for name in stages
+        ),
         replicas,
         placement_timeout=60,
     )

@@ -14,7 +14,7 @@ from scripted import Build, Job, attempts, chain, keep_keys, one_by_one
 
 from lrt_dist.errors import LostError, LrtError, UserError
 from lrt_dist.runtime import pool
-from lrt_dist.runtime.chain import Chain, fits_when_idle
+from lrt_dist.runtime.chain import Chain, bundles, fits_when_idle
 from lrt_dist.runtime.contract import (
     ChainSpec,
     Done,
@@ -55,6 +55,19 @@ def test_a_dead_stage_takes_along_what_a_chain_accumulated(
         keep_keys(chains.run(one_by_one(jobs, ended)), ended)
     assert ended == ["a"]
     assert len(attempts(tmp_path, "fatal")) == 1
+
+
+def test_stages_that_share_a_node_are_asked_for_together(tmp_path: Path) -> None:
+    first = StageSpec(Build("first", tmp_path), cpus=0.5, gpus=1, node=0)
+    alone = StageSpec(Build("alone", tmp_path), cpus=1, gpus=0)
+    second = StageSpec(Build("second", tmp_path), cpus=0.25, gpus=1, memory=100, node=0)
+    other = replace(second, node=1)
+    assert bundles(ChainSpec((first, alone, second, alone, other))) == [
+        {"CPU": 0.75, "GPU": 2, "memory": 100},
+        {"CPU": 1},
+        {"CPU": 1},
+        {"CPU": 0.25, "GPU": 1, "memory": 100},
+    ]
 
 
 def test_a_chain_does_not_wait_for_what_its_own_driver_holds(

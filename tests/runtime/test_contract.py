@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from scripted import (
     Adding,
+    AddingOwn,
     AddingStage,
     Job,
     ThereAndBack,
@@ -191,15 +192,31 @@ def test_what_a_worker_lacks_is_not_the_users_error(runtime: Runtime, tmp_path: 
 def test_what_a_chain_leaves_another_one_takes(runtime: Runtime, tmp_path: Path) -> None:
     """The driver has handles alone; the processes that made it may be gone."""
     jobs = [Job("four", leaves=1000), Job("fives", leaves=10)]
-    with runtime.chains(chain(tmp_path)) as chains:
+    with runtime.chains(chain(tmp_path, leaves=True)) as chains:
         left = [outcome for outcome in chains.run(jobs) if isinstance(outcome, Done)]
-    contents = [handle for outcome in left for handle in outcome.contents]
+    assert [set(outcome.contents) for outcome in left] == [{"first", "second"}] * 2
+    contents = [handle for outcome in left for handle in outcome.contents.values()]
     assert [len(receipt) for outcome in left for receipt in outcome.receipts] == [2] * 4
     adding = ChainSpec((StageSpec(AddingStage, cpus=0.5, gpus=0),), placement_timeout=60)
     with runtime.chains(adding) as chains:
         adds: list[Job] = [Adding("sum", left=tuple(contents))]
         outcomes = [outcome for outcome in chains.run(adds) if isinstance(outcome, Done)]
     assert [done.receipts for done in outcomes] == [[2 * (4 * 1000 + 5 * 10)]]
+
+
+def test_a_task_brings_every_stage_something_of_its_own(runtime: Runtime, tmp_path: Path) -> None:
+    with runtime.chains(chain(tmp_path, ("first",), leaves=True)) as chains:
+        left = [
+            done.contents["first"]
+            for done in chains.run([Job("four", leaves=1000), Job("fives", leaves=10)])
+            if isinstance(done, Done)
+        ]
+    stage = StageSpec(AddingStage, cpus=0.5, gpus=0)
+    with runtime.chains(ChainSpec((stage, stage), placement_timeout=60)) as chains:
+        adds: list[Job] = [AddingOwn("sum", left=tuple(left))]
+        (done,) = chains.run(adds)
+    assert isinstance(done, Done)
+    assert sorted(done.receipts) == [5 * 10, 4 * 1000]
 
 
 def test_a_task_that_is_not_there_yet_is_asked_for_again(runtime: Runtime, tmp_path: Path) -> None:

@@ -20,17 +20,17 @@ from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.moments import MomentFile
 from lrt_dist.tasks.blocks import FOLDS, GROUPS, Block, RowFacts
 from lrt_dist.tasks.extract import UnitRows
-from lrt_dist.tasks.moment_stage import BlockTask, BuildMomentStage, HeldHandles, WriteTask
+from lrt_dist.tasks.moment_stage import BlockTask, BuildMomentStage, Place, WriteTask
 
 ROWS = 4
 TILE = Tile((LayerPair(1, 2),), Sided((1,), (2,)))
 
 
-def unit_rows(unit: int) -> dict[int, UnitRows]:
-    """Of layers 1 and 2; row k of unit u holds 4 u + k, and its square."""
+def unit_rows(unit: int) -> UnitRows:
+    """Of any layer; row k of unit u holds 4 u + k, and its square."""
     numbers = np.arange(unit * ROWS, (unit + 1) * ROWS, dtype=np.float32)[:, None]
     states = np.concatenate([numbers, numbers**2, np.ones_like(numbers)], axis=1)
-    return {layer: UnitRows(states, np.linalg.norm(states, axis=1)) for layer in (1, 2)}
+    return UnitRows(states, np.linalg.norm(states, axis=1))
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class LocalRows:
 
     unit: int
 
-    def get(self) -> dict[int, UnitRows]:
-        return unit_rows(self.unit)
+    @classmethod
+    def get_all(cls, handles: Sequence[LocalRows]) -> list[UnitRows]:
+        return [unit_rows(handle.unit) for handle in handles]
 
 
 def row_facts(folder: Path, units: int) -> RowFacts:
@@ -57,9 +58,10 @@ def block_task(unit: int, facts: RowFacts, handles: Sequence[Handle]) -> BlockTa
         handles: of both.
     """
     own, further = handles
-    held: HeldHandles = {(side, unit): (own,) for side in Side}
-    held[Side.TARGET, unit + 1] = (further,)
-    return BlockTask(unit, Block((unit,), (unit + 1,)), unit, facts, held, keep=False)
+    held: dict[Place, Handle] = {(Side.SOURCE, unit, 1): own, (Side.TARGET, unit, 2): own}
+    held[Side.TARGET, unit + 1, 2] = further
+    block = Block((unit,), (unit + 1,))
+    return BlockTask(unit, block, unit, facts, held, (TILE.layers,) * 3, keep=False)
 
 
 def build(name: str, kept: Path) -> BuildMomentStage:
@@ -70,7 +72,7 @@ def build(name: str, kept: Path) -> BuildMomentStage:
 def test_no_handle_outlives_the_opening_of_its_task(tmp_path: Path) -> None:
     """Or Ray may lose what it stands for, see `runtime.chain.RemoteContent`."""
     stage = build("tile", tmp_path)()
-    handles = [LocalRows(0), LocalRows(1)]
+    handles: list[Handle] = [LocalRows(0), LocalRows(1)]
     task = block_task(0, row_facts(tmp_path, 2), handles)
     stage.open(task)
     gone = [weakref.ref(handle) for handle in handles]

@@ -1,0 +1,65 @@
+"""Which process holds which tiles: those of a node share layers, so that few must come to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lrt_dist.plan.tiles import Tile, even_runs, numbers_held
+from lrt_dist.sites import Sided
+
+Group = tuple[Tile, ...]
+"""Tiles of one process."""
+
+
+def spread_tiles(
+    tiles: Sequence[Tile], processes: int, nodes: int, widths: Sided[int]
+) -> list[list[Group]]:
+    """Tiles of each process, node by node.
+
+    Tiles are parted in two, by source layers or by target layers, whichever leaves less to be
+    brought to both parts, and each part again, down to the processes. No process holds more tiles
+    than if all had as many, to one.
+
+    Args:
+        processes: that hold tiles, as many as there are tiles at most.
+        nodes: to share the processes evenly; each gets one at least, so there may be fewer.
+        widths: of the source and target model.
+    """
+    of_nodes = [len(run) for run in even_runs(range(processes), min(nodes, processes))]
+    most = -(-len(tiles) // processes)
+    parts = _parted(tiles, of_nodes, most, widths)
+    return [
+        [tuple(group) for group in _parted(part, [1] * count, most, widths)]
+        for part, count in zip(parts, of_nodes, strict=True)
+    ]
+
+
+def _parted(
+    tiles: Sequence[Tile], processes: Sequence[int], most: int, widths: Sided[int]
+) -> list[Sequence[Tile]]:
+    """As many parts as there are numbers of processes, each with as many tiles as it has room for.
+
+    Args:
+        most: tiles of a process.
+    """
+    if len(processes) == 1:
+        return [tiles]
+    middle = len(processes) // 2
+    left, right = processes[:middle], processes[middle:]
+    count = _tiles_of_left(len(tiles), sum(left), sum(right), most)
+    by_source = sorted(tiles, key=lambda tile: (tile.layers.source, tile.layers.target))
+    by_target = sorted(tiles, key=lambda tile: (tile.layers.target, tile.layers.source))
+    parts = min(
+        ((order[:count], order[count:]) for order in (by_source, by_target)),
+        key=lambda both: sum(sum(numbers_held(part, widths)) for part in both),
+    )
+    return [
+        *_parted(parts[0], left, most, widths),
+        *_parted(parts[1], right, most, widths),
+    ]
+
+
+def _tiles_of_left(tiles: int, left: int, right: int, most: int) -> int:
+    """In proportion to the processes on both sides, all of which get one at least."""
+    fewest = max(left, tiles - most * right)
+    return min(max(fewest, round(tiles * left / (left + right))), most * left, tiles - right)
