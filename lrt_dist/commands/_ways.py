@@ -14,7 +14,7 @@ from lrt_dist.commands._together import Shares, Speeds, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
 from lrt_dist.plan.cost import NUMBER_BYTES, moments_flops, store_bytes
 from lrt_dist.plan.memory import USABLE
-from lrt_dist.plan.tiles import layers_of, numbers_held, rows_read_again
+from lrt_dist.plan.tiles import layers_of, numbers_held, plan_blocks, rows_read_again
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -27,6 +27,9 @@ REACHED_FLOAT64 = 0.7
 reach."""
 DRIVER_SECONDS = 0.004
 """In which the driver sends a unit through and commits it (docs/scale.md)."""
+BLOCK_SECONDS = 0.001
+"""In which it sends a block to a process that holds moments (`python -m benchmarks
+driver_per_block`)."""
 COPYING = 5e9
 """Bytes a second that a process which holds moments copies together from units, in one thread; half
 of what it was on a machine with nothing else to do."""
@@ -195,13 +198,19 @@ class Ways:
     def _straight_seconds(self, sides: list[Side], shares: Shares) -> float:
         """Until the last of those that work at once has ended."""
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
+        processes = [tiles for groups in shares.groups for tiles in groups]
+        blocks = plan_blocks(
+            range(self._units),
+            run.config.extract.rows_per_unit,
+            run.config.fit.folds * ROWS_PER_PRODUCT,
+        )
         driver = self._units * len(sides) * DRIVER_SECONDS
+        driver += len(blocks) * len(processes) * BLOCK_SECONDS
         network = (
             self._received(shares) / run.described.network
             if run.described and run.described.network
             else 0.0
         )
-        processes = [tiles for groups in shares.groups for tiles in groups]
         held = max(sum(numbers_held(tiles, run.widths)) for tiles in processes)
         number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
         copying = self._extraction.rows * held * number_bytes / COPYING

@@ -73,7 +73,7 @@ class BlockTask:
         """With the states that the stage wants: others need not come to its node."""
         layers = self.layers[stage]
         held = {(s, unit, n): h for (s, unit, n), h in self.held.items() if n in layers[s]}
-        return replace(self, held=held)
+        return replace(self, held=held, layers=())
 
 
 @dataclass(frozen=True)
