@@ -285,7 +285,7 @@ def _way(way: Way, pairs: int) -> str:
 
     held = format_bytes(way.memory)
     received = (
-        f"; each node receives {format_bytes(way.received_bytes)} of hidden states from others"
+        f"; a node receives up to {format_bytes(way.received_bytes)} of hidden states from others"
         if way.received_bytes
         else ""
     )
