@@ -28,7 +28,7 @@ class DescribedMachines:
     Attributes:
         node_cpus: cores of each node.
         node_memory: bytes of each node.
-        gpus: of all nodes.
+        node_gpus: GPUs of each node.
         bytes_of_gpu: memory of each GPU.
         flops_of_gpu: operations a second of each GPU, at most.
         float64_of_gpu: the same in float64; 0 where it is not known.
@@ -38,12 +38,17 @@ class DescribedMachines:
 
     node_cpus: tuple[float, ...]
     node_memory: tuple[float, ...]
-    gpus: float
+    node_gpus: tuple[float, ...]
     bytes_of_gpu: int
     flops_of_gpu: float
     float64_of_gpu: float
     storage: float | None
     network: float | None
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes."""
+        return sum(self.node_gpus)
 
     def gpu_memory(self) -> int:
         """As described."""
@@ -105,7 +110,7 @@ def load_cluster(path: str | Path) -> DescribedMachines:
     return DescribedMachines(
         node_cpus=(float(found.cpus),) * found.nodes,
         node_memory=(float(found.memory),) * found.nodes,
-        gpus=float(found.nodes * found.gpus),
+        node_gpus=(float(found.gpus),) * found.nodes,
         bytes_of_gpu=int(gpu.memory) if gpu else 0,
         flops_of_gpu=gpu.tflops * 1e12 if gpu else 0.0,
         float64_of_gpu=gpu.float64_tflops * 1e12 if gpu else 0.0,

@@ -203,3 +203,33 @@ def test_slow_storage_takes_longer_than_computing(
     ]
     totals = [text[text.index("all together") : text.index(" (40%")] for text in texts]
     assert totals[0] != totals[1]
+
+
+def test_nodes_receive_the_layers_that_their_processes_want(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    """Each of four nodes has one of the four pairs, and computes a quarter of all states itself. Of
+    two nodes each has two pairs, which share the layer of the wider model."""
+    settings = ["fit.tile_bytes=1"]
+    run_file = write_run(cluster={"address": "auto"}, extract={"store": "none"})
+    for nodes, numbers in ((4, 32 + 24), (2, 32 + 2 * 24)):
+        machines = f"{{nodes: {nodes}, cpus: 8, memory: 64GiB}}"
+        cluster = load_cluster(described(tmp_path, machines))
+        folder = RunFolder(tmp_path / "out", load_run(run_file, settings))
+        planned = api.plan(api.Run(folder, Progress(), cluster))
+        assert planned.way.processes == nodes
+        received = planned.rows * 2 * numbers * (nodes - 1) // nodes
+        assert planned.way.received_bytes == received
+
+
+def test_one_model_on_both_sides_is_received_once(
+    write_run: WriteRun, tmp_path: Path, tiny_source: Path
+) -> None:
+    same = {"model": str(tiny_source), "layers": "all"}
+    run_file = write_run(
+        source=same, target=same, cluster={"address": "auto"}, extract={"store": "none"}
+    )
+    cluster = load_cluster(described(tmp_path, "{nodes: 2, cpus: 8, memory: 64GiB}"))
+    folder = RunFolder(tmp_path / "out", load_run(run_file))
+    planned = api.plan(api.Run(folder, Progress(), cluster))
+    assert planned.way.received_bytes == planned.rows * 2 * 4 * 32 // 2

@@ -70,7 +70,6 @@ class BlocksAhead:
         """
         self._run, self._index, self._blocks, self._first = run, index, blocks, first
         self._layers = layers
-        self._wanted_layers = Sided.of(lambda side: sorted({n for of in layers for n in of[side]}))
         self._lead, self._known, self._kept, self._absent = run.lead, set(known), kept, absent
         self._known_records, self._facts, self._quarantine = known_records, facts, quarantine
         self._machines, self._bar, self._shown = machines, bar, 0
@@ -221,8 +220,8 @@ class BlocksAhead:
         for side, unit in wanted:
             outcome = self._streams[self._lead[side]].outcome(unit)
             assert isinstance(outcome, Done), f"unit {unit} is gone"
-            for layer in self._wanted_layers[side]:
-                held[side, unit, layer] = outcome.contents[layer]
+            for layer, handle in outcome.contents.items():
+                held[side, unit, layer] = handle
         return held
 
     def _known_facts(self) -> RowFacts | None:

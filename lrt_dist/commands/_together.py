@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +61,9 @@ class Shares:
     Attributes:
         replicas: of each model that is run.
         cores: of each stage of a model, and of each process that holds moments.
-        groups: tiles of each of these processes; those of one list are on one node.
+        groups: tiles of each of these processes, node by node.
+        spread: whether those of one list are on one node, and others on others; else they are
+            wherever there is room.
         memory: bytes of the largest of them.
         on: where they make their products.
     """
@@ -68,6 +71,7 @@ class Shares:
     replicas: dict[Side, int]
     cores: Cores
     groups: list[list[Group]]
+    spread: bool
     memory: int
     on: str
 
@@ -103,7 +107,8 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
         run, sides, Sided.of(index.tokens), index.rows, Speeds(GPU_FLOPS, speed, on)
     )
     models = {
-        side: extraction_chain(run, side, shares.replicas[side], passes_on=True) for side in sides
+        side: extraction_chain(run, side, shares.replicas[side], layers_passed_on(run, side))
+        for side in sides
     }
     stages = tuple(
         StageSpec(
@@ -117,7 +122,7 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
             cpus=shares.cores.moments,
             gpus=1.0 if shares.on == GPU else 0.0,
             memory=_memory(run, tiles),
-            node=node,
+            node=node if shares.spread else None,
         )
         for node, groups in enumerate(shares.groups)
         for tiles in groups
@@ -127,6 +132,12 @@ def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> To
         ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout, accumulates=True),
         tuple(layers_of(tiles) for groups in shares.groups for tiles in groups),
     )
+
+
+def layers_passed_on(run: Run, side: Side) -> tuple[int, ...]:
+    """Layers of a model that any tile wants, of both sides where both are one model."""
+    wanted = layers_of(run_tiles(run))
+    return tuple(sorted({n for one in Side if run.lead[one] is side for n in wanted[one]}))
 
 
 def shared_machines(
@@ -141,21 +152,19 @@ def shared_machines(
     Raises:
         UserError: see `together`.
     """
-    serial = run.config.cluster.address == "serial"
-    nodes = 1 if serial else len(run.machines.node_cpus)
-    tiles = run_tiles(run)
+    tiles, on_gpu = run_tiles(run), speeds.on == GPU
+    nodes = _places(run, on_gpu=on_gpu)
     if run.machines.gpus:
         replicas, count = _on_gpus(run, sides, tokens, rows, speeds, nodes)
     else:
         replicas, count = {side: _cpu_replicas(run, side, len(sides)) for side in sides}, nodes
     count = min(count, len(tiles))
     specs = {side: extraction_chain(run, side, replicas[side]) for side in sides}
-    # Processes of a node are placed together, or else each where there is room.
-    for places in sorted({min(nodes, count), count}):
-        groups = spread_tiles(tiles, count, places, run.widths)
-        moments = [_memory(run, tiles) for of_node in groups for tiles in of_node]
-        for cores in _cores(run, specs, len(moments), on_gpu=speeds.on == GPU):
-            shares = Shares(replicas, cores, groups, max(moments), speeds.on)
+    groups = spread_tiles(tiles, count, nodes, run.widths)
+    moments = [_memory(run, tiles) for of_node in groups for tiles in of_node]
+    for spread in (True, False):
+        for cores in _cores(run, specs, len(moments), on_gpu=on_gpu):
+            shares = Shares(replicas, cores, groups, spread, max(moments), speeds.on)
             if _have_room(run, specs, shares):
                 return shares
     models = [stage.memory for spec in specs.values() for stage in spec.stages * spec.replicas]
@@ -169,25 +178,40 @@ def shared_machines(
     )
 
 
+def _places(run: Run, *, on_gpu: bool) -> int:
+    """Nodes that processes with moments are spread over."""
+    if _in_this_process(run):
+        return 1
+    machines = run.machines
+    return sum(map(bool, machines.node_gpus)) if on_gpu else len(machines.node_cpus)
+
+
+def _in_this_process(run: Run) -> bool:
+    return run.config.cluster.address == "serial" and run.described is None
+
+
 def _have_room(run: Run, models: Mapping[Side, ChainSpec], shares: Shares) -> bool:
     """Whether the nodes hold all at once."""
     gpus = 1.0 if shares.on == GPU else 0.0
+    together = shares.groups if shares.spread else [[g] for groups in shares.groups for g in groups]
     moments = [
         Room(
             shares.cores.moments * len(groups),
             sum(_memory(run, tiles) for tiles in groups),
             gpus * len(groups),
         )
-        for groups in shares.groups
+        for groups in together
     ]
-    if run.config.cluster.address == "serial":
+    if _in_this_process(run):
         return sum(room.memory for room in moments) <= max(run.machines.node_memory)
     stages = [
         Room(shares.cores.model, stage.memory, stage.gpus)
         for spec in models.values()
         for stage in spec.stages * spec.replicas
     ]
-    return have_room(stages, _nodes(run), moments)
+    if shares.spread:
+        return have_room(stages, _nodes(run), moments)
+    return have_room([*stages, *moments], _nodes(run))
 
 
 def _cores(
@@ -206,11 +230,11 @@ def _cores(
 
 
 def _nodes(run: Run) -> list[Room]:
-    """What each node has, if GPUs are spread evenly."""
-    machines = run.machines
-    gpus = machines.gpus / len(machines.node_cpus)
-    both = zip(machines.node_cpus, machines.node_memory, strict=True)
-    return [Room(cpus, memory, gpus) for cpus, memory in both]
+    """What each node has."""
+    of_nodes = zip(
+        run.machines.node_cpus, run.machines.node_memory, run.machines.node_gpus, strict=True
+    )
+    return [Room(*of_node) for of_node in of_nodes]
 
 
 def _on_gpus(
@@ -228,7 +252,8 @@ def _on_gpus(
         parties.append(Party(flops / speeds.model, step, least * step, most * step))
     if speeds.on == GPU:
         room = USABLE * run.machines.gpu_memory()
-        counts = range(1, len(tiles) + 1)
+        everything = sum(tile.bytes(run.widths, run.config.fit.folds) for tile in tiles)
+        counts = range(math.ceil(everything / room), len(tiles) + 1)
         fewest = next(n for n in counts if _largest_on_gpu(run, tiles, n, nodes) <= room)
         flops = moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
         parties.append(Party(flops / speeds.products, 1, fewest, len(tiles)))
@@ -240,7 +265,11 @@ def _on_gpus(
             "name fewer fit.pairs, or set extract.store: zarr"
         )
     replicas = {side: given[n] // stages[side] for n, side in enumerate(sides)}
-    return replicas, given[-1] if speeds.on == GPU else nodes
+    if speeds.on != GPU:
+        return replicas, nodes
+    # With one process more the largest may hold more, since tiles are not alike.
+    fitting = range(given[-1], 0, -1)
+    return replicas, next(n for n in fitting if _largest_on_gpu(run, tiles, n, nodes) <= room)
 
 
 def _cpu_replicas(run: Run, side: Side, sides: int) -> int:

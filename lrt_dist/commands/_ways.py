@@ -27,9 +27,9 @@ REACHED_FLOAT64 = 0.7
 reach."""
 DRIVER_SECONDS = 0.004
 """In which the driver sends a unit through and commits it (docs/scale.md)."""
-BLOCK_SECONDS = 0.001
-"""In which it sends a block to a process that holds moments (`python -m benchmarks
-driver_per_block`)."""
+BLOCK_SECONDS, HANDLE_SECONDS = 0.0006, 1e-5
+"""In which it sends a block to a process that holds moments, and in which each handle to the states
+of a layer and unit (`python -m benchmarks driver_per_block`)."""
 COPYING = 5e9
 """Bytes a second that a process which holds moments copies together from units, in one thread; half
 of what it was on a machine with nothing else to do."""
@@ -199,13 +199,8 @@ class Ways:
         """Until the last of those that work at once has ended."""
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
         processes = [tiles for groups in shares.groups for tiles in groups]
-        blocks = plan_blocks(
-            range(self._units),
-            run.config.extract.rows_per_unit,
-            run.config.fit.folds * ROWS_PER_PRODUCT,
-        )
         driver = self._units * len(sides) * DRIVER_SECONDS
-        driver += len(blocks) * len(processes) * BLOCK_SECONDS
+        driver += sum(self._sending_seconds(layers_of(tiles)) for tiles in processes)
         network = (
             self._received(shares) / run.described.network
             if run.described and run.described.network
@@ -222,12 +217,21 @@ class Ways:
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
         return max(driver, network, copying, models, self._flops / products)
 
+    def _sending_seconds(self, layers: Sided[tuple[int, ...]]) -> float:
+        """Of the driver, for all blocks and one process that wants some layers."""
+        run = self._run
+        rows_per_unit, folds = run.config.extract.rows_per_unit, run.config.fit.folds
+        blocks = plan_blocks(range(self._units), rows_per_unit, folds * ROWS_PER_PRODUCT)
+        # Every unit comes once, and its target states a second time, as a partner.
+        handles = self._units * (len(layers.source) + 2 * len(layers.target))
+        return len(blocks) * BLOCK_SECONDS + handles * HANDLE_SECONDS
+
     def _received(self, shares: Shares) -> int:
         """Bytes of hidden states that the node with the most of them gets from others, which
         compute as much as it does: of every layer that one of its processes wants, once."""
         run, nodes = self._run, len(self._run.machines.node_cpus)
         tiles = [[tile for group in groups for tile in group] for groups in shares.groups]
-        if len(tiles) > nodes:  # each process is wherever there is room
+        if not shares.spread:  # any node may want all
             tiles = [list(itertools.chain(*tiles))]
         layers = [layers_of(of_node) for of_node in tiles]
         states = [{(run.lead[s], n) for s in Side for n in of_node[s]} for of_node in layers]

@@ -27,7 +27,7 @@ from lrt_dist.commands._moments import (
     tile_path,
 )
 from lrt_dist.commands._rows import Records, write_groups, write_row_facts
-from lrt_dist.commands._together import Together, together
+from lrt_dist.commands._together import Together, layers_passed_on, together
 from lrt_dist.commands._unit_records import Machines, library_versions, note_versions
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
@@ -105,6 +105,7 @@ class _Work:
         self._index = RowIndex.open(run.folder.rows)
         self._kept = run.folder.moments / "kept"
         self.ledgers = {side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(run.lead))}
+        self._passed_on = {side: layers_passed_on(run, side) for side in self.ledgers}
         fits = moments_identity(run)
         self._fingerprints = Sided.of(
             lambda side: Ledger(run.folder.ledger_url(side)).claim(identities[side] | fits)
@@ -277,7 +278,7 @@ class _Work:
             self._index.lengths(unit, side),
             self._run.config.extract.batch_tokens,
             self._fingerprints[side],
-            passed_on=True,
+            passed_on=self._passed_on[side],
             stored=unit not in committed,
         )
 

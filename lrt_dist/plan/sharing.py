@@ -57,6 +57,11 @@ class Room:
         """Whether there is room for it."""
         return self.cpus >= other.cpus and self.memory >= other.memory and self.gpus >= other.gpus
 
+    def share_left(self, other: Room) -> float:
+        """Shares of what the other needs that are left beside it, added up."""
+        both = ((self.cpus, other.cpus), (self.memory, other.memory), (self.gpus, other.gpus))
+        return sum((there - needed) / there for there, needed in both if needed)
+
     def without(self, other: Room) -> Room:
         """What is left beside it."""
         return Room(self.cpus - other.cpus, self.memory - other.memory, self.gpus - other.gpus)
@@ -69,14 +74,15 @@ def have_room(
     it.
 
     Args:
-        spread: what is placed before, each on a node of its own as far as can be.
+        spread: what is placed before, each on a node of its own as far as can be, and on that of
+            which most is left then, as Ray does.
     """
     left, taken = list(nodes), set[int]()
     for needed in _largest_first(spread):
         holding = [n for n, node in enumerate(left) if node.holds(needed)]
         if not holding:
             return False
-        home = min(holding, key=lambda n: n in taken)
+        home = max(holding, key=lambda n: (n not in taken, left[n].share_left(needed)))
         left[home] = left[home].without(needed)
         taken.add(home)
     for needed in _largest_first(processes):

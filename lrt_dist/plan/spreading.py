@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lrt_dist.plan.tiles import Tile, even_runs, numbers_held
@@ -17,8 +18,8 @@ def spread_tiles(
     """Tiles of each process, node by node.
 
     Tiles are parted in two, by source layers or by target layers, whichever leaves less to be
-    brought to both parts, and each part again, down to the processes. No process holds more tiles
-    than if all had as many, to one.
+    brought to both parts, and each part again, down to the processes. None of these holds more
+    tiles than the largest would if all held as many, to one.
 
     Args:
         processes: that hold tiles, as many as there are tiles at most.
@@ -46,12 +47,15 @@ def _parted(
         return [tiles]
     middle = len(processes) // 2
     left, right = processes[:middle], processes[middle:]
-    count = _tiles_of_left(len(tiles), sum(left), sum(right), most)
     by_source = sorted(tiles, key=lambda tile: (tile.layers.source, tile.layers.target))
     by_target = sorted(tiles, key=lambda tile: (tile.layers.target, tile.layers.source))
+    counts = _tiles_of_left(len(tiles), sum(left), sum(right), most)
     parts = min(
-        ((order[:count], order[count:]) for order in (by_source, by_target)),
-        key=lambda both: sum(sum(numbers_held(part, widths)) for part in both),
+        ((o[:count], o[count:]) for o in (by_source, by_target) for count in counts),
+        key=lambda both: (
+            sum(sum(numbers_held(part, widths)) for part in both),
+            max(sum(tile.entries(widths) for tile in part) for part in both),
+        ),
     )
     return [
         *_parted(parts[0], left, most, widths),
@@ -59,7 +63,9 @@ def _parted(
     ]
 
 
-def _tiles_of_left(tiles: int, left: int, right: int, most: int) -> int:
-    """In proportion to the processes on both sides, all of which get one at least."""
-    fewest = max(left, tiles - most * right)
-    return min(max(fewest, round(tiles * left / (left + right))), most * left, tiles - right)
+def _tiles_of_left(tiles: int, left: int, right: int, most: int) -> list[int]:
+    """How many tiles the processes on the left may get: in proportion to them, rounded either way.
+    All get one at least, and `most` at most."""
+    share = tiles * left / (left + right)
+    fewest, largest = max(left, tiles - most * right), min(most * left, tiles - right)
+    return sorted({min(max(fewest, n), largest) for n in (math.floor(share), math.ceil(share))})

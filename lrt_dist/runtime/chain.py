@@ -133,8 +133,8 @@ class Chain:
 
     def __init__(self, spec: ChainSpec) -> None:
         self._spec = spec
-        # What is handed on goes from stage to stage; what is gathered comes from everywhere.
-        strategy = "SPREAD" if spec.accumulates else "PACK"
+        apart = any(stage.node is not None for stage in spec.stages)
+        strategy = "SPREAD" if apart else "PACK"
         self._group: PlacementGroup = placement_group(bundles(spec), strategy=strategy)
         self._actors: list[Any] = []
         self._after: list[ray.ObjectRef | None] = [None] * len(spec.stages)
@@ -302,6 +302,21 @@ def what_is_missing(spec: ChainSpec) -> str:
 
 def _number(kind: str, amount: float) -> str:
     return format_bytes(amount) if kind == "memory" else f"{amount:g}"
+
+
+def others_hold_something(beside: Sequence[dict[str, float]]) -> bool:
+    """Whether anything of the cluster is taken but `beside`; else nothing will come free.
+
+    Args:
+        beside: see `fits_when_idle`.
+    """
+    free, there = ray.available_resources(), ray.cluster_resources()
+    for kind in ("CPU", "GPU", "memory"):
+        total = there.get(kind, 0)
+        taken = total - free.get(kind, 0) - sum(bundle.get(kind, 0) for bundle in beside)
+        if taken > 1e-4 * total:  # sums are rounded
+            return True
+    return False
 
 
 def fits_when_idle(spec: ChainSpec, beside: Sequence[dict[str, float]]) -> bool:

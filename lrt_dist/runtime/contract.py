@@ -132,7 +132,8 @@ class StageSpec:
         memory: bytes of the host's memory that it uses.
         leaves: names of the contents of the `Parcel` that its `finish` returns; none where it
             returns a receipt alone. No two stages of a chain have a name in common.
-        node: stages of a chain with the same number are on one node; None: wherever there is room.
+        node: stages of a chain with the same number are on one node, and others on others as far
+            as can be; None: those that hand something on are put together.
     """
 
     build: Callable[[], Stage]
@@ -264,11 +265,16 @@ class Needs:
 
 
 class Machines(Protocol):
-    """What work is placed on: the cores and memory (bytes) of each node, and the GPUs in all."""
+    """What work is placed on: the cores, memory (bytes) and GPUs of each node."""
 
     node_cpus: tuple[float, ...]
     node_memory: tuple[float, ...]
-    gpus: float
+    node_gpus: tuple[float, ...]
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes."""
+        ...
 
     def gpu_memory(self) -> int:
         """Bytes of memory of a GPU. All GPUs are taken to be alike.

@@ -81,11 +81,16 @@ class RayRuntime:
         alive = [node for node in nodes if node.get("CPU")] or nodes
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
         self.node_memory = tuple(float(node.get("memory", 0)) for node in alive)
-        self.gpus = float(sum(node.get("GPU", 0) for node in alive))
+        self.node_gpus = tuple(float(node.get("GPU", 0)) for node in alive)
         kind = "GPU" if self.gpus else "CPU"  # what every stage asks for
         holding = [node for node in alive if node.get(kind)] or alive
         self._object_stores = [float(node["object_store_memory"]) for node in holding]
         self._gpu_memory: int | None = None
+
+    @property
+    def gpus(self) -> float:
+        """Of all nodes."""
+        return sum(self.node_gpus)
 
     def gpu_memory(self) -> int:
         """Bytes of memory of a GPU: the driver's own, else one of the cluster's.

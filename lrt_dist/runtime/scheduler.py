@@ -16,7 +16,13 @@ from lrt_dist.errors import (
     NoReplicaError,
     UnitError,
 )
-from lrt_dist.runtime.chain import bundles, fits_when_idle, result, what_is_missing
+from lrt_dist.runtime.chain import (
+    bundles,
+    fits_when_idle,
+    others_hold_something,
+    result,
+    what_is_missing,
+)
 from lrt_dist.runtime.contract import (
     SOON,
     ChainSpec,
@@ -258,7 +264,9 @@ class RayChains:
         waited, limit = now - self._waiting_since, self._spec.placement_timeout
         if waited < min(limit, TELL_AFTER):
             return
-        if fits_when_idle(self._spec, self._beside()):
+        beside = self._beside()
+        in_vain = waited >= limit and not others_hold_something(beside)
+        if fits_when_idle(self._spec, beside) and not in_vain:
             if now - self._told > 60:
                 self._told = now
                 self._note(f"waiting for resources that others use: {what_is_missing(self._spec)}")

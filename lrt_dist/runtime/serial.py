@@ -42,7 +42,7 @@ class SerialRuntime:
 
     def __init__(self, policy: FailurePolicy = DEFAULT_POLICY, gpus: int = 0) -> None:
         self.node_cpus: tuple[float, ...] = (float(os.cpu_count() or 1),)
-        self.gpus = float(gpus)
+        self.node_gpus: tuple[float, ...] = (float(gpus),)
         self.node_memory: tuple[float, ...] = (
             float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         )
@@ -51,6 +51,11 @@ class SerialRuntime:
 
     def look(self) -> None:
         """This machine stays as it is."""
+
+    @property
+    def gpus(self) -> float:
+        """Of this machine."""
+        return sum(self.node_gpus)
 
     def gpu_memory(self) -> int:
         """Of the smallest GPU of this machine."""

@@ -42,7 +42,7 @@ class ExtractTask:
         token_budget: tokens of a batch, padding included.
         fingerprint: of the store's identity.
         given_up_before: whether the unit was quarantined.
-        passed_on: whether the states leave the stage as a `Parcel` of the `UnitRows` of each layer.
+        passed_on: layers of which a stage leaves the `UnitRows`, in a `Parcel`; None: no parcel.
         stored: whether anything is written; not of a unit that is committed, and computed again
             for its states alone: another machine's bits would not be those that were committed.
     """
@@ -56,7 +56,7 @@ class ExtractTask:
     token_budget: int
     fingerprint: str
     given_up_before: bool = False
-    passed_on: bool = False
+    passed_on: tuple[int, ...] | None = None
     stored: bool = True
 
     @property
@@ -152,12 +152,14 @@ class ExtractWork:
         """Write all layers, several at once, as far as the store holds them."""
         collected = self._collector.finish()
         receipt = self._written(collected)
-        if not self._task.passed_on:
+        wanted = self._task.passed_on
+        if wanted is None:
             return receipt
         dtype = self._store.logical_dtype
         contents = {
             layer: UnitRows(encoded(rows.states, dtype), rows.norms.numpy())
             for layer, rows in collected.items()
+            if layer in wanted
         }
         return Parcel(receipt, contents)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lrt_dist.errors import UserError
@@ -107,7 +108,7 @@ def chain(
     head: bool,
     batch_tokens: int,
     extracts: bool = False,
-    passes_on: bool = False,
+    passed_on: Sequence[int] = (),
     replicas: int | None = None,
 ) -> ChainSpec:
     """The chain of a model.
@@ -116,7 +117,7 @@ def chain(
         head: whether it ends with the language-model head.
         batch_tokens: of a batch.
         extracts: whether its stages hold rows of units until they are written.
-        passes_on: whether the rows of each layer are left for another chain.
+        passed_on: layers whose rows are left for another chain.
         replicas: how many; None for as many as the cluster holds.
     """
     plans = stage_plans(run, side, head=head, batch_tokens=batch_tokens)
@@ -136,7 +137,7 @@ def chain(
             cpus=cpus,
             gpus=gpus,
             memory=memory[index],
-            leaves=_held_layers(run, side, plan) if passes_on else (),
+            leaves=tuple(layer for layer in passed_on if layer in plan.owned),
         )
         for index, plan in enumerate(plans)
     )
@@ -152,7 +153,7 @@ def chain(
 
 
 def extraction_chain(
-    run: Run, side: Side, replicas: int | None = None, *, passes_on: bool = False
+    run: Run, side: Side, replicas: int | None = None, passed_on: Sequence[int] = ()
 ) -> ChainSpec:
     """The chain of a model whose hidden states are wanted; see `chain`."""
     return chain(
@@ -161,7 +162,7 @@ def extraction_chain(
         head=False,
         batch_tokens=run.config.extract.batch_tokens,
         extracts=True,
-        passes_on=passes_on,
+        passed_on=passed_on,
         replicas=replicas,
     )
 
@@ -173,7 +174,7 @@ def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int, *, extr
         UserError: no node has them.
     """
     extract, facts = run.config.extract, run.facts[side]
-    layers = len(_held_layers(run, side, plan)) if extracts else 0
+    layers = sum(layer in plan.owned for layer in run.stored_layers(side)) if extracts else 0
     needed = (0 if run.machines.gpus else plan.bytes) + host_bytes(
         layers,
         extract.rows_per_unit,
@@ -190,11 +191,6 @@ def host_memory(run: Run, side: Side, plan: StagePlan, carry_bytes: int, *, extr
             "extract.rows_per_unit"
         )
     return needed
-
-
-def _held_layers(run: Run, side: Side, plan: StagePlan) -> tuple[int, ...]:
-    """Of the layers that are wanted those that a stage computes."""
-    return tuple(layer for layer in run.stored_layers(side) if layer in plan.owned)
 
 
 def _device(run: Run, stage: int) -> str:

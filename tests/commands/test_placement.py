@@ -42,7 +42,7 @@ def test_stages_that_were_asked_for_are_checked_too(
     run: api.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "_stage_memory", lambda run: 1 << 16)
-    run.runtime.gpus = 1.0
+    run.runtime.node_gpus = (1.0,)
     run.folder.config = load_run(
         run.folder.out.parent / "run.yaml", ["concepts=[]", "cluster.stages=1"]
     )
@@ -51,7 +51,7 @@ def test_stages_that_were_asked_for_are_checked_too(
 
 
 def test_a_dtype_that_nothing_computes_in_is_named(run: api.Run) -> None:
-    run.runtime.gpus = 1.0
+    run.runtime.node_gpus = (1.0,)
     quantised = replace(run.facts.source, dtype="float8_e4m3fn")
     run.__dict__["facts"] = Sided(quantised, run.facts.target)
     with pytest.raises(UserError, match=r"is stored as float8_e4m3fn.* set source\.dtype to"):
@@ -66,10 +66,10 @@ def test_stages_of_one_process_have_a_gpu_each(
     run.folder.config = load_run(
         run.folder.out.parent / "run.yaml", ["concepts=[]", "cluster.stages=2"]
     )
-    run.runtime.gpus = 2.0
+    run.runtime.node_gpus = (2.0,)
     built = [stage.build for stage in chain(run, Side.SOURCE, head=False, batch_tokens=64).stages]
     assert [getattr(build, "device", None) for build in built] == ["cuda:0", "cuda:1"]
-    run.runtime.gpus = 1.0
+    run.runtime.node_gpus = (1.0,)
     with pytest.raises(UserError, match="has 1 GPUs, and stage 1 needs one more"):
         chain(run, Side.SOURCE, head=False, batch_tokens=64)
 

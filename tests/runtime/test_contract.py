@@ -206,17 +206,17 @@ def test_what_a_chain_leaves_another_one_takes(runtime: Runtime, tmp_path: Path)
 
 def test_a_task_brings_every_stage_something_of_its_own(runtime: Runtime, tmp_path: Path) -> None:
     with runtime.chains(chain(tmp_path, ("first",), leaves=True)) as chains:
-        left = [
-            done.contents["first"]
+        left = {
+            done.task.key: done.contents["first"]
             for done in chains.run([Job("four", leaves=1000), Job("fives", leaves=10)])
             if isinstance(done, Done)
-        ]
+        }
     stage = StageSpec(AddingStage, cpus=0.5, gpus=0)
     with runtime.chains(ChainSpec((stage, stage), placement_timeout=60)) as chains:
-        adds: list[Job] = [AddingOwn("sum", left=tuple(left))]
+        adds: list[Job] = [AddingOwn("sum", left=(left["four"], left["fives"]))]
         (done,) = chains.run(adds)
     assert isinstance(done, Done)
-    assert sorted(done.receipts) == [5 * 10, 4 * 1000]
+    assert done.receipts == [4 * 1000, 5 * 10]
 
 
 def test_a_task_that_is_not_there_yet_is_asked_for_again(runtime: Runtime, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def run(write_run: WriteRun, tmp_path: Path) -> Iterator[api.Run]:
 
 
 def with_gpus(run: api.Run, monkeypatch: pytest.MonkeyPatch, found: Float64Products) -> None:
-    run.runtime.gpus = 8.0
+    run.runtime.node_gpus = (8.0,)
     run.runtime.node_cpus = (32.0,)
     monkeypatch.setattr(run.runtime, "gpu_memory", lambda: 80 * 10**9)
     monkeypatch.setattr(products, "float64_products", lambda device: found)
