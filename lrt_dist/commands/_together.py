@@ -27,7 +27,7 @@ from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.tasks.moment_stage import BuildMomentStage
 from lrt_dist.workspace.placement import extraction_chain, stage_plans
-from lrt_dist.workspace.products import GPU, products_device
+from lrt_dist.workspace.products import GPU
 from lrt_dist.workspace.run import Run
 
 
@@ -91,18 +91,20 @@ class Together:
     layers: tuple[Sided[tuple[int, ...]], ...]
 
 
-def together(run: Run, sides: Sequence[Side], index: RowIndex, kept: Path) -> Together:
+def together(
+    run: Run, sides: Sequence[Side], index: RowIndex, kept: Path, products: tuple[str, float]
+) -> Together:
     """Share the machines among all of them.
 
     Args:
         sides: whose models are run: one, where both are the same.
         kept: where moments in the making are kept.
+        products: see `products_device`.
 
     Raises:
         UserError: not all of them have room at once, and what would help.
     """
-    largest = max(gpu_bytes(run, [tile]) for tile in run_tiles(run))
-    on, speed = products_device(run, largest)
+    on, speed = products
     shares = shared_machines(
         run, sides, Sided.of(index.tokens), index.rows, Speeds(GPU_FLOPS, speed, on)
     )

@@ -19,6 +19,7 @@ from lrt_dist.commands._blocks_ahead import BlocksAhead
 from lrt_dist.commands._busy import EVENT, busy_message
 from lrt_dist.commands._moments import (
     fitted_units,
+    gpu_bytes,
     moments_fingerprint,
     moments_identity,
     run_blocks,
@@ -46,6 +47,7 @@ from lrt_dist.tasks.blocks import Block
 from lrt_dist.tasks.extract import ExtractTask
 from lrt_dist.tasks.moment_stage import WriteTask
 from lrt_dist.workspace.placement import compute_dtype
+from lrt_dist.workspace.products import products_device
 from lrt_dist.workspace.run import Run
 
 STORED = 3
@@ -106,6 +108,7 @@ class _Work:
         self._kept = run.folder.moments / "kept"
         self.ledgers = {side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(run.lead))}
         self._passed_on = {side: layers_passed_on(run, side) for side in self.ledgers}
+        self._products: dict[tuple[tuple[float, ...], ...], tuple[str, float]] = {}
         fits = moments_identity(run)
         self._fingerprints = Sided.of(
             lambda side: Ledger(run.folder.ledger_url(side)).claim(identities[side] | fits)
@@ -133,7 +136,12 @@ class _Work:
             began, now = self._identities[side]["compute_dtype"], compute_dtype(self._run, side)
             if began != now:
                 raise UserError(f"the {side} model was run in {began}, and would be in {now}")
-        return together(self._run, list(self.ledgers), self._index, self._kept)
+        machines = (self._run.machines.node_cpus, self._run.machines.node_gpus)
+        if machines not in self._products:  # a GPU is asked, which takes its time
+            largest = max(gpu_bytes(self._run, [tile]) for tile in run_tiles(self._run))
+            self._products[machines] = products_device(self._run, largest)
+        sides = list(self.ledgers)
+        return together(self._run, sides, self._index, self._kept, self._products[machines])
 
     def placed_again(self) -> Together:
         """The same after nodes were lost: others may come.
