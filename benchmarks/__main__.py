@@ -45,7 +45,7 @@ MODULES = {
     "straight": ["straight_time", "hours_stored", "hours_straight"],
     "simulate": ["simulated_64", "simulated_1024"],
     "driver_per_unit": ["driver_per_unit"],
-    "driver_per_block": ["driver_per_block"],
+    "driver_per_block": ["driver_per_layer", "driver_per_block"],
     "decomposition": ["eigh_time", "eigh_memory"],
     "row_index": ["index_unit", "index_growth"],
     "tokenising": ["tokenising"],

@@ -62,8 +62,8 @@ class Shares:
         replicas: of each model that is run.
         cores: of each stage of a model, and of each process that holds moments.
         groups: tiles of each of these processes, node by node.
-        spread: whether those of one list are on one node, and others on others; else they are
-            wherever there is room.
+        spread: whether those of one list are on one node, and others on others; else they are on
+            as few nodes as have room.
         memory: bytes of the largest of them.
         on: where they make their products.
     """
@@ -182,14 +182,10 @@ def shared_machines(
 
 def _places(run: Run, *, on_gpu: bool) -> int:
     """Nodes that processes with moments are spread over."""
-    if _in_this_process(run):
+    if run.in_this_process:
         return 1
     machines = run.machines
     return sum(map(bool, machines.node_gpus)) if on_gpu else len(machines.node_cpus)
-
-
-def _in_this_process(run: Run) -> bool:
-    return run.config.cluster.address == "serial" and run.described is None
 
 
 def _have_room(run: Run, models: Mapping[Side, ChainSpec], shares: Shares) -> bool:
@@ -204,7 +200,7 @@ def _have_room(run: Run, models: Mapping[Side, ChainSpec], shares: Shares) -> bo
         )
         for groups in together
     ]
-    if _in_this_process(run):
+    if run.in_this_process:
         return sum(room.memory for room in moments) <= max(run.machines.node_memory)
     stages = [
         Room(shares.cores.model, stage.memory, stage.gpus)

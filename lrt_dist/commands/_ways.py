@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from lrt_dist.commands._blocks_ahead import KEEPING, KEPT_EVERY
 from lrt_dist.commands._moments import gpu_bytes, leaf_units, run_tiles, tile_needs
-from lrt_dist.commands._together import Shares, Speeds, shared_machines
+from lrt_dist.commands._together import Shares, Speeds, layers_passed_on, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
 from lrt_dist.plan.cost import NUMBER_BYTES, moments_flops, store_bytes
 from lrt_dist.plan.memory import USABLE
+from lrt_dist.plan.spreading import Group
 from lrt_dist.plan.tiles import layers_of, numbers_held, plan_blocks, rows_read_again
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
@@ -27,9 +29,10 @@ REACHED_FLOAT64 = 0.7
 reach."""
 DRIVER_SECONDS = 0.004
 """In which the driver sends a unit through and commits it (docs/scale.md)."""
-BLOCK_SECONDS, HANDLE_SECONDS = 0.0006, 1e-5
-"""In which it sends a block to a process that holds moments, and in which each handle to the states
-of a layer and unit (`python -m benchmarks driver_per_block`)."""
+LAYER_SECONDS, BLOCK_SECONDS, HANDLE_SECONDS = 2e-5, 0.0006, 1e-5
+"""In which it takes each layer of a unit that goes into moments, sends a block to a process that
+holds moments, and with it each handle to such a layer (`python -m benchmarks driver_per_layer
+driver_per_block`)."""
 COPYING = 5e9
 """Bytes a second that a process which holds moments copies together from units, in one thread; half
 of what it was on a machine with nothing else to do."""
@@ -68,7 +71,7 @@ class Way:
         memory: bytes of the largest of these tasks, or processes.
         moments_bytes: of all tiles, on disk.
         read_bytes: from both stores, for all tiles and mismatched rows.
-        received_bytes: of hidden states, by each node that holds moments, from other nodes.
+        received_bytes: of hidden states from other nodes, by the node that wants most.
         written_bytes: of moments, most of which are deleted again.
         on: which make the products, cores or GPUs.
         hours: from the beginning of extraction to the last moments.
@@ -199,8 +202,7 @@ class Ways:
         """Until the last of those that work at once has ended."""
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
         processes = [tiles for groups in shares.groups for tiles in groups]
-        driver = self._units * len(sides) * DRIVER_SECONDS
-        driver += sum(self._sending_seconds(layers_of(tiles)) for tiles in processes)
+        driver = self._driver_seconds(sides, processes)
         network = (
             self._received(shares) / run.described.network
             if run.described and run.described.network
@@ -217,19 +219,26 @@ class Ways:
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
         return max(driver, network, copying, models, self._flops / products)
 
-    def _sending_seconds(self, layers: Sided[tuple[int, ...]]) -> float:
-        """Of the driver, for all blocks and one process that wants some layers."""
-        run = self._run
+    def _driver_seconds(self, sides: list[Side], processes: Sequence[Group]) -> float:
+        """To send all units through both models, and all blocks to all processes with moments."""
+        run, units = self._run, self._units
+        left = sum(len(layers_passed_on(run, side)) for side in sides)
         rows_per_unit, folds = run.config.extract.rows_per_unit, run.config.fit.folds
-        blocks = plan_blocks(range(self._units), rows_per_unit, folds * ROWS_PER_PRODUCT)
+        blocks = len(plan_blocks(range(units), rows_per_unit, folds * ROWS_PER_PRODUCT))
         # Every unit comes once, and its target states a second time, as a partner.
-        handles = self._units * (len(layers.source) + 2 * len(layers.target))
-        return len(blocks) * BLOCK_SECONDS + handles * HANDLE_SECONDS
+        wanted = [layers_of(tiles) for tiles in processes]
+        handles = units * sum(len(of.source) + 2 * len(of.target) for of in wanted)
+        return (
+            units * (len(sides) * DRIVER_SECONDS + left * LAYER_SECONDS)
+            + blocks * len(processes) * BLOCK_SECONDS
+            + handles * HANDLE_SECONDS
+        )
 
     def _received(self, shares: Shares) -> int:
         """Bytes of hidden states that the node with the most of them gets from others, which
         compute as much as it does: of every layer that one of its processes wants, once."""
-        run, nodes = self._run, len(self._run.machines.node_cpus)
+        run, machines = self._run, self._run.machines
+        nodes = sum(map(bool, machines.node_gpus)) or len(machines.node_cpus)
         tiles = [[tile for group in groups for tile in group] for groups in shares.groups]
         if not shares.spread:  # any node may want all
             tiles = [list(itertools.chain(*tiles))]

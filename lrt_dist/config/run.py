@@ -40,7 +40,7 @@ class ClusterConfig(Strict):
     placement_timeout: Positive = Field(
         300,
         description="Time to wait for resources that the cluster does not have, in seconds, before "
-        "the run ends. For resources that others use it waits as long as it takes.",
+        "the run ends. For resources that other jobs use it waits as long as it takes.",
     )
 
 

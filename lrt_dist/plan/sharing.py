@@ -58,7 +58,8 @@ class Room:
         return self.cpus >= other.cpus and self.memory >= other.memory and self.gpus >= other.gpus
 
     def share_left(self, other: Room) -> float:
-        """Shares of what the other needs that are left beside it, added up."""
+        """The share of its cores, memory and GPUs that stays free beside the other, added up over
+        those that the other needs."""
         both = ((self.cpus, other.cpus), (self.memory, other.memory), (self.gpus, other.gpus))
         return sum((there - needed) / there for there, needed in both if needed)
 

@@ -18,8 +18,8 @@ def spread_tiles(
     """Tiles of each process, node by node.
 
     Tiles are parted in two, by source layers or by target layers, whichever leaves less to be
-    brought to both parts, and each part again, down to the processes. None of these holds more
-    tiles than the largest would if all held as many, to one.
+    brought to both parts, and each part again, down to the processes. No process holds more than
+    ⌈tiles / processes⌉ tiles.
 
     Args:
         processes: that hold tiles, as many as there are tiles at most.

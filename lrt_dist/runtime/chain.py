@@ -305,7 +305,7 @@ def _number(kind: str, amount: float) -> str:
 
 
 def others_hold_something(beside: Sequence[dict[str, float]]) -> bool:
-    """Whether anything of the cluster is taken but `beside`; else nothing will come free.
+    """Whether anything of the cluster is taken now but `beside`.
 
     Args:
         beside: see `fits_when_idle`.

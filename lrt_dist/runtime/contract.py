@@ -133,7 +133,7 @@ class StageSpec:
         leaves: names of the contents of the `Parcel` that its `finish` returns; none where it
             returns a receipt alone. No two stages of a chain have a name in common.
         node: stages of a chain with the same number are on one node, and others on others as far
-            as can be; None: those that hand something on are put together.
+            as can be; None in all: on as few nodes as have room.
     """
 
     build: Callable[[], Stage]

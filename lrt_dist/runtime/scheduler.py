@@ -40,6 +40,9 @@ T = TypeVar("T", bound=Task)
 
 TICK = 1.0
 """Seconds after which a wait for work looks at the clock and at the cluster."""
+ALONE = 10.0
+"""Fewest seconds that nobody else must have had anything: what was given back is not placed at
+once."""
 TELL_AFTER = 30.0
 """Seconds without a place after which people are told."""
 
@@ -76,6 +79,7 @@ class RayChains:
         self._replicas: list[Replica] = []
         self._ran = False
         self._waiting_since: float | None = None
+        self._alone_since: float | None = None
         self._told = 0.0
         self._told_of_unplaced = False
 
@@ -257,7 +261,7 @@ class RayChains:
         """
         now = time.monotonic()
         if any(replica.placed for replica in self._replicas):
-            self._waiting_since = None
+            self._waiting_since = self._alone_since = None
             self._tell_of_unplaced(now)
             return
         self._waiting_since = self._waiting_since or now
@@ -265,7 +269,7 @@ class RayChains:
         if waited < min(limit, TELL_AFTER):
             return
         beside = self._beside()
-        in_vain = waited >= limit and not others_hold_something(beside)
+        in_vain = self._is_in_vain(now, beside)
         if fits_when_idle(self._spec, beside) and not in_vain:
             if now - self._told > 60:
                 self._told = now
@@ -277,11 +281,21 @@ class RayChains:
                 f"no place for a chain of {count} stages within {limit:g} s "
                 f"({what_is_missing(self._spec)})"
             )
+            if in_vain:
+                missing += ", since the rest of this run has the nodes that would have room"
             if self._ran:
                 raise NoReplicaError(f"no replica is left, and there is {missing}; add nodes")
             raise NoPlaceError(
                 f"{missing}; add nodes, or change cluster.stages and cluster.replicas"
             )
+
+    def _is_in_vain(self, now: float, beside: Sequence[dict[str, float]]) -> bool:
+        """Whether nothing will come free: for some time none but this driver has had anything."""
+        if others_hold_something(beside):
+            self._alone_since = None
+            return False
+        self._alone_since = self._alone_since or now
+        return now - self._alone_since >= max(ALONE, self._spec.placement_timeout)
 
     def _tell_of_unplaced(self, now: float) -> None:
         """Say once that some replicas have no place, where others work."""

@@ -90,7 +90,7 @@ def _check_memory(run: Run, facts: ModelFacts, plans: list[StagePlan], memory: i
     Raises:
         UserError: the largest has not.
     """
-    together = not run.machines.gpus and run.config.cluster.address == "serial"
+    together = not run.machines.gpus and run.in_this_process
     needed = sum(p.bytes for p in plans) if together else max(p.bytes for p in plans)
     if needed > memory * USABLE:
         where = "a GPU" if run.machines.gpus else "the largest node"
@@ -201,7 +201,7 @@ def _device(run: Run, stage: int) -> str:
     """
     if not run.machines.gpus:
         return "cpu"
-    if run.config.cluster.address != "serial":
+    if not run.in_this_process:
         return "cuda"
     if stage >= run.machines.gpus:
         raise UserError(

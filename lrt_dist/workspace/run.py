@@ -252,6 +252,11 @@ class Run:
         """What the work is placed on."""
         return self.described or self.runtime
 
+    @property
+    def in_this_process(self) -> bool:
+        """Whether all work is done, or would be done, in this process, without Ray."""
+        return self.config.cluster.address == "serial" and self.described is None
+
     @cached_property
     def runtime(self) -> Runtime:
         """Where the work runs; Ray is only imported if it is asked for."""

@@ -76,3 +76,12 @@ def test_what_is_spread_has_nodes_of_its_own_first(
     rooms = ([Room(cpus, 0) for cpus in cores] for cores in (processes, spread))
     asked, apart = rooms
     assert have_room(asked, nodes, apart) is fits
+
+
+@pytest.mark.parametrize("nodes", [[16, 16, 64], [64, 16, 16]])
+def test_what_is_spread_takes_the_emptiest_node(nodes: list[int]) -> None:
+    """As Ray does: so none is left that is as large as it was."""
+    rooms, spread = [Room(1, memory) for memory in nodes], [Room(0, 6)] * 2
+    assert have_room([Room(1, 58)], rooms, spread)
+    assert not have_room([Room(1, 60)], rooms, spread)
+    assert have_room([Room(1, 60), *spread], rooms)  # wherever there is room

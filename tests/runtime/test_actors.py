@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,26 @@ def test_a_chain_does_not_wait_for_what_its_own_driver_holds(
     assert fits_when_idle(spec, [])
     assert fits_when_idle(spec, [{"CPU": 0.5}])
     assert not fits_when_idle(spec, [{"CPU": 0.5}, {"CPU": 0.5}])
+
+
+@ray.remote(num_cpus=2)
+class Other:
+    """Somebody else's actor, which takes all cores."""
+
+    def there(self) -> bool:
+        return True
+
+
+def test_a_chain_gets_the_place_that_others_give_back(ray_runtime: Runtime, tmp_path: Path) -> None:
+    """However long they had it; what is free is not placed at once."""
+    other = Other.remote()  # type: ignore[attr-defined]
+    assert ray.get(other.there.remote())
+    ending = threading.Timer(4.0, ray.kill, [other])
+    ending.start()
+    spec = replace(chain(tmp_path), placement_timeout=1)
+    with ray_runtime.chains(spec) as chains:
+        (outcome,) = chains.run([Job("one")])
+    assert isinstance(outcome, Done)
 
 
 def test_a_chain_that_waits_for_a_place_ends_when_nobody_wants_it(

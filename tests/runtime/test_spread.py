@@ -65,7 +65,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[ray.cluster_utils.Clust
 
 def written(function: Callable[[str, Path], None], address: str, path: Path) -> str:
     """What a new process writes down, which knows nothing of this one's Ray."""
-    process = multiprocessing.get_context("spawn").Process(target=function, args=(address, path))
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=function, args=(address, path), daemon=True)
     process.start()
     process.join(100)
     assert process.exitcode == 0
@@ -96,3 +97,4 @@ def test_a_chain_does_not_wait_for_ever_for_a_node_that_its_own_driver_uses(
         cluster.add_node(num_cpus=cpus, **NODE)
     message = written(_refused, cluster.address, tmp_path / "refused")
     assert "2 CPU needed, 2 free of 3" in message
+    assert "the rest of this run has the nodes that would have room" in message
