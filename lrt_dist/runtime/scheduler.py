@@ -269,8 +269,8 @@ class RayChains:
         if waited < min(limit, TELL_AFTER):
             return
         beside = self._beside()
-        in_vain = self._is_in_vain(now, beside)
-        if fits_when_idle(self._spec, beside) and not in_vain:
+        would_fit, in_vain = fits_when_idle(self._spec, beside), self._is_in_vain(now, beside)
+        if would_fit and not in_vain:
             if now - self._told > 60:
                 self._told = now
                 self._note(f"waiting for resources that others use: {what_is_missing(self._spec)}")
@@ -281,7 +281,7 @@ class RayChains:
                 f"no place for a chain of {count} stages within {limit:g} s "
                 f"({what_is_missing(self._spec)})"
             )
-            if in_vain:
+            if would_fit and beside:
                 missing += ", since the rest of this run has the nodes that would have room"
             if self._ran:
                 raise NoReplicaError(f"no replica is left, and there is {missing}; add nodes")
