@@ -23,11 +23,10 @@ from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 
 from benchmarks.harness import Result, result, versions
-from benchmarks.random_llama import save_llama, write_corpus
+from benchmarks.random_llama import config_of, save_llama, write_corpus
 from lrt_dist.commands.extract import extract
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
-from lrt_dist.config import RunConfig
 from lrt_dist.plan.cost import NUMBER_BYTES
 from lrt_dist.workspace.run import Run, open_run
 
@@ -91,17 +90,8 @@ def _received(folder: Path, made: int) -> dict[str, float]:
 
 @contextmanager
 def _opened(folder: Path, out: str, address: str) -> Iterator[Run]:
-    config = RunConfig.model_validate(
-        {
-            "source": {"model": str(folder / "source"), "layers": "all"},
-            "target": {"model": str(folder / "target"), "layers": "all"},
-            "corpus": {"paths": [str(folder / "corpus.jsonl")], "near_duplicates": None},
-            "sites": {"per_segment": 512, "min_context": 0},
-            "extract": {"store": "none" if out == "out" else "zarr"},
-            "fit": {"tile_bytes": 1},
-            "cluster": {"address": address},
-        }
-    )
+    store = "none" if out == "out" else "zarr"
+    config = config_of(folder, store=store, address=address, fit={"tile_bytes": 1})
     with open_run(folder / out, config) as run:
         yield run
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
-from lrt_dist.config import ModelConfig
+from lrt_dist.config import ModelConfig, RunConfig
 from lrt_dist.demo.run import smollm2
 from lrt_dist.models.sources import open_source
 
@@ -41,3 +42,25 @@ def write_corpus(path: Path, documents: int) -> None:
     """So many documents, each a number and `TEXT`."""
     lines = [json.dumps({"text": f"{n} {TEXT}"}) for n in range(documents)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def config_of(folder: Path, *, store: str, address: str, **sections: Any) -> RunConfig:
+    """A run from `source` to `target` in a folder, over every token of its `corpus.jsonl` and all
+    layers.
+
+    Args:
+        store: `extract.store`.
+        address: of the cluster.
+        sections: further ones.
+    """
+    return RunConfig.model_validate(
+        {
+            "source": {"model": str(folder / "source"), "layers": "all"},
+            "target": {"model": str(folder / "target"), "layers": "all"},
+            "corpus": {"paths": [str(folder / "corpus.jsonl")], "near_duplicates": None},
+            "sites": {"per_segment": 512, "min_context": 0},
+            "extract": {"store": store},
+            "cluster": {"address": address},
+            **sections,
+        }
+    )

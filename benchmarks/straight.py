@@ -23,12 +23,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.harness import Result, result, seconds, versions
-from benchmarks.random_llama import save_llama, write_corpus
+from benchmarks.random_llama import config_of, save_llama, write_corpus
 from lrt_dist.commands._moments import fitted_units, moments, moments_fingerprint
 from lrt_dist.commands.extract import extract
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
-from lrt_dist.config import RunConfig
 from lrt_dist.runtime.log import read_log
 from lrt_dist.workspace.run import Run, open_run
 
@@ -121,16 +120,7 @@ def _prepare(folder: Path, rows: int) -> None:
 
 @contextmanager
 def _opened(folder: Path, out: str, address: str) -> Iterator[Run]:
-    config = RunConfig.model_validate(
-        {
-            "source": {"model": str(folder / "source"), "layers": "all"},
-            "target": {"model": str(folder / "target"), "layers": "all"},
-            "corpus": {"paths": [str(folder / "corpus.jsonl")], "near_duplicates": None},
-            "sites": {"per_segment": 512, "min_context": 0},
-            "extract": {"store": out if out in STORES else "zarr"},
-            "cluster": {"address": address},
-        }
-    )
+    config = config_of(folder, store=out if out in STORES else "zarr", address=address)
     with open_run(folder / out, config) as run:
         yield run
 
