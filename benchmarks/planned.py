@@ -18,12 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.harness import Result, result, versions
-from benchmarks.random_llama import save_llama, write_corpus
+from benchmarks.random_llama import config_of, save_pair
 from lrt_dist.commands._moments import fitted_units, moments, moments_fingerprint
 from lrt_dist.commands.extract import extract_side
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
-from lrt_dist.config import RunConfig
 from lrt_dist.plan import cost, memory
 from lrt_dist.sites import Side
 from lrt_dist.workspace.run import Run, open_run
@@ -39,7 +38,7 @@ def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
     """Measured over planned, for each of the names."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _prepare(folder, QUICK_ROWS if quick else ROWS)
+        save_pair(folder, WIDTHS, layers=LAYERS, rows=QUICK_ROWS if quick else ROWS)
         planned, extracted, summed = (_apart(folder, step) for step in STEPS)
     pairs = {
         "planned_store": (planned["store"], extracted["store"]),
@@ -68,27 +67,10 @@ def _apart(folder: Path, step: str) -> dict[str, float]:
     return counted
 
 
-def _prepare(folder: Path, rows: int) -> None:
-    """Both models and a corpus of about so many tokens."""
-    for name, width in WIDTHS.items():
-        tokens = save_llama(
-            folder / name, width=width, intermediate=4 * width, layers=LAYERS, heads=8
-        )
-    write_corpus(folder / "corpus.jsonl", rows // tokens)
-
-
 @contextmanager
 def _opened(folder: Path) -> Iterator[Run]:
-    config = RunConfig.model_validate(
-        {
-            "source": {"model": str(folder / "source"), "layers": "all"},
-            "target": {"model": str(folder / "target"), "layers": "all"},
-            "corpus": {"paths": [str(folder / "corpus.jsonl")], "near_duplicates": None},
-            "sites": {"per_segment": 512, "min_context": 0},
-            "extract": {"rows_per_unit": 8192, "batch_tokens": 8192},
-            "cluster": {"address": "serial"},
-        }
-    )
+    extract = {"rows_per_unit": 8192, "batch_tokens": 8192}
+    config = config_of(folder, address="serial", extract=extract)
     with open_run(folder / "out", config) as run:
         yield run
 

@@ -10,7 +10,6 @@ the most receives; here all want as much.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 
 from benchmarks.harness import Result, result, versions
-from benchmarks.random_llama import config_of, save_llama, write_corpus
+from benchmarks.random_llama import begin_again, config_of, save_pair
 from lrt_dist.commands.extract import extract
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
@@ -41,11 +40,7 @@ def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
     """See the module."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name, width in WIDTHS.items():
-            tokens = save_llama(
-                folder / name, width=width, intermediate=4 * width, layers=LAYERS, heads=8
-            )
-        write_corpus(folder / "corpus.jsonl", (QUICK_ROWS if quick else ROWS) // tokens)
+        save_pair(folder, WIDTHS, layers=LAYERS, rows=QUICK_ROWS if quick else ROWS)
         with _opened(folder, "indexed", "serial") as run:
             rows, number_bytes = index(run).rows, NUMBER_BYTES[run.config.extract.store_dtype]
             made = rows * LAYERS * sum(WIDTHS.values()) * number_bytes
@@ -62,9 +57,7 @@ def _received(folder: Path, made: int) -> dict[str, float]:
     Args:
         made: bytes of all hidden states.
     """
-    shutil.rmtree(folder / "out", ignore_errors=True)
-    shutil.copytree(folder / "indexed" / "rows", folder / "out" / "rows")
-    shutil.copy(folder / "indexed" / "run.yaml", folder / "out" / "run.yaml")
+    begin_again(folder / "indexed", folder / "out")
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
     try:
         for _ in range(NODES):
@@ -91,7 +84,7 @@ def _received(folder: Path, made: int) -> dict[str, float]:
 @contextmanager
 def _opened(folder: Path, out: str, address: str) -> Iterator[Run]:
     store = "none" if out == "out" else "zarr"
-    config = config_of(folder, store=store, address=address, fit={"tile_bytes": 1})
+    config = config_of(folder, address=address, extract={"store": store}, fit={"tile_bytes": 1})
     with open_run(folder / out, config) as run:
         yield run
 

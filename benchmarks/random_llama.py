@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,20 @@ def write_corpus(path: Path, documents: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def config_of(folder: Path, *, store: str, address: str, **sections: Any) -> RunConfig:
-    """A run from `source` to `target` in a folder, over every token of its `corpus.jsonl` and all
-    layers.
+def save_pair(folder: Path, widths: Mapping[str, int], *, layers: int, rows: int) -> None:
+    """Two models, `source` and `target`, and a `corpus.jsonl` of about so many tokens."""
+    for name, width in widths.items():
+        tokens = save_llama(
+            folder / name, width=width, intermediate=4 * width, layers=layers, heads=8
+        )
+    write_corpus(folder / "corpus.jsonl", rows // tokens)
+
+
+def config_of(folder: Path, *, address: str, **sections: Any) -> RunConfig:
+    """A run between the two models of a folder, over every token of its corpus and all layers.
 
     Args:
-        store: `extract.store`.
+        folder: see `save_pair`.
         address: of the cluster.
         sections: further ones.
     """
@@ -59,8 +69,14 @@ def config_of(folder: Path, *, store: str, address: str, **sections: Any) -> Run
             "target": {"model": str(folder / "target"), "layers": "all"},
             "corpus": {"paths": [str(folder / "corpus.jsonl")], "near_duplicates": None},
             "sites": {"per_segment": 512, "min_context": 0},
-            "extract": {"store": store},
             "cluster": {"address": address},
             **sections,
         }
     )
+
+
+def begin_again(indexed: Path, out: Path) -> None:
+    """Make an OUT that has the row index of another one, and nothing else."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(indexed / "rows", out / "rows")
+    shutil.copy(indexed / "run.yaml", out / "run.yaml")

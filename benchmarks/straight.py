@@ -12,7 +12,6 @@ long: both models load while its work is under way.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.harness import Result, result, seconds, versions
-from benchmarks.random_llama import config_of, save_llama, write_corpus
+from benchmarks.random_llama import begin_again, config_of, save_pair
 from lrt_dist.commands._moments import fitted_units, moments, moments_fingerprint
 from lrt_dist.commands.extract import extract
 from lrt_dist.commands.index import index
@@ -95,9 +94,7 @@ def _hours(times: Times) -> dict[str, Any]:
 
 def _times(folder: Path, store: str) -> Times:
     out = folder / store
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(folder / "indexed" / "rows", out / "rows")
-    shutil.copy(folder / "indexed" / "run.yaml", out / "run.yaml")
+    begin_again(folder / "indexed", out)
     with _opened(folder, store, "serial") as run:
         planned = plan(run).way.hours * 3600
     command = [sys.executable, "-m", "benchmarks.straight", str(folder), store]
@@ -109,18 +106,15 @@ def _times(folder: Path, store: str) -> Times:
 
 def _prepare(folder: Path, rows: int) -> None:
     """Both models, a corpus of about so many tokens, and its row index."""
-    for name, width in WIDTHS.items():
-        tokens = save_llama(
-            folder / name, width=width, intermediate=4 * width, layers=LAYERS, heads=8
-        )
-    write_corpus(folder / "corpus.jsonl", rows // tokens)
+    save_pair(folder, WIDTHS, layers=LAYERS, rows=rows)
     with _opened(folder, "indexed", "serial") as run:
         index(run)
 
 
 @contextmanager
 def _opened(folder: Path, out: str, address: str) -> Iterator[Run]:
-    config = config_of(folder, store=out if out in STORES else "zarr", address=address)
+    store = out if out in STORES else "zarr"
+    config = config_of(folder, address=address, extract={"store": store})
     with open_run(folder / out, config) as run:
         yield run
 

@@ -75,6 +75,11 @@ class Shares:
     memory: int
     on: str
 
+    @property
+    def processes(self) -> list[Group]:
+        """Tiles of each process, one after the other."""
+        return [tiles for of_node in self.groups for tiles in of_node]
+
 
 @dataclass(frozen=True)
 class Together:
@@ -132,7 +137,7 @@ def together(
     return Together(
         {side: _with_cores(spec, shares.cores.model) for side, spec in models.items()},
         ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout, accumulates=True),
-        tuple(layers_of(tiles) for groups in shares.groups for tiles in groups),
+        tuple(layers_of(tiles) for tiles in shares.processes),
     )
 
 
@@ -191,7 +196,7 @@ def _places(run: Run, *, on_gpu: bool) -> int:
 def _have_room(run: Run, models: Mapping[Side, ChainSpec], shares: Shares) -> bool:
     """Whether the nodes hold all at once."""
     gpus = 1.0 if shares.on == GPU else 0.0
-    together = shares.groups if shares.spread else [[g] for groups in shares.groups for g in groups]
+    together = shares.groups if shares.spread else [[tiles] for tiles in shares.processes]
     moments = [
         Room(
             shares.cores.moments * len(groups),

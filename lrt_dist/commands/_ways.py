@@ -188,7 +188,7 @@ class Ways:
                 lambda side: self._store_bytes(side, rows) + norms * len(run.layers[side])
             ),
             tiles=len(self._tiles),
-            processes=sum(map(len, shares.groups)),
+            processes=len(shares.processes),
             memory=shares.memory,
             moments_bytes=self._moments,
             read_bytes=0,
@@ -201,7 +201,7 @@ class Ways:
     def _straight_seconds(self, sides: list[Side], shares: Shares) -> float:
         """Until the last of those that work at once has ended."""
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
-        processes = [tiles for groups in shares.groups for tiles in groups]
+        processes = shares.processes
         driver = self._driver_seconds(sides, processes)
         network = (
             self._received(shares) / run.described.network
@@ -239,10 +239,8 @@ class Ways:
         compute as much as it does: of every layer that one of its processes wants, once."""
         run, machines = self._run, self._run.machines
         nodes = sum(map(bool, machines.node_gpus)) or len(machines.node_cpus)
-        tiles = [[tile for group in groups for tile in group] for groups in shares.groups]
-        if not shares.spread:  # any node may want all
-            tiles = [list(itertools.chain(*tiles))]
-        layers = [layers_of(of_node) for of_node in tiles]
+        together = shares.groups if shares.spread else [shares.processes]  # any node may want all
+        layers = [layers_of(itertools.chain(*groups)) for groups in together]
         states = [{(run.lead[s], n) for s in Side for n in of_node[s]} for of_node in layers]
         numbers = max(sum(run.widths[lead] for lead, _ in of_node) for of_node in states)
         row_bytes = numbers * NUMBER_BYTES[run.config.extract.store_dtype]

@@ -222,15 +222,9 @@ def test_a_task_brings_every_stage_something_of_its_own(runtime: Runtime, tmp_pa
 def test_a_task_that_is_not_there_yet_is_asked_for_again(runtime: Runtime, tmp_path: Path) -> None:
     """Here each of three comes when the one before it has ended, as if another thread made it."""
     ended: list[str] = []
-
-    def tasks() -> Iterator[Job | None]:
-        for number in range(3):
-            while len(ended) < number:
-                yield None
-            yield Job(f"job{number}", batches=1)
-
+    jobs = [Job(f"job{number}", batches=1) for number in range(3)]
     with runtime.chains(chain(tmp_path)) as chains:
-        for outcome in chains.run(tasks()):
+        for outcome in chains.run(one_by_one(jobs, ended)):
             ended.append(outcome.task.key)
             assert len(attempts(tmp_path, f"job{len(ended)}")) == 0
     assert ended == ["job0", "job1", "job2"]
