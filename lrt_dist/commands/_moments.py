@@ -7,56 +7,24 @@ making is a folder with the nodes of its tree of merges: a killed fit goes on fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrt_dist.commands._rows import (
-    LAYERS,
-    Records,
-    layer_facts,
-    row_facts,
-    write_row_facts,
-)
+from lrt_dist.commands._by_leaves import accumulate_by_leaves
+from lrt_dist.commands._rows import LAYERS, Records, write_row_facts
+from lrt_dist.commands._tiles import run_tiles, tile_path, wanted_pairs
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.files import delete_tree, place
-from lrt_dist.linear.moments import Pair
-from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
-from lrt_dist.plan.pairing import partner_units, shuffled
-from lrt_dist.plan.tiles import (
-    Tile,
-    numbers_held,
-    plan_blocks,
-    plan_leaves,
-    plan_tiles,
-    standing_nodes,
-    units_of_leaf,
-)
-from lrt_dist.runtime.contract import Needs, Node
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.moments import MomentFile
-from lrt_dist.tasks.accumulate import (
-    MOMENTS,
-    ROWS_PER_PRODUCT,
-    AccumulateTask,
-    accumulate,
-    merge,
-    node_of,
-    node_path,
-    nodes_of,
-    tile_moments,
-)
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, Block, Leaf, load_row_facts
+from lrt_dist.tasks.blocks import FOLDS, GROUPS
 from lrt_dist.workspace.folder import RunFolder
-from lrt_dist.workspace.products import CPU, products_device
 from lrt_dist.workspace.run import Run
-
-CORES_OF_GPU = 4
-"""Cores of a task whose products a GPU makes: they read, check and sort its rows."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +68,7 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
         _sweep(run.folder.moments, folder, tiles)
     write_row_facts(run, index, records, folder)
     if missing:
-        _accumulate(run, index, records, folder, missing, len(tiles) - len(missing))
+        accumulate_by_leaves(run, index, records, folder, missing, len(tiles) - len(missing))
     return RunMoments(fingerprint, folder, tuple(tiles), index.documents)
 
 
@@ -171,35 +139,6 @@ def moments_fingerprint(folder: RunFolder, records: Records) -> str:
     )
 
 
-def run_tiles(run: Run) -> list[Tile]:
-    """The tiles of a run's grid."""
-    config = run.config.fit
-    return plan_tiles(
-        run.pairs,
-        run.widths,
-        config.folds,
-        int(config.tile_bytes),
-        run.joint,
-        config.mismatched_draws,
-    )
-
-
-def run_blocks(run: Run, index: RowIndex, units: Collection[int], facts: Path) -> list[Block]:
-    """Blocks of some units, in the order in which they are taken in: a random one, so that each
-    part of it is like any other part of the corpus.
-
-    Args:
-        facts: folder with `GROUPS`.
-    """
-    order = shuffled(units, index.digest)
-    blocks = plan_blocks(order, index.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
-    group_R = load_row_facts(facts / GROUPS)
-    groups = {
-        unit: sorted(set(group_R[index.unit_rows(unit)].tolist()) - {LEFT_OUT}) for unit in order
-    }
-    return [Block(*both) for both in zip(blocks, partner_units(blocks, groups), strict=True)]
-
-
 def moments_identity(run: Run) -> dict[str, Any]:
     """Everything that moments depend on beside hidden states, and which of them are wanted."""
     config = run.config.fit
@@ -212,51 +151,6 @@ def moments_identity(run: Run) -> dict[str, Any]:
         "mismatched_draws": config.mismatched_draws,
         "tile_bytes": int(config.tile_bytes),
     }
-
-
-def wanted_pairs(run: Run) -> list[Pair]:
-    """The second moments that the fits of a run need."""
-    return [pair for tile in run_tiles(run) for pair in tile_moments(tile)]
-
-
-def leaf_units(run: Run, tiles: Collection[Tile], units: int) -> int:
-    """Units of a leaf, among so many units and tiles of a run."""
-    extract, folds = run.config.extract, run.config.fit.folds
-    number_bytes = NUMBER_BYTES[extract.store_dtype]
-    worth = max(
-        2 * tile.bytes(run.widths, folds) // (number_bytes * sum(tile.numbers_read(run.widths)))
-        for tile in tiles
-    )
-    return units_of_leaf(units, extract.rows_per_unit, len(tiles), worth)
-
-
-def tile_needs(run: Run, tile: Tile) -> Needs:
-    """What a task of a tile needs."""
-    config = run.config
-    rows_per_unit = config.extract.rows_per_unit
-    return Needs(
-        cpus=cores_of_task(max(run.widths), max(run.machines.node_cpus)),
-        memory=accumulate_bytes(
-            tile.bytes(run.widths, config.fit.folds),
-            sum(tile.numbers_read(run.widths)),
-            tile.numbers_multiplied(run.widths),
-            max(rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
-            NUMBER_BYTES[config.extract.store_dtype],
-            config.fit.folds,
-        ),
-    )
-
-
-def gpu_bytes(run: Run, tiles: Sequence[Tile]) -> int:
-    """Memory of a GPU that makes the products of some tiles: the moments of all folds; for one tile
-    at a time rows of one fold of a block, in float64 and shifted; and two blocks as they are
-    stored, each with the target rows of the next one."""
-    folds, widths = run.config.fit.folds, run.widths
-    sums = sum(tile.bytes(widths, folds) for tile in tiles)
-    multiplied = max(tile.numbers_multiplied(widths) for tile in tiles)
-    source, target = numbers_held(tiles, widths)
-    stored = NUMBER_BYTES[run.config.extract.store_dtype] * (source + 2 * target)
-    return sums + 2 * ROWS_PER_PRODUCT * (8 * multiplied + folds * stored)
 
 
 def fitted_units(folder: RunFolder) -> Records:
@@ -292,74 +186,6 @@ def _checksums_digest(records: Records) -> str:
     return digest.hexdigest()[:16]
 
 
-def _accumulate(
-    run: Run,
-    index: RowIndex,
-    records: Records,
-    facts: Path,
-    tiles: dict[Path, Tile],
-    finished: int,
-) -> None:
-    """Every missing tile: leaves, merged as they come; some tiles were finished before."""
-    blocks = run_blocks(run, index, records, facts)
-    leaf = leaf_units(run, run_tiles(run), len(records))
-    leaves = [tuple(run) for run in plan_leaves(blocks, len(records), leaf)]
-
-    known = layer_facts(facts)
-    usual = Sided.of(
-        lambda side: {layer: known[side, layer].usual_norm for layer in run.layers[side]}
-    )
-    of_rows = row_facts(run, index, facts, len(blocks), usual)
-
-    def task(tile: Tile, chosen: tuple[Block, ...], path: Path, level: int) -> AccumulateTask:
-        rows = Leaf(
-            blocks=chosen,
-            facts=of_rows,
-            stores=Sided.of(run.folder.store_url),
-            checksums={
-                u: Sided(records[u].source.checksums, records[u].target.checksums)
-                for block in chosen
-                for u in (*block.units, *block.partners)
-            },
-        )
-        return AccumulateTask(tile, rows, run.config.fit.folds, path, level > 0, device)
-
-    count = len(leaves)
-    device, _ = products_device(run, max(gpu_bytes(run, [tile]) for tile in tiles.values()))
-
-    def join(left: Path, right: Path) -> Path:
-        return merge(left, right, leaves=count)
-
-    trees, done = [], finished * count
-    for path, tile in tiles.items():
-        folder = path.with_suffix("")
-        for file in set(folder.glob("*-of-*")) - set(folder.glob(nodes_of(count))):
-            file.unlink()  # of leaves that were cut otherwise
-        present = {node_of(f) for f in folder.glob(nodes_of(count)) if f.suffix == MOMENTS}
-        nodes = standing_nodes(present, len(leaves))
-        for stale in present - set(nodes):  # merged by a task that was killed before it tidied up
-            node_path(folder, *stale, count).unlink()
-        covered = [leaves[number << level : (number + 1) << level] for level, number in nodes]
-        done += sum(len(c) for node, c in zip(nodes, covered, strict=True) if node in present)
-        trees.append(
-            [
-                Node(
-                    level,
-                    task(tile, blocks_of_leaves[0], node_path(folder, level, number, count), level),
-                )
-                for (level, number), blocks_of_leaves in zip(nodes, covered, strict=True)
-            ]
-        )
-    needs = max((tile_needs(run, tile) for tile in tiles.values()), key=lambda n: n.memory)
-    if device != CPU:
-        cores = min(CORES_OF_GPU, int(max(run.machines.node_cpus)))
-        needs = replace(needs, cpus=max(1, cores), gpus=1)
-    with run.progress.phase("moments", len(leaves) * (finished + len(tiles)), "leaves") as bar:
-        bar.resume(done)
-        for path in run.runtime.reduce(accumulate, join, trees, needs, bar.advance):
-            delete_tree(path.with_suffix(""))
-
-
 def _check_addable(run: Run, other: RunFolder) -> None:
     """Whether hidden states of another run are of the same models, made in the same way."""
 
@@ -380,16 +206,6 @@ def _check_addable(run: Run, other: RunFolder) -> None:
         raise UserError(
             f"fit.moments_of: {other.out} cannot be added to this run:\n  " + "\n  ".join(differing)
         )
-
-
-def tile_name(tile: Tile) -> str:
-    """Under which the moments of a tile lie: by what it holds, not by its number in a plan."""
-    return fingerprint_of({"moments": [list(pair) for pair in tile_moments(tile)]})
-
-
-def tile_path(folder: Path, tile: Tile) -> Path:
-    """Where the moments of a tile lie."""
-    return folder / f"{tile_name(tile)}{MOMENTS}"
 
 
 def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:

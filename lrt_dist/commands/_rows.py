@@ -16,12 +16,23 @@ from lrt_dist.commands.index import one_group_message
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.files import atomic_write
-from lrt_dist.plan.pairing import shuffled
+from lrt_dist.plan.pairing import partner_units, shuffled
+from lrt_dist.plan.tiles import plan_blocks
 from lrt_dist.sites import Side, Sided, fold_of
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.ledger import UnitRecord
 from lrt_dist.store.tables import LayerRow, Table
-from lrt_dist.tasks.blocks import FOLDS, GROUPS, LEFT_OUT, RowFacts, Rows, is_massive
+from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
+from lrt_dist.tasks.blocks import (
+    FOLDS,
+    GROUPS,
+    LEFT_OUT,
+    Block,
+    RowFacts,
+    Rows,
+    is_massive,
+    load_row_facts,
+)
 from lrt_dist.workspace.run import Run
 
 LAYERS = "layers.parquet"
@@ -172,3 +183,19 @@ def write_groups(run: Run, index: RowIndex, units: Collection[int], folder: Path
     for name, values in ((FOLDS, fold_R), (GROUPS, group_R)):
         with atomic_write(folder / name) as partial, partial.open("wb") as stream:
             np.save(stream, values)
+
+
+def run_blocks(run: Run, index: RowIndex, units: Collection[int], facts: Path) -> list[Block]:
+    """Blocks of some units, in the order in which they are taken in: a random one, so that each
+    part of it is like any other part of the corpus.
+
+    Args:
+        facts: folder with `GROUPS`.
+    """
+    order = shuffled(units, index.digest)
+    blocks = plan_blocks(order, index.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
+    group_R = load_row_facts(facts / GROUPS)
+    groups = {
+        unit: sorted(set(group_R[index.unit_rows(unit)].tolist()) - {LEFT_OUT}) for unit in order
+    }
+    return [Block(*both) for both in zip(blocks, partner_units(blocks, groups), strict=True)]

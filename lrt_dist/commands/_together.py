@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lrt_dist.commands._moments import CORES_OF_GPU, gpu_bytes, run_tiles, tile_name
+from lrt_dist.commands._tiles import CORES_OF_GPU, gpu_bytes, run_tiles, tile_name
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._blocks_ahead import KEEPING, KEPT_EVERY
-from lrt_dist.commands._moments import gpu_bytes, leaf_units, run_tiles, tile_needs
+from lrt_dist.commands._tiles import gpu_bytes, leaf_units, run_tiles, tile_needs
 from lrt_dist.commands._together import Shares, Speeds, layers_passed_on, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
 from lrt_dist.plan.cost import NUMBER_BYTES, moments_flops, store_bytes

@@ -17,17 +17,9 @@ from typing import Any
 
 from lrt_dist.commands._blocks_ahead import BlocksAhead
 from lrt_dist.commands._busy import EVENT, busy_message
-from lrt_dist.commands._moments import (
-    fitted_units,
-    gpu_bytes,
-    moments_fingerprint,
-    moments_identity,
-    run_blocks,
-    run_tiles,
-    tile_name,
-    tile_path,
-)
-from lrt_dist.commands._rows import Records, write_groups, write_row_facts
+from lrt_dist.commands._moments import fitted_units, moments_fingerprint, moments_identity
+from lrt_dist.commands._rows import Records, run_blocks, write_groups, write_row_facts
+from lrt_dist.commands._tiles import gpu_bytes, run_tiles, tile_name, tile_path
 from lrt_dist.commands._together import Together, layers_passed_on, together
 from lrt_dist.commands._unit_records import Machines, library_versions, note_versions
 from lrt_dist.commands._unit_stream import UnitStream

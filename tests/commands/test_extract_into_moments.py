@@ -19,7 +19,7 @@ import torch
 from tiny_run import forked, kill_when, write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.commands import _blocks_ahead, _moments, _rows, _together
+from lrt_dist.commands import _blocks_ahead, _rows, _together
 from lrt_dist.commands._blocks_ahead import BlocksAhead
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UnitError, UserError
@@ -46,7 +46,7 @@ NONE = "extract.store=none"
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_moments, "ROWS_PER_PRODUCT", 43)
+    monkeypatch.setattr(_rows, "ROWS_PER_PRODUCT", 43)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_stopped_anywhere_it_goes_on_and_counts_nothing_twice(
 def _extract_in_small_blocks(out: str, run_file: str) -> None:
     """As `small_blocks` in a process of its own, and moments are kept after each of them."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_moments, "ROWS_PER_PRODUCT", 43)
+        patched.setattr(_rows, "ROWS_PER_PRODUCT", 43)
         patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
         patched.setattr(_blocks_ahead, "KEEPING", 0)
         with api.open_run(out, load_run(run_file, [NONE])) as run:

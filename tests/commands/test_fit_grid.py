@@ -22,7 +22,7 @@ from tiny_models import documentation
 from tiny_run import forked, kill_when, write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.commands import _moments
+from lrt_dist.commands import _by_leaves, _rows
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.linear.moments import merge_all
@@ -267,7 +267,7 @@ def test_stopped_anywhere_it_goes_on_and_recounts_nothing(
         return accumulate(task)
 
     stops = [1, 3, 6]
-    monkeypatch.setattr(_moments, "accumulate", accumulate_until_killed)
+    monkeypatch.setattr(_by_leaves, "accumulate", accumulate_until_killed)
     for _ in range(3):
         with pytest.raises(_Killed):
             fitted(extracted, tmp_path / "out")
@@ -282,7 +282,7 @@ def test_a_leaf_of_many_blocks_is_taken_up_where_it_was_kept(
     """Killed in its fifth block, and again in its ninth. Same shapes, machine and threads: equal
     bits; and to rounding those of a tree of many leaves: 1e-9 of the largest weight."""
     monkeypatch.setattr(accumulation, "ROWS_PER_PRODUCT", 1)  # a unit a block
-    monkeypatch.setattr(_moments, "ROWS_PER_PRODUCT", 1)
+    monkeypatch.setattr(_rows, "ROWS_PER_PRODUCT", 1)
     many = fitted(extracted, tmp_path / "many")
     monkeypatch.setattr(tiles, "LEAF_ROWS", 128)
     monkeypatch.setattr(tiles, "MOST_LEAVES", 2)
@@ -328,7 +328,7 @@ def test_a_merge_that_was_killed_before_it_tidied_up_counts_nothing_twice(
         raise _Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(_moments, "merge", merge_and_die)
+        patched.setattr(_by_leaves, "merge", merge_and_die)
         with pytest.raises(_Killed):
             fitted(extracted, tmp_path / "out")
     assert made(fitted(extracted, tmp_path / "out")) == whole
@@ -425,7 +425,7 @@ def test_moments_serve_another_method_and_can_be_thrown_away(
         raise AssertionError("counted again")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lrt_dist.commands._moments.accumulate", refuse)
+        patched.setattr("lrt_dist.commands._by_leaves.accumulate", refuse)
         folder = fitted(extracted, out, "fit.method=orthogonal")
         assert set(pq.read_table(folder.fits[Direction.FORWARD])["method"].to_pylist()) == {
             "orthogonal"

@@ -224,7 +224,7 @@ def test_a_second_run_computes_nothing(
 
     monkeypatch.setattr("lrt_dist.tasks.model_stage.load_blocks", refuse)
     monkeypatch.setattr("lrt_dist.commands.fit.solve", refuse)
-    monkeypatch.setattr("lrt_dist.commands._moments.accumulate", refuse)
+    monkeypatch.setattr("lrt_dist.commands._by_leaves.accumulate", refuse)
     monkeypatch.setattr("lrt_dist.commands.index.write_index", refuse)
     run_all(run_file, folder.out)
 

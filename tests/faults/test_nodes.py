@@ -23,7 +23,7 @@ import ray.cluster_utils
 from tiny_run import store_digests, wait_for, write_tiny_run
 
 from lrt_dist import api
-from lrt_dist.commands import _blocks_ahead, _moments, _rows
+from lrt_dist.commands import _blocks_ahead, _rows
 from lrt_dist.errors import IncompleteError
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import ChainSpec
@@ -241,7 +241,7 @@ def _extract_in_small_blocks(out: str, run_file: str, address: str, tiles: str) 
             yield live
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(_moments, "ROWS_PER_PRODUCT", 43)
+        patched.setattr(_rows, "ROWS_PER_PRODUCT", 43)
         # Else all are computed before the first is taken in.
         patched.setattr(_rows, "USUAL_ROWS", 64)
         patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)

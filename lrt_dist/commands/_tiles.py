@@ -1,0 +1,85 @@
+"""The tiles of a run's grid: which there are, where their moments lie, and what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from lrt_dist.config import fingerprint_of
+from lrt_dist.linear.moments import Pair
+from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
+from lrt_dist.plan.tiles import Tile, numbers_held, plan_tiles, units_of_leaf
+from lrt_dist.runtime.contract import Needs
+from lrt_dist.tasks.accumulate import MOMENTS, ROWS_PER_PRODUCT, tile_moments
+from lrt_dist.workspace.run import Run
+
+CORES_OF_GPU = 4
+"""Cores of a task whose products a GPU makes: they read, check and sort its rows."""
+
+
+def run_tiles(run: Run) -> list[Tile]:
+    """The tiles of a run's grid."""
+    config = run.config.fit
+    return plan_tiles(
+        run.pairs,
+        run.widths,
+        config.folds,
+        int(config.tile_bytes),
+        run.joint,
+        config.mismatched_draws,
+    )
+
+
+def wanted_pairs(run: Run) -> list[Pair]:
+    """The second moments that the fits of a run need."""
+    return [pair for tile in run_tiles(run) for pair in tile_moments(tile)]
+
+
+def tile_name(tile: Tile) -> str:
+    """Under which the moments of a tile lie: by what it holds, not by its number in a plan."""
+    return fingerprint_of({"moments": [list(pair) for pair in tile_moments(tile)]})
+
+
+def tile_path(folder: Path, tile: Tile) -> Path:
+    """Where the moments of a tile lie."""
+    return folder / f"{tile_name(tile)}{MOMENTS}"
+
+
+def leaf_units(run: Run, tiles: Collection[Tile], units: int) -> int:
+    """Units of a leaf, among so many units and tiles of a run."""
+    extract, folds = run.config.extract, run.config.fit.folds
+    number_bytes = NUMBER_BYTES[extract.store_dtype]
+    worth = max(
+        2 * tile.bytes(run.widths, folds) // (number_bytes * sum(tile.numbers_read(run.widths)))
+        for tile in tiles
+    )
+    return units_of_leaf(units, extract.rows_per_unit, len(tiles), worth)
+
+
+def tile_needs(run: Run, tile: Tile) -> Needs:
+    """What a task of a tile needs."""
+    config = run.config
+    rows_per_unit = config.extract.rows_per_unit
+    return Needs(
+        cpus=cores_of_task(max(run.widths), max(run.machines.node_cpus)),
+        memory=accumulate_bytes(
+            tile.bytes(run.widths, config.fit.folds),
+            sum(tile.numbers_read(run.widths)),
+            tile.numbers_multiplied(run.widths),
+            max(rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
+            NUMBER_BYTES[config.extract.store_dtype],
+            config.fit.folds,
+        ),
+    )
+
+
+def gpu_bytes(run: Run, tiles: Sequence[Tile]) -> int:
+    """Memory of a GPU that makes the products of some tiles: the moments of all folds; for one tile
+    at a time rows of one fold of a block, in float64 and shifted; and two blocks as they are
+    stored, each with the target rows of the next one."""
+    folds, widths = run.config.fit.folds, run.widths
+    sums = sum(tile.bytes(widths, folds) for tile in tiles)
+    multiplied = max(tile.numbers_multiplied(widths) for tile in tiles)
+    source, target = numbers_held(tiles, widths)
+    stored = NUMBER_BYTES[run.config.extract.store_dtype] * (source + 2 * target)
+    return sums + 2 * ROWS_PER_PRODUCT * (8 * multiplied + folds * stored)
