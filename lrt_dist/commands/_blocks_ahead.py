@@ -172,6 +172,8 @@ class BlocksAhead:
 
     def _allow(self, blocks: int) -> None:
         """The models may compute what so many blocks want, from the first on."""
+        if blocks < 1:  # all that is asked for was taken in before
+            return
         until = self._until[min(blocks, len(self._until)) - 1]
         for side, stream in self._streams.items():
             stream.allow(until[side])

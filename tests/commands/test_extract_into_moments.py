@@ -21,6 +21,7 @@ from tiny_run import forked, kill_when, write_tiny_run
 from lrt_dist import api
 from lrt_dist.commands import _blocks_ahead, _rows, _together
 from lrt_dist.commands._blocks_ahead import BlocksAhead
+from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UnitError, UserError
 from lrt_dist.maps.affine import AffineMap
@@ -194,6 +195,45 @@ def test_stopped_anywhere_it_goes_on_and_counts_nothing_twice(
     stopped = extracted(indexed, tmp_path / "out", NONE)
     assert moments(stopped) == moments(whole)
     assert maps(stopped) == maps(whole)
+
+
+@pytest.mark.parametrize("killed_in", [6, 12])
+def test_taken_up_late_the_models_are_a_few_blocks_ahead(
+    indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: int
+) -> None:
+    """What is usual is known by then from blocks that were taken in before."""
+    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
+    monkeypatch.setattr(_rows, "USUAL_ROWS", 64)
+    take_in, allow, ended = TileSums.add, UnitStream.allow, BlocksAhead.ended
+    added: list[int] = []
+    taken: list[int] = []
+    allowed: list[tuple[int, int]] = []
+
+    def until_killed(sums: TileSums, block: SortedBlock, rows_per_unit: int) -> None:
+        added.append(len(added))
+        if len(added) == killed_in:
+            raise _Killed
+        take_in(sums, block, rows_per_unit)
+
+    def allowing(stream: UnitStream, count: int) -> None:
+        allowed.append((len(taken), count))
+        allow(stream, count)
+
+    def ending(ahead: BlocksAhead, done: Done[BlockTask]) -> dict[int, Any]:
+        taken.append(done.task.number)
+        return ended(ahead, done)
+
+    monkeypatch.setattr(TileSums, "add", until_killed)
+    with pytest.raises(_Killed):
+        extracted(indexed, tmp_path / "out", NONE)
+    monkeypatch.setattr(UnitStream, "allow", allowing)
+    monkeypatch.setattr(BlocksAhead, "ended", ending)
+    extracted(indexed, tmp_path / "out", NONE)
+    assert taken[0] == killed_in - 1
+    units_of_block, partners = 2, 2
+    for blocks, units in allowed:
+        assert units <= (blocks + _blocks_ahead.AHEAD) * units_of_block + partners
 
 
 def _extract_in_small_blocks(out: str, run_file: str) -> None:
