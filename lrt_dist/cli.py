@@ -289,13 +289,14 @@ def _way(way: Way, pairs: int) -> str:
         if way.received_bytes
         else ""
     )
-    where = (
-        f"held while both models run, in {way.processes} process"
-        f"{'es' if way.processes > 1 else ''} of up to {held}{received}"
-        if way.processes
-        else f"in {way.tiles} tiles of up to {held} of memory; reads "
-        f"{format_bytes(way.read_bytes)} ({way.passes:.1f} passes)"
-    )
+    read = f"; reads {format_bytes(way.read_bytes)} ({way.passes:.1f} passes)"
+    processes = f"{way.processes} process{'es' if way.processes > 1 else ''} of up to {held}"
+    if way.store == "none":
+        where = f"held while both models run, in {processes}{received}"
+    elif way.processes:
+        where = f"held in {processes} while hidden states go by{read}{received}"
+    else:
+        where = f"in {way.tiles} tiles of up to {held} of memory{read}"
     return (
         f"fit: moments of {pairs} pairs of layers, {where}; writes "
         f"{format_bytes(way.written_bytes)} of moments, of which "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 from lrt_dist.commands._rows import Records, median_norms, row_facts, usual_units
-from lrt_dist.commands._unit_records import Machines, library_versions, record_of
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError
@@ -51,9 +51,9 @@ class BlocksAhead:
         known_records: Callable[[Sequence[int]], Records],
         kept: Set[int],
         absent: set[int],
+        record: Callable[[Side, Done[Any]], UnitRecord],
         quarantine: Callable[[Side, int, str], None],
         facts: Path,
-        machines: Mapping[Side, Machines],
         bar: Phase,
     ) -> None:
         """
@@ -63,20 +63,20 @@ class BlocksAhead:
             known_records: reads the records of some of them.
             kept: units that are in moments that were kept, committed or not.
             absent: units that are in no moments.
+            record: makes the record of a unit that was computed, and is not committed.
             quarantine: told of a unit that cannot be computed.
             facts: see `RowFacts.folder`.
-            machines: of each model that is run.
             bar: counts the units of every model.
         """
         self._run, self._index, self._blocks, self._first = run, index, blocks, first
         self._layers = layers
         self._lead, self._known, self._kept, self._absent = run.lead, set(known), kept, absent
-        self._known_records, self._facts, self._quarantine = known_records, facts, quarantine
-        self._machines, self._bar, self._shown = machines, bar, 0
+        self._known_records, self._facts = known_records, facts
+        self._record_of, self._quarantine = record, quarantine
+        self._bar, self._shown = bar, 0
         self._streams: dict[Side, UnitStream] = {}
         self._records: dict[tuple[Side, int], UnitRecord] = {}
         self._row_facts: RowFacts | None = None
-        self._versions = library_versions()
         self.wanted: dict[Side, list[int]] = {side: [] for side in set(self._lead)}
         """Units of each model, in the order in which they are wanted."""
         self._until: list[dict[Side, int]] = []
@@ -202,14 +202,12 @@ class BlocksAhead:
             return False
         if isinstance(outcome, Done):
             if (lead, unit) not in self._records and unit not in self._known:
-                record = record_of(outcome, outcome.task.fingerprint, self._versions)
-                self._records[lead, unit] = record
-                self._machines[lead].see(record)
+                self._records[lead, unit] = self._record_of(lead, outcome)
             return True
         if unit in self._known or unit in self._kept:
             raise LrtError(
-                f"unit {unit} is in moments that were kept, and cannot be computed now "
-                f"({outcome.reason}); run the same command again"
+                f"unit {unit} was there before, and cannot be had now ({outcome.reason}); run the "
+                "same command again"
             )
         self._absent.add(unit)
         self._quarantine(lead, unit, outcome.reason)

@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from lrt_dist.commands._by_leaves import accumulate_by_leaves
+from lrt_dist.commands._read_once import read_once
 from lrt_dist.commands._rows import LAYERS, Records, write_row_facts
 from lrt_dist.commands._tiles import run_tiles, tile_path, wanted_pairs
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.files import delete_tree, place
+from lrt_dist.plan.tiles import MANY_TILES
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import Ledger
 from lrt_dist.store.moments import MomentFile
+from lrt_dist.tasks.accumulate import KEPT, kept_path
 from lrt_dist.tasks.blocks import FOLDS, GROUPS
 from lrt_dist.workspace.folder import RunFolder
 from lrt_dist.workspace.run import Run
@@ -67,8 +70,12 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
     if missing:
         _sweep(run.folder.moments, folder, tiles)
     write_row_facts(run, index, records, folder)
-    if missing:
+    if missing and len(tiles) >= MANY_TILES:
+        read_once(run, index, records, folder)
+    elif missing:
         accumulate_by_leaves(run, index, records, folder, missing, len(tiles) - len(missing))
+    for path in folder.glob(f"*{KEPT}"):
+        path.unlink()
     return RunMoments(fingerprint, folder, tuple(tiles), index.documents)
 
 
@@ -212,6 +219,7 @@ def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:
     """Delete moments that this run has no use for: of other settings, or of another grid."""
     wanted = {path.with_suffix("") for path in tiles} | set(tiles)
     wanted |= {keep / name for name in (FOLDS, GROUPS, LAYERS)}
+    wanted |= {kept_path(path) for path in tiles}
     for folder in (root, keep):
         for path in folder.iterdir() if folder.exists() else ():
             if path != keep and path not in wanted:

@@ -8,8 +8,9 @@ from pathlib import Path
 from lrt_dist.config import fingerprint_of
 from lrt_dist.linear.moments import Pair
 from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
-from lrt_dist.plan.tiles import Tile, numbers_held, plan_tiles, units_of_leaf
+from lrt_dist.plan.tiles import Tile, layers_of, numbers_held, plan_tiles, units_of_leaf
 from lrt_dist.runtime.contract import Needs
+from lrt_dist.sites import Side
 from lrt_dist.tasks.accumulate import MOMENTS, ROWS_PER_PRODUCT, tile_moments
 from lrt_dist.workspace.run import Run
 
@@ -33,6 +34,13 @@ def run_tiles(run: Run) -> list[Tile]:
 def wanted_pairs(run: Run) -> list[Pair]:
     """The second moments that the fits of a run need."""
     return [pair for tile in run_tiles(run) for pair in tile_moments(tile)]
+
+
+def layers_wanted(run: Run, side: Side, tiles: Sequence[Tile]) -> tuple[int, ...]:
+    """Layers of a leading side's model that some tiles want, of both sides where both are one
+    model."""
+    wanted = layers_of(tiles)
+    return tuple(sorted({n for one in Side if run.lead[one] is side for n in wanted[one]}))
 
 
 def tile_name(tile: Tile) -> str:

@@ -7,25 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lrt_dist.commands._tiles import CORES_OF_GPU, gpu_bytes, run_tiles, tile_name
+from lrt_dist.commands._moment_processes import (
+    Cores,
+    Shares,
+    counts_on_gpus,
+    fits,
+    moment_chain,
+    places,
+    process_memory,
+)
+from lrt_dist.commands._tiles import CORES_OF_GPU, layers_wanted, run_tiles
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.plan.cost import (
     GPU_FLOPS,
-    NUMBER_BYTES,
-    accumulate_bytes,
     forward_flops,
     moments_flops,
 )
-from lrt_dist.plan.memory import USABLE, cores_shared
-from lrt_dist.plan.sharing import Party, Room, have_room, shared_gpus
-from lrt_dist.plan.spreading import Group, spread_tiles
-from lrt_dist.plan.tiles import Tile, layers_of, numbers_held
-from lrt_dist.runtime.contract import ChainSpec, StageSpec
+from lrt_dist.plan.memory import cores_shared
+from lrt_dist.plan.sharing import Party, shared_gpus
+from lrt_dist.plan.spreading import spread_tiles
+from lrt_dist.plan.tiles import layers_of
+from lrt_dist.runtime.contract import ChainSpec
 from lrt_dist.sites import Side, Sided
-from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
-from lrt_dist.tasks.moment_stage import BuildMomentStage
 from lrt_dist.workspace.placement import extraction_chain, stage_plans
 from lrt_dist.workspace.products import GPU
 from lrt_dist.workspace.run import Run
@@ -47,47 +52,12 @@ class Speeds:
 
 
 @dataclass(frozen=True)
-class Cores:
-    """Of one process: of a model's stage, or with moments."""
-
-    model: float
-    moments: float
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Who gets what of the machines.
-
-    Attributes:
-        replicas: of each model that is run.
-        cores: of each stage of a model, and of each process that holds moments.
-        groups: tiles of each of these processes, node by node.
-        spread: whether those of one list are on one node, and others on others; else they are on
-            as few nodes as have room.
-        memory: bytes of the largest of them.
-        on: where they make their products.
-    """
-
-    replicas: dict[Side, int]
-    cores: Cores
-    groups: list[list[Group]]
-    spread: bool
-    memory: int
-    on: str
-
-    @property
-    def processes(self) -> list[Group]:
-        """Tiles of each process, one after the other."""
-        return [tiles for of_node in self.groups for tiles in of_node]
-
-
-@dataclass(frozen=True)
 class Together:
     """What runs at once.
 
     Attributes:
         models: the chain of each model, by side.
-        moments: one replica, whose stages hold some tiles each; all see every block.
+        moments: see `moment_chain`.
         layers: that each of these stages wants of a block.
     """
 
@@ -113,38 +83,16 @@ def together(
     shares = shared_machines(
         run, sides, Sided.of(index.tokens), index.rows, Speeds(GPU_FLOPS, speed, on)
     )
+    tiles = run_tiles(run)
     models = {
-        side: extraction_chain(run, side, shares.replicas[side], layers_passed_on(run, side))
+        side: extraction_chain(run, side, shares.replicas[side], layers_wanted(run, side, tiles))
         for side in sides
     }
-    stages = tuple(
-        StageSpec(
-            BuildMomentStage(
-                {tile_name(tile): tile for tile in tiles},
-                run.config.fit.folds,
-                index.digest,
-                kept,
-                shares.on,
-            ),
-            cpus=shares.cores.moments,
-            gpus=1.0 if shares.on == GPU else 0.0,
-            memory=_memory(run, tiles),
-            node=node if shares.spread else None,
-        )
-        for node, groups in enumerate(shares.groups)
-        for tiles in groups
-    )
     return Together(
-        {side: _with_cores(spec, shares.cores.model) for side, spec in models.items()},
-        ChainSpec(stages, placement_timeout=run.config.cluster.placement_timeout, accumulates=True),
+        {side: _with_cores(spec, shares.cores.states) for side, spec in models.items()},
+        moment_chain(run, shares, index.digest, kept),
         tuple(layers_of(tiles) for tiles in shares.processes),
     )
-
-
-def layers_passed_on(run: Run, side: Side) -> tuple[int, ...]:
-    """Layers of a model that any tile wants, of both sides where both are one model."""
-    wanted = layers_of(run_tiles(run))
-    return tuple(sorted({n for one in Side if run.lead[one] is side for n in wanted[one]}))
 
 
 def shared_machines(
@@ -160,7 +108,7 @@ def shared_machines(
         UserError: see `together`.
     """
     tiles, on_gpu = run_tiles(run), speeds.on == GPU
-    nodes = _places(run, on_gpu=on_gpu)
+    nodes = places(run, on_gpu=on_gpu)
     if run.machines.gpus:
         replicas, count = _on_gpus(run, sides, tokens, rows, speeds, nodes)
     else:
@@ -168,11 +116,11 @@ def shared_machines(
     count = min(count, len(tiles))
     specs = {side: extraction_chain(run, side, replicas[side]) for side in sides}
     groups = spread_tiles(tiles, count, nodes, run.widths)
-    moments = [_memory(run, tiles) for of_node in groups for tiles in of_node]
+    moments = [process_memory(run, tiles) for of_node in groups for tiles in of_node]
     for spread in (True, False):
         for cores in _cores(run, specs, len(moments), on_gpu=on_gpu):
             shares = Shares(replicas, cores, groups, spread, max(moments), speeds.on)
-            if _have_room(run, specs, shares):
+            if fits(run, specs, shares):
                 return shares
     models = [stage.memory for spec in specs.values() for stage in spec.stages * spec.replicas]
     raise UserError(
@@ -183,38 +131,6 @@ def shared_machines(
         f"{format_bytes(sum(run.machines.node_memory))} in all. Name fewer fit.pairs, use more or "
         "larger nodes, or set extract.store: zarr"
     )
-
-
-def _places(run: Run, *, on_gpu: bool) -> int:
-    """Nodes that processes with moments are spread over."""
-    if run.in_this_process:
-        return 1
-    machines = run.machines
-    return sum(map(bool, machines.node_gpus)) if on_gpu else len(machines.node_cpus)
-
-
-def _have_room(run: Run, models: Mapping[Side, ChainSpec], shares: Shares) -> bool:
-    """Whether the nodes hold all at once."""
-    gpus = 1.0 if shares.on == GPU else 0.0
-    together = shares.groups if shares.spread else [[tiles] for tiles in shares.processes]
-    moments = [
-        Room(
-            shares.cores.moments * len(groups),
-            sum(_memory(run, tiles) for tiles in groups),
-            gpus * len(groups),
-        )
-        for groups in together
-    ]
-    if run.in_this_process:
-        return sum(room.memory for room in moments) <= max(run.machines.node_memory)
-    stages = [
-        Room(shares.cores.model, stage.memory, stage.gpus)
-        for spec in models.values()
-        for stage in spec.stages * spec.replicas
-    ]
-    if shares.spread:
-        return have_room(stages, _nodes(run), moments)
-    return have_room([*stages, *moments], _nodes(run))
 
 
 def _cores(
@@ -232,14 +148,6 @@ def _cores(
     return [Cores(1.0, float(max(1, int(min(nodes)) - beside)))]
 
 
-def _nodes(run: Run) -> list[Room]:
-    """What each node has."""
-    of_nodes = zip(
-        run.machines.node_cpus, run.machines.node_memory, run.machines.node_gpus, strict=True
-    )
-    return [Room(*of_node) for of_node in of_nodes]
-
-
 def _on_gpus(
     run: Run, sides: Sequence[Side], tokens: Sided[int], rows: int, speeds: Speeds, nodes: int
 ) -> tuple[dict[Side, int], int]:
@@ -254,10 +162,9 @@ def _on_gpus(
         least, most = (1, gpus) if asked == "auto" else (asked, asked)
         parties.append(Party(flops / speeds.model, step, least * step, most * step))
     if speeds.on == GPU:
-        room = USABLE * run.machines.gpu_memory()
         everything = sum(tile.bytes(run.widths, run.config.fit.folds) for tile in tiles)
-        counts = range(math.ceil(everything / room), len(tiles) + 1)
-        fewest = next(n for n in counts if _largest_on_gpu(run, tiles, n, nodes) <= room)
+        counts = range(math.ceil(everything / run.machines.gpu_memory()), len(tiles) + 1)
+        fewest = next(counts_on_gpus(run, tiles, nodes, counts))
         flops = moments_flops(rows, sum(tile.entries(run.widths) for tile in tiles))
         parties.append(Party(flops / speeds.products, 1, fewest, len(tiles)))
     given = shared_gpus(parties, gpus)
@@ -270,34 +177,13 @@ def _on_gpus(
     replicas = {side: given[n] // stages[side] for n, side in enumerate(sides)}
     if speeds.on != GPU:
         return replicas, nodes
-    # With one process more the largest may hold more, since tiles are not alike.
-    fitting = range(given[-1], 0, -1)
-    return replicas, next(n for n in fitting if _largest_on_gpu(run, tiles, n, nodes) <= room)
+    return replicas, next(counts_on_gpus(run, tiles, nodes, range(given[-1], 0, -1)))
 
 
 def _cpu_replicas(run: Run, side: Side, sides: int) -> int:
     """As many as there would be with its part of the machines, unless the user says."""
     alone = extraction_chain(run, side).replicas
     return alone if run.config.cluster.replicas != "auto" else max(1, alone // (sides + 1))
-
-
-def _memory(run: Run, tiles: Sequence[Tile]) -> int:
-    """Bytes of its node that a process needs which holds some tiles."""
-    folds = run.config.fit.folds
-    return accumulate_bytes(
-        sum(tile.bytes(run.widths, folds) for tile in tiles),
-        sum(numbers_held(tiles, run.widths)),
-        max(tile.numbers_multiplied(run.widths) for tile in tiles),
-        max(run.config.extract.rows_per_unit, folds * ROWS_PER_PRODUCT),
-        NUMBER_BYTES[run.config.extract.store_dtype],
-        folds,
-    )
-
-
-def _largest_on_gpu(run: Run, tiles: Sequence[Tile], processes: int, nodes: int) -> int:
-    """Bytes of a GPU that the largest of some processes needs."""
-    spread = spread_tiles(tiles, processes, nodes, run.widths)
-    return max(gpu_bytes(run, tiles) for groups in spread for tiles in groups)
 
 
 def _with_cores(spec: ChainSpec, cores: float) -> ChainSpec:

@@ -1,21 +1,30 @@
-"""One model at work on the units that somebody waits for, a little ahead of whoever takes them."""
+"""Hidden states of the units that somebody waits for, a little ahead of whoever takes them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
+from typing import Protocol
 
-from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, StoppedError
-from lrt_dist.tasks.extract import ExtractTask
+from lrt_dist.runtime.contract import ChainSpec, Done, Failed, Runtime, StoppedError, Task
 
 LINGERS = 60.0
 """Seconds that a stream may take to end what it is at where the process is about to end."""
-Outcome = Done[ExtractTask] | Failed[ExtractTask]
+
+
+class UnitTask(Task, Protocol):
+    """A task that has one unit computed, or read."""
+
+    @property
+    def unit(self) -> int: ...
+
+
+Outcome = Done[UnitTask] | Failed[UnitTask]
 
 
 class UnitStream:
-    """Extracts units in a thread of its own; use as a context manager, which ends it.
+    """Has units computed or read in a thread of its own; use as a context manager, which ends it.
 
     Several streams are at work at once, and none may take more memory than is asked for: so a unit
     is only begun once it is allowed.
@@ -26,7 +35,7 @@ class UnitStream:
         runtime: Runtime,
         spec: ChainSpec,
         units: Sequence[int],
-        task: Callable[[int], ExtractTask],
+        task: Callable[[int], UnitTask],
     ) -> None:
         """
         Args:
@@ -89,7 +98,7 @@ class UnitStream:
         except BaseException as error:  # noqa: BLE001 (raised where somebody waits)
             self._error = error
 
-    def _tasks(self) -> Iterator[ExtractTask | None]:
+    def _tasks(self) -> Iterator[UnitTask | None]:
         for place, unit in enumerate(self._units):
             while place >= self._allowed:
                 yield None

@@ -10,13 +10,23 @@ from dataclasses import dataclass
 import torch
 
 from lrt_dist.commands._blocks_ahead import KEEPING, KEPT_EVERY
-from lrt_dist.commands._tiles import gpu_bytes, leaf_units, run_tiles, tile_needs
-from lrt_dist.commands._together import Shares, Speeds, layers_passed_on, shared_machines
+from lrt_dist.commands._moment_processes import Shares
+from lrt_dist.commands._read_once import waves
+from lrt_dist.commands._tiles import gpu_bytes, layers_wanted, leaf_units, run_tiles, tile_needs
+from lrt_dist.commands._together import Speeds, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
+from lrt_dist.formatting import format_bytes
 from lrt_dist.plan.cost import NUMBER_BYTES, moments_flops, store_bytes
 from lrt_dist.plan.memory import USABLE
 from lrt_dist.plan.spreading import Group
-from lrt_dist.plan.tiles import layers_of, numbers_held, plan_blocks, rows_read_again
+from lrt_dist.plan.tiles import (
+    MANY_TILES,
+    Tile,
+    layers_of,
+    numbers_held,
+    plan_blocks,
+    rows_read_again,
+)
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
@@ -67,13 +77,13 @@ class Way:
         extraction_hours: of each model alone; with `none` of both and the moments at once.
         stored_bytes: of each model, in the end.
         tiles: in which the moments of all pairs are accumulated.
-        processes: that hold all tiles at once; 0 where each tile is a task.
+        processes: that hold tiles while states go by; 0 where each tile is a task.
         memory: bytes of the largest of these tasks, or processes.
         moments_bytes: of all tiles, on disk.
         read_bytes: from both stores, for all tiles and mismatched rows.
         received_bytes: of hidden states from other nodes, by the node that wants most.
         written_bytes: of moments, most of which are deleted again.
-        on: which make the products, cores or GPUs.
+        on: which make the products, cores or GPUs, and why cores although there are GPUs.
         hours: from the beginning of extraction to the last moments.
     """
 
@@ -97,6 +107,18 @@ class Way:
         return self.read_bytes / max(1, sum(self.stored_bytes))
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """What the moments take of what is stored; see `Way`."""
+
+    processes: int
+    memory: int
+    read: int
+    received: int
+    written: int
+    seconds: float
+
+
 class Ways:
     """Both ways of one run, on its machines."""
 
@@ -106,12 +128,10 @@ class Ways:
         self._units = -(-extraction.rows // run.config.extract.rows_per_unit)
         folds = run.config.fit.folds
         self._moments = sum(tile.bytes(run.widths, folds) for tile in self._tiles)
-        self._flops = moments_flops(
-            extraction.rows, sum(tile.entries(run.widths) for tile in self._tiles)
-        )
         self._core_speed = float64_speed(run)
         self._gpu_speed = self._one_gpu_float64()
         self._on_gpus = self._gpu_speed * run.machines.gpus > self._core_speed
+        self._device, self._on = (GPU, "GPUs") if self._on_gpus else (CPU, self._on_cores())
 
     def way(self, store: str) -> Way:
         """
@@ -122,7 +142,6 @@ class Ways:
 
     def _stored(self) -> Way:
         run, rows = self._run, self._extraction.rows
-        extract, folds = run.config.extract, run.config.fit.folds
         stored = Sided.of(lambda side: self._store_bytes(side, rows))
         chains = Sided.of(lambda side: extraction_chain(run, side))
         replicas = Sided.of(lambda side: chains[side].replicas)
@@ -136,8 +155,28 @@ class Ways:
                 / 3600
             )
         )
+        fit = self._in_waves() if len(self._tiles) >= MANY_TILES else self._by_leaves()
+        return Way(
+            store="zarr",
+            replicas=replicas,
+            extraction_hours=hours,
+            stored_bytes=stored,
+            tiles=len(self._tiles),
+            processes=fit.processes,
+            memory=fit.memory,
+            moments_bytes=self._moments,
+            read_bytes=fit.read,
+            received_bytes=fit.received,
+            written_bytes=fit.written,
+            on=self._on,
+            hours=sum(hours) + fit.seconds / 3600,
+        )
+
+    def _by_leaves(self) -> _Fit:
+        """Each tile is read for itself, in leaves that are merged."""
+        run, extract, rows = self._run, self._run.config.extract, self._extraction.rows
         leaf = leaf_units(run, self._tiles, self._units)
-        block_rows = folds * ROWS_PER_PRODUCT
+        block_rows = run.config.fit.folds * ROWS_PER_PRODUCT
         again = rows_read_again(rows, leaf, extract.rows_per_unit, block_rows)
         numbers = [tile.numbers_read(run.widths) for tile in self._tiles]
         read = NUMBER_BYTES[extract.store_dtype] * sum(
@@ -146,38 +185,51 @@ class Ways:
         leaves = -(-self._units // leaf)
         written = self._moments * (2 * leaves - 1)  # each leaf, and a merge less than leaves
         merged = self._moments * 2 * (leaves - 1)
-        fit_seconds = max(
-            self._flops / max(self._core_speed, self._gpu_speed * run.machines.gpus),
-            self._storage_seconds(read + written + merged),
+        memory = max(tile_needs(run, tile).memory for tile in self._tiles)
+        products = max(self._core_speed, self._gpu_speed * run.machines.gpus)
+        seconds = max(
+            self._flops(self._tiles) / products, self._storage_seconds(read + written + merged)
         )
-        return Way(
-            store="zarr",
-            replicas=replicas,
-            extraction_hours=hours,
-            stored_bytes=stored,
-            tiles=len(self._tiles),
-            processes=0,
-            memory=max(tile_needs(run, tile).memory for tile in self._tiles),
-            moments_bytes=self._moments,
-            read_bytes=read,
-            received_bytes=0,
-            written_bytes=written,
-            on="GPUs" if self._on_gpus else "cores",
-            hours=sum(hours) + fit_seconds / 3600,
+        return _Fit(0, memory, read, 0, written, seconds)
+
+    def _in_waves(self) -> _Fit:
+        """As many tiles as have room are held at once, while all states that they want go by."""
+        run, sides = self._run, sorted(set(self._run.lead))
+        number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
+        fits = []
+        for tiles, shares in waves(run, self._tiles, self._device):
+            numbers = sum(
+                len(layers_wanted(run, side, tiles)) * run.facts[side].width for side in sides
+            )
+            read = self._extraction.rows * numbers * number_bytes
+            kept = sum(tile.bytes(run.widths, run.config.fit.folds) for tile in tiles)
+            seconds = max(
+                self._driver_seconds(sides, tiles, shares.processes),
+                self._moment_seconds(shares),
+                self._storage_seconds(read + kept),
+            )
+            written = kept * (1 + self._times_kept(seconds, kept))
+            received = self._received(shares)
+            fits.append(
+                _Fit(len(shares.processes), shares.memory, read, received, written, seconds)
+            )
+        return _Fit(
+            max(fit.processes for fit in fits),
+            max(fit.memory for fit in fits),
+            sum(fit.read for fit in fits),
+            sum(fit.received for fit in fits),
+            sum(fit.written for fit in fits),
+            sum(fit.seconds for fit in fits),
         )
 
     def _straight(self) -> Way:
         run, extraction = self._run, self._extraction
         sides = sorted(set(run.lead))
-        speeds = (
-            Speeds(extraction.speed, self._gpu_speed, GPU)
-            if self._on_gpus
-            else Speeds(extraction.speed, self._core_speed, CPU)
-        )
+        products = self._gpu_speed if self._on_gpus else self._core_speed
+        speeds = Speeds(extraction.speed, products, self._device)
         shares = shared_machines(run, sides, extraction.tokens, extraction.rows, speeds)
         seconds = self._straight_seconds(sides, shares)
-        kept = self._moments / self._storage
-        times = 2 + int(seconds // max(KEPT_EVERY, KEEPING * kept))  # the last one, and the end
+        times = 1 + self._times_kept(seconds, self._moments)
         rows = min(extraction.rows, STORED * run.config.extract.rows_per_unit)
         norms = 4 * (extraction.rows - rows)
         return Way(
@@ -194,15 +246,25 @@ class Ways:
             read_bytes=0,
             received_bytes=self._received(shares),
             written_bytes=self._moments * times,
-            on="GPUs" if self._on_gpus else "cores",
+            on=self._on,
             hours=seconds / 3600,
         )
 
     def _straight_seconds(self, sides: list[Side], shares: Shares) -> float:
         """Until the last of those that work at once has ended."""
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
-        processes = shares.processes
-        driver = self._driver_seconds(sides, processes)
+        driver = self._driver_seconds(sides, self._tiles, shares.processes)
+        moments = self._moment_seconds(shares)
+        if not run.machines.gpus:  # all share the cores
+            models = sum(flops[side] for side in sides) / self._extraction.speed
+            return max(driver, moments, models + self._flops(self._tiles) / self._core_speed)
+        stages = {side: len(extraction_chain(run, side).stages) for side in sides}
+        models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
+        return max(driver, moments, models)
+
+    def _moment_seconds(self, shares: Shares) -> float:
+        """In which processes get their states, copy them together, and multiply them."""
+        run, processes = self._run, shares.processes
         network = (
             self._received(shares) / run.described.network
             if run.described and run.described.network
@@ -211,18 +273,27 @@ class Ways:
         held = max(sum(numbers_held(tiles, run.widths)) for tiles in processes)
         number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
         copying = self._extraction.rows * held * number_bytes / COPYING
-        if not run.machines.gpus:  # all share the cores
-            models = sum(flops[side] for side in sides) / self._extraction.speed
-            return max(driver, network, copying, models + self._flops / self._core_speed)
         products = self._gpu_speed * len(processes) if self._on_gpus else self._core_speed
-        stages = {side: len(extraction_chain(run, side).stages) for side in sides}
-        models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
-        return max(driver, network, copying, models, self._flops / products)
+        flops = self._flops([tile for group in processes for tile in group])
+        return max(network, copying, flops / products)
 
-    def _driver_seconds(self, sides: list[Side], processes: Sequence[Group]) -> float:
-        """To send all units through both models, and all blocks to all processes with moments."""
+    def _flops(self, tiles: Sequence[Tile]) -> int:
+        """Operations of the products of some tiles."""
+        entries = sum(tile.entries(self._run.widths) for tile in tiles)
+        return moments_flops(self._extraction.rows, entries)
+
+    def _times_kept(self, seconds: float, count: int) -> int:
+        """How often so many bytes of moments are kept while they are accumulated, the last time at
+        the end."""
+        return 1 + int(seconds // max(KEPT_EVERY, KEEPING * count / self._storage))
+
+    def _driver_seconds(
+        self, sides: list[Side], tiles: Sequence[Tile], processes: Sequence[Group]
+    ) -> float:
+        """To have all units computed, or read, and to send all blocks to all processes that hold
+        some tiles."""
         run, units = self._run, self._units
-        left = sum(len(layers_passed_on(run, side)) for side in sides)
+        left = sum(len(layers_wanted(run, side, tiles)) for side in sides)
         rows_per_unit, folds = run.config.extract.rows_per_unit, run.config.fit.folds
         blocks = len(plan_blocks(range(units), rows_per_unit, folds * ROWS_PER_PRODUCT))
         # Every unit comes once, and its target states a second time, as a partner.
@@ -266,12 +337,26 @@ class Ways:
         described = self._run.described
         return count / described.storage if described and described.storage else 0.0
 
+    def _on_cores(self) -> str:
+        """That products are made there, and why."""
+        described, needed = self._run.described, self._largest_on_gpu
+        if described is None or needed <= USABLE * described.bytes_of_gpu or not described.gpus:
+            return "cores"
+        return (
+            f"cores, since a tile takes {format_bytes(needed)} of a GPU's "
+            f"{format_bytes(described.bytes_of_gpu)} (lower fit.tile_bytes)"
+        )
+
+    @property
+    def _largest_on_gpu(self) -> int:
+        """Bytes of a GPU that the largest tile takes alone."""
+        return max(gpu_bytes(self._run, [tile]) for tile in self._tiles)
+
     def _one_gpu_float64(self) -> float:
         """Operations a second of float64 products on one GPU; 0 where they are not known, or where
         a tile has no room there."""
         described = self._run.described
-        largest = max(gpu_bytes(self._run, [tile]) for tile in self._tiles)
-        if described is None or largest > USABLE * described.bytes_of_gpu:
+        if described is None or self._largest_on_gpu > USABLE * described.bytes_of_gpu:
             return 0.0
         return REACHED_FLOAT64 * described.float64_of_gpu
 

@@ -8,7 +8,6 @@ again, and what is done again is never in twice.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,14 +16,20 @@ from typing import Any
 
 from lrt_dist.commands._blocks_ahead import BlocksAhead
 from lrt_dist.commands._busy import EVENT, busy_message
+from lrt_dist.commands._losses import through_losses
 from lrt_dist.commands._moments import fitted_units, moments_fingerprint, moments_identity
 from lrt_dist.commands._rows import Records, run_blocks, write_groups, write_row_facts
-from lrt_dist.commands._tiles import gpu_bytes, run_tiles, tile_name, tile_path
-from lrt_dist.commands._together import Together, layers_passed_on, together
-from lrt_dist.commands._unit_records import Machines, library_versions, note_versions
+from lrt_dist.commands._tiles import gpu_bytes, layers_wanted, run_tiles, tile_name, tile_path
+from lrt_dist.commands._together import Together, together
+from lrt_dist.commands._unit_records import (
+    Machines,
+    library_versions,
+    note_versions,
+    record_of,
+)
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import LostError, LrtError, NoPlaceError, NoReplicaError, UserError
+from lrt_dist.errors import UserError
 from lrt_dist.files import delete_tree, sweep
 from lrt_dist.plan.pairing import shuffled
 from lrt_dist.runtime.contract import Chains, Done
@@ -32,7 +37,7 @@ from lrt_dist.sites import Side, Sided
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.committing import Committer
 from lrt_dist.store.lease import Lease, sole_driver
-from lrt_dist.store.ledger import Ledger
+from lrt_dist.store.ledger import Ledger, UnitRecord
 from lrt_dist.store.objects import delete_partial_writes
 from lrt_dist.tasks.accumulate import KEPT, kept_units
 from lrt_dist.tasks.blocks import Block
@@ -44,10 +49,6 @@ from lrt_dist.workspace.run import Run
 
 STORED = 3
 """Units whose states are stored all the same: controls of an evaluation are drawn like them."""
-LOOK = 5.0
-"""Seconds between two looks at the nodes, while there is no room."""
-IN_VAIN = 2
-"""Times in a row that lost moments may be begun again without getting any further."""
 
 
 def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
@@ -73,22 +74,8 @@ def extract_into_moments(run: Run, identities: Sided[dict[str, Any]]) -> None:
             side: stack.enter_context(sole_driver(ledger.url, tell))
             for side, ledger in work.ledgers.items()
         }
-        in_vain = 0
-        ends: tuple[type[LrtError], ...] = (LostError, NoReplicaError)
-        placed = work.placed()
-        while True:
-            committed = work.committed_units()
-            try:
-                work.go_on(placed, leases)
-            except ends as error:
-                ends = (LostError, NoReplicaError, NoPlaceError)  # of nodes that still counted
-                in_vain = in_vain + 1 if work.committed_units() == committed else 0
-                if in_vain >= IN_VAIN:
-                    raise LostError(f"{error}; run the same command again") from error
-                run.progress.note("moments", f"{error}; extraction goes on from what was kept last")
-                placed = work.placed_again()
-            else:
-                return
+        go_on = partial(work.go_on, leases)
+        through_losses(run, work.placed, go_on, work.committed_units)
 
 
 class _Work:
@@ -99,7 +86,7 @@ class _Work:
         self._index = RowIndex.open(run.folder.rows)
         self._kept = run.folder.moments / "kept"
         self.ledgers = {side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(run.lead))}
-        self._passed_on = {side: layers_passed_on(run, side) for side in self.ledgers}
+        self._passed_on = {side: layers_wanted(run, side, run_tiles(run)) for side in self.ledgers}
         self._products: dict[tuple[tuple[float, ...], ...], tuple[str, float]] = {}
         fits = moments_identity(run)
         self._fingerprints = Sided.of(
@@ -135,25 +122,7 @@ class _Work:
         sides = list(self.ledgers)
         return together(self._run, sides, self._index, self._kept, self._products[machines])
 
-    def placed_again(self) -> Together:
-        """The same after nodes were lost: others may come.
-
-        Raises:
-            NoReplicaError: there is no room left, and no node came.
-        """
-        began, patience = time.monotonic(), self._run.config.cluster.placement_timeout
-        while True:
-            try:
-                return self.placed()
-            except UserError as error:
-                if time.monotonic() - began >= patience:
-                    raise NoReplicaError(
-                        "the nodes that are left have no room for what was begun; add nodes, and "
-                        f"run the same command again ({error})"
-                    ) from error
-                time.sleep(LOOK)
-
-    def go_on(self, placed: Together, leases: dict[Side, Lease]) -> None:
+    def go_on(self, leases: dict[Side, Lease], placed: Together) -> None:
         """Take in what is missing, and write the moments."""
         run, index = self._run, self._index
         absent, committed = self._quarantine_both(), self.committed_units()
@@ -210,11 +179,17 @@ class _Work:
     ) -> None:
         run = self._run
         stores = {side: self._store(side) for side in self.ledgers}
-        machines, committed = {}, {}
+        machines, committed, versions = {}, {}, library_versions()
         for side, ledger in self.ledgers.items():
             of_side = ledger.committed()
-            note_versions(run, of_side, library_versions())
+            note_versions(run, of_side, versions)
             machines[side], committed[side] = Machines(run, of_side), set(of_side)
+
+        def record(side: Side, done: Done[ExtractTask]) -> UnitRecord:
+            made = record_of(done, self._fingerprints[side], versions)
+            machines[side].see(made)
+            return made
+
         with ExitStack() as stack:
             models = len(placed.models)
             name = "extract into moments"
@@ -230,9 +205,9 @@ class _Work:
                 known_records=self._records,
                 kept=kept,
                 absent=absent,
+                record=record,
                 quarantine=self._quarantine,
                 facts=self._kept,
-                machines=machines,
                 bar=bar,
             )
             streams = {

@@ -2,8 +2,9 @@
 
 A *tile* is a block of the grid whose moments one task can hold. A *leaf* is a run of units that one
 task takes in for one tile; the moments of leaves are merged two by two, in a binary tree over
-their numbers. All these cuts depend on the run alone, never on the number of workers, so no result
-does.
+their numbers. Of few tiles the rows are dealt out, leaf by leaf; many are dealt out themselves, and
+each is one leaf. All these cuts depend on the run alone, never on the number of workers, so no
+result does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ merging it."""
 MOST_LEAVES, FEWEST_LEAVES = 48, 4
 """Of all tiles together, and of each: each leaf writes all moments of its tile, and so does each
 merge, however few its rows were. More than one are there only for more workers."""
+MANY_TILES = 8
+"""So many give enough workers something to do: each is one leaf."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +135,15 @@ def plan_tiles(
 
 
 def units_of_leaf(units: int, rows_per_unit: int, tiles: int, worth_rows: int) -> int:
-    """Units of a leaf, among so many: of `LEAF_ROWS` rows, or of `worth_rows` if there are
-    `FEWEST_LEAVES` then; of more if there would be too many leaves of all tiles.
+    """Units of a leaf, among so many: all, of `MANY_TILES`; of fewer tiles `LEAF_ROWS` rows, or
+    `worth_rows` if there are `FEWEST_LEAVES` then; more if there would be too many leaves.
 
     Args:
         tiles: of the run.
         worth_rows: of which a tile reads as many bytes as its leaf writes.
     """
+    if tiles >= MANY_TILES:
+        return units
     most = max(FEWEST_LEAVES, MOST_LEAVES // tiles)
     worth = min(worth_rows // rows_per_unit, -(-units // FEWEST_LEAVES))
     return max(1, LEAF_ROWS // rows_per_unit, worth, -(-units // most))

@@ -186,7 +186,14 @@ class ActivationStore:
         }
 
     def states(self, layer: int, unit: int, checksum: str | None = None) -> torch.Tensor:
-        """Hidden states of one unit, `[rows, d]`, in the store's logical dtype.
+        """Hidden states of one unit, `[rows, d]`, in the store's logical dtype; see
+        `stored_states`."""
+        return decoded(self.stored_states(layer, unit, checksum))
+
+    def stored_states(
+        self, layer: int, unit: int, checksum: str | None = None
+    ) -> np.ndarray[Any, Any]:
+        """The same as they are stored, see `encoded`.
 
         Args:
             checksum: what the ledger says of this chunk; None to take it as it is.
@@ -200,7 +207,7 @@ class ActivationStore:
                 f"{self.url} has no states of unit {unit}: they went straight into moments "
                 "(extract.store: none)"
             )
-        return decoded(self._checked(f"layers/{layer}", unit, checksum))
+        return self._checked(f"layers/{layer}", unit, checksum)
 
     def norms(
         self, layer: int, unit: int, checksum: str | None = None

@@ -18,7 +18,7 @@ from lrt_dist.linear.fit import mismatched
 from lrt_dist.linear.picked import Picked
 from lrt_dist.plan.pairing import rows_of_other_groups
 from lrt_dist.sites import Side, Sided, seed_of
-from lrt_dist.store.activations import ActivationStore, decoded, encoded
+from lrt_dist.store.activations import ActivationStore, decoded
 
 FOLDS, GROUPS = "folds.npy", "groups.npy"
 """What lies beside the moments: fold and group of every row."""
@@ -109,8 +109,7 @@ class StoredUnits:
 
     def states(self, side: Side, layer: int, unit: int) -> NDArray[Any]:
         checksum = self._checksums[unit][side][f"layers/{layer}"]
-        store = self._stores[side]
-        return encoded(store.states(layer, unit, checksum), store.logical_dtype)
+        return self._stores[side].stored_states(layer, unit, checksum)
 
     def norms(self, side: Side, layer: int, unit: int) -> NDArray[np.float32]:
         checksum = self._checksums[unit][side][f"norms/{layer}"]

@@ -454,15 +454,15 @@ def test_a_state_that_is_not_finite_is_named(
     extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    plain = ActivationStore.states
+    plain = ActivationStore.stored_states
 
-    def spoilt(store: ActivationStore, layer: int, unit: int, checksum: str | None) -> torch.Tensor:
-        states = plain(store, layer, unit, checksum).clone()
+    def spoilt(store: ActivationStore, layer: int, unit: int, checksum: str | None) -> Any:
+        states = plain(store, layer, unit, checksum).copy()
         if unit == 3 and layer == 2:
             states[5, 1] = float("nan")
         return states
 
-    monkeypatch.setattr(ActivationStore, "states", spoilt)
+    monkeypatch.setattr(ActivationStore, "stored_states", spoilt)
     with pytest.raises(LrtError, match=r"source/2 is not finite in row 197 \(unit 3\)"):
         fitted(extracted, out)
 

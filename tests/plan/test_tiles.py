@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lrt_dist.plan import tiles
 from lrt_dist.plan.tiles import (
     FEWEST_LEAVES,
+    MANY_TILES,
     MOST_LEAVES,
     Tile,
     plan_blocks,
@@ -97,9 +98,10 @@ def test_leaves_hold_all_units_in_order(
     size = units_of_leaf(units, rows_per_unit, count, worth)
     blocks = plan_blocks(range(units), rows_per_unit, block_rows)
     leaves = plan_leaves(blocks, units, size)
-    most = max(FEWEST_LEAVES, MOST_LEAVES // count)
+    many = count >= MANY_TILES
+    most = 1 if many else max(FEWEST_LEAVES, MOST_LEAVES // count)
     assert [unit for leaf in leaves for block in leaf for unit in block] == list(range(units))
-    long = min(-(-units // FEWEST_LEAVES), worth // rows_per_unit)
+    long = units if many else min(-(-units // FEWEST_LEAVES), worth // rows_per_unit)
     assert size * rows_per_unit <= tiles.LEAF_ROWS or size in (1, -(-units // most), long)
     assert len(leaves) <= min(most, -(-units // size))
     lengths = [len(leaf) for leaf in leaves]

@@ -1,0 +1,319 @@
+"""The fit of many tiles: hidden states are read once, and moments are those of a tile alone.
+
+A grid of nine pairs, a pair a tile, in blocks of two units. Same shapes, machine and threads (one):
+equal bits.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_run import forked, kill_when, write_tiny_run
+
+from lrt_dist import api
+from lrt_dist.commands import _blocks_ahead, _moments, _read_once, _rows
+from lrt_dist.commands._blocks_ahead import BlocksAhead
+from lrt_dist.commands._moment_processes import Cores, Shares
+from lrt_dist.corpus.rows import RowIndex
+from lrt_dist.errors import CorruptionError, UserError
+from lrt_dist.plan.spreading import spread_tiles
+from lrt_dist.runfile import load_run
+from lrt_dist.runtime.contract import ChainSpec, Done, Runtime
+from lrt_dist.runtime.pool import RayRuntime
+from lrt_dist.runtime.scheduler import RayChains
+from lrt_dist.sites import Side
+from lrt_dist.store.activations import ActivationStore
+from lrt_dist.tasks.accumulate import TileSums
+from lrt_dist.tasks.blocks import SortedBlock
+from lrt_dist.tasks.moment_stage import BlockTask, BuildMomentStage
+from lrt_dist.tasks.read import ReadStage
+from lrt_dist.workspace.run import Run
+
+A_PAIR_A_TILE = "fit.tile_bytes=1"
+CLUSTER = "cluster.address=auto"
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _in_small_blocks(monkeypatch)
+
+
+def _in_small_blocks(patched: pytest.MonkeyPatch) -> None:
+    """Of two units; the norms of one say what is usual."""
+    patched.setattr(_rows, "ROWS_PER_PRODUCT", 43)
+    patched.setattr(_rows, "USUAL_ROWS", 64)
+
+
+@pytest.fixture(scope="module")
+def extracted(
+    tmp_path_factory: pytest.TempPathFactory, tiny_source: Path, tiny_target: Path
+) -> Path:
+    """A run that is extracted and not fitted, with its run.yaml beside it."""
+    folder = tmp_path_factory.mktemp("extracted")
+    run_file = write_tiny_run(
+        folder,
+        tiny_source,
+        tiny_target,
+        source={"model": str(tiny_source), "layers": [0, 1, 2]},
+        target={"model": str(tiny_target), "layers": [0, 1, 2]},
+        concepts=[],
+    )
+    with api.open_run(folder / "out", load_run(run_file)) as run:
+        api.index(run)
+        api.extract(run)
+    return folder
+
+
+def fitted(extracted: Path, out: Path, *overrides: str) -> api.RunFolder:
+    if not out.exists():
+        shutil.copytree(extracted / "out", out)
+    settings = (A_PAIR_A_TILE, *overrides)
+    with api.open_run(out, load_run(extracted / "run.yaml", settings)) as run:
+        api.fit(run)
+    return run.folder
+
+
+def made(folder: api.RunFolder) -> dict[str, bytes]:
+    """Every byte of moments and maps, by name."""
+    files = [*folder.moments.glob("*/*"), *(folder.out / "maps").rglob("*.safetensors")]
+    return {str(p.relative_to(folder.out)): p.read_bytes() for p in files if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(extracted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a task makes of each tile, which reads what it wants by itself."""
+    with pytest.MonkeyPatch.context() as patched:
+        _in_small_blocks(patched)
+        patched.setattr(_moments, "MANY_TILES", 100)  # it is cut into leaves as many tiles are
+        folder = fitted(extracted, tmp_path_factory.mktemp("whole") / "out")
+    assert len(list(folder.moments.glob("*/*.safetensors"))) == 9
+    return made(folder)
+
+
+def test_every_hidden_state_is_read_once(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the fit of nine tiles, each of which wants a layer of both models."""
+    plain = ActivationStore.stored_states
+    read: Counter[tuple[str, int, int]] = Counter()
+
+    def counted(store: ActivationStore, layer: int, unit: int, checksum: str | None) -> Any:
+        read[store.url, layer, unit] += 1
+        return plain(store, layer, unit, checksum)
+
+    monkeypatch.setattr(ActivationStore, "stored_states", counted)
+    assert made(fitted(extracted, tmp_path / "out")) == whole
+    assert set(read.values()) == {1}
+    assert len(read) == 6 * 31
+
+
+@pytest.mark.parametrize("processes", [1, 2, pytest.param(5, marks=pytest.mark.slow)])
+def test_any_number_of_processes_gives_the_same_bits(
+    extracted: Path,
+    tmp_path: Path,
+    whole: dict[str, bytes],
+    ray_runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+) -> None:
+    """Each holds as many tiles; a share of a core is enough for a thread."""
+    monkeypatch.setattr(
+        _read_once,
+        "spread_tiles",
+        lambda found, count, nodes, widths: spread_tiles(found, processes, 1, widths),
+    )
+    monkeypatch.setattr(_read_once, "Cores", lambda states, moments: Cores(states, 0.3))
+    assert made(fitted(extracted, tmp_path / "out", CLUSTER)) == whole
+
+
+def test_without_room_for_all_tiles_some_come_after(
+    extracted: Path,
+    tmp_path: Path,
+    whole: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Room for four: three waves of three, which is said."""
+    held: list[int] = []
+    plain = BuildMomentStage.__call__
+
+    def room_for_four(run: Run, bringing: Any, shares: Shares) -> bool:
+        return sum(map(len, shares.processes)) <= 4
+
+    def counted(build: BuildMomentStage) -> Any:
+        held.append(len(build.tiles))
+        return plain(build)
+
+    monkeypatch.setattr(_read_once, "fits", room_for_four)
+    monkeypatch.setattr(BuildMomentStage, "__call__", counted)
+    folder = fitted(extracted, tmp_path / "out")
+    assert made(folder) == whole
+    assert held == [3, 3, 3]
+    assert "3 of 9 tiles have room at once; the others come after" in folder.log.read_text()
+
+
+def test_without_room_for_one_tile_it_says_what_would_help(
+    extracted: Path, tmp_path: Path, ray_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrt_dist.plan.cost.PROCESS_BYTES", 2**60)
+    with pytest.raises(UserError, match=r"one tile needs .* offers .* lower fit\.tile_bytes"):
+        fitted(extracted, tmp_path / "out", CLUSTER)
+
+
+class _Killed(BaseException):
+    """As abrupt as a kill, in this process."""
+
+
+def _keep_always(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    patched.setattr(_blocks_ahead, "KEEPING", 0)
+
+
+def test_stopped_anywhere_it_goes_on_from_what_was_kept(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of a block, and while moments are written. No block is taken in twice
+    by any tile but the one that was not kept."""
+    _keep_always(monkeypatch)
+    add, write = TileSums.add, TileSums.write
+    stops = {"add": [21, 100], "write": [4]}
+    counts = {"add": 0, "write": 0}
+
+    def counted(kind: str) -> None:
+        counts[kind] += 1
+        if counts[kind] in stops[kind]:
+            raise _Killed
+
+    def adding(sums: TileSums, block: SortedBlock, rows_per_unit: int) -> None:
+        counted("add")
+        add(sums, block, rows_per_unit)
+
+    def writing(sums: TileSums, path: Path) -> None:
+        counted("write")
+        write(sums, path)
+
+    monkeypatch.setattr(TileSums, "add", adding)
+    monkeypatch.setattr(TileSums, "write", writing)
+    for _ in range(3):
+        with pytest.raises(_Killed):
+            fitted(extracted, tmp_path / "out")
+    folder = fitted(extracted, tmp_path / "out")
+    assert made(folder) == whole
+    assert not list(folder.moments.glob("*/*.kept"))
+    of_third_block, of_eleventh = 21 - 2 * 9, 100 - 21 - 8 * 9  # which were not kept
+    assert counts["add"] == 9 * 16 + of_third_block + of_eleventh
+    assert counts["write"] == 9 + 1
+
+
+def _fit_and_keep_always(out: str, run_file: str) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        _in_small_blocks(patched)
+        _keep_always(patched)
+        with api.open_run(out, load_run(run_file, [A_PAIR_A_TILE])) as run:
+            api.fit(run)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "the driver is killed with -9 while stored states go into moments",
+    "run again: equal",
+)
+def test_killed_for_good_it_ends_where_it_would_have(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    """A real process, really killed."""
+    out = tmp_path / "out"
+    shutil.copytree(extracted / "out", out)
+    process = forked(_fit_and_keep_always, str(out), str(extracted / "run.yaml"))
+    kill_when(process, lambda: bool(list(out.glob("moments/*/*.kept"))))
+    assert not list(out.glob("moments/*/*.safetensors"))
+    assert made(fitted(extracted, out)) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.fault(
+    "a process is killed that reads hidden states, or holds moments",
+    "the fit goes on from the moments that were kept last: equal",
+)
+@pytest.mark.parametrize("victim", ["moments", "states"])
+def test_a_process_that_dies_costs_what_was_not_kept(
+    extracted: Path,
+    tmp_path: Path,
+    whole: dict[str, bytes],
+    ray_runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    victim: str,
+) -> None:
+    """The command goes on by itself."""
+    _keep_always(monkeypatch)
+    live: list[RayChains] = []
+    plain, ended = RayRuntime.chains, BlocksAhead.ended
+    taken: list[int] = []
+
+    @contextmanager
+    def chains(runtime: RayRuntime, spec: ChainSpec, *more: Any) -> Iterator[RayChains]:
+        with plain(runtime, spec, *more) as started:
+            holds = isinstance(spec.stages[0].build, BuildMomentStage)
+            if holds == (victim == "moments"):
+                live.append(started)
+            yield started
+
+    def kill_after_five(ahead: BlocksAhead, done: Done[BlockTask]) -> dict[int, Any]:
+        taken.append(done.task.number)
+        if taken == list(range(6)):
+            os.kill(live[0].process_ids()[0][0], signal.SIGKILL)
+        return ended(ahead, done)
+
+    monkeypatch.setattr(RayRuntime, "chains", chains)
+    monkeypatch.setattr(BlocksAhead, "ended", kill_after_five)
+    assert made(fitted(extracted, tmp_path / "out", CLUSTER)) == whole
+    assert len(taken) < 16 + 6
+
+
+def test_a_chunk_that_is_not_what_was_committed_is_named(extracted: Path, tmp_path: Path) -> None:
+    """With the way out."""
+    out = tmp_path / "out"
+    shutil.copytree(extracted / "out", out)
+    with api.open_run(out, load_run(extracted / "run.yaml", [A_PAIR_A_TILE])) as run:
+        store = Path(run.folder.store_url(Side.TARGET))
+    chunk = store / "layers" / "1" / "c" / "3" / "0"
+    chunk.write_bytes(bytes(np.frombuffer(chunk.read_bytes(), dtype=np.uint8) ^ 1))
+    with pytest.raises(CorruptionError, match=r"layers/1 of unit 3 .* verify --repair"):
+        fitted(extracted, out)
+
+
+def test_one_model_on_both_sides_is_read_once(
+    tmp_path: Path, tiny_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = {
+        side: {"model": str(tiny_source), "layers": layers}
+        for side, layers in (("source", [0, 1, 2]), ("target", [1, 2, 3]))
+    }
+    run_file = write_tiny_run(tmp_path, tiny_source, tiny_source, concepts=[], **sides)
+    plain = ReadStage.step
+    read: list[str] = []
+
+    def counted(stage: ReadStage, key: str, batch: int, carry: Any) -> None:
+        read.append(key)
+        plain(stage, key, batch, carry)
+
+    monkeypatch.setattr(ReadStage, "step", counted)
+    found = []
+    for store in ("zarr", "none"):
+        settings = [A_PAIR_A_TILE, f"extract.store={store}"]
+        with api.open_run(tmp_path / store, load_run(run_file, settings)) as run:
+            api.index(run)
+            api.extract(run)
+            api.fit(run)
+        found.append({p.name: p.read_bytes() for p in run.folder.moments.glob("*/*.safetensors")})
+    assert sorted(read) == sorted(f"unit {n}" for n in range(RowIndex.open(run.folder.rows).units))
+    assert len(found[0]) == 9
+    assert found[0] == found[1]
