@@ -2,12 +2,13 @@
 
 Two models with random weights, three layers each; every token is a row. Each way is a process of
 its own that starts a cluster on this machine, as a user's command does; they take turns.
-`python -m benchmarks.straight FOLDER STORE` is such a process.
+`python -m benchmarks.straight FOLDER WAY` is such a process.
 
 `straight_time` is the time with stores over that without. `hours_stored` is the time of the way
 through stores over what `lrt-dist plan` says of it; the start of Ray, and loading, which no plan
-counts, are left out there. `hours_straight` is the same without stores, of a run five times as
-long: both models load while its work is under way.
+counts, are left out there. `hours_once` is the same with a pair a tile, so that processes hold all
+nine while the stores are read once. `hours_straight` is the same without stores, of a run five
+times as long: both models load while its work is under way.
 """
 
 from __future__ import annotations
@@ -35,9 +36,15 @@ LAYERS = 3
 ROWS, QUICK_ROWS = 30_000, 4_000
 LONG = 5
 """Times as many rows for `hours_straight`."""
-STORES = ("zarr", "none")
+WAYS: dict[str, dict[str, Any]] = {
+    "indexed": {},
+    "stored": {"extract": {"store": "zarr"}},
+    "once": {"extract": {"store": "zarr"}, "fit": {"tile_bytes": 1}},
+    "straight": {"extract": {"store": "none"}},
+}
+"""Settings of each; nothing is done but the row index in the first."""
 ROUNDS = 3
-TARGETS = {"straight_time": 0.95, "hours_stored": 1.25, "hours_straight": 1.25}
+TARGETS = {"straight_time": 0.95, "hours_stored": 1.25, "hours_once": 1.25, "hours_straight": 1.25}
 """At least as fast, but for noise; and a quarter longer than planned at most."""
 
 
@@ -58,7 +65,7 @@ def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
         folder = Path(temporary)
         _prepare(folder, rows)
         for _ in range(rounds if {"straight_time", "hours_stored"} & set(names) else 0):
-            stored, straight = (_times(folder, store) for store in STORES)
+            stored, straight = (_times(folder, way) for way in ("stored", "straight"))
             runs["straight_time"].append(
                 {
                     "stored_seconds": stored.whole,
@@ -67,11 +74,13 @@ def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
                 }
             )
             runs["hours_stored"].append(_hours(stored))
+        if "hours_once" in names:
+            runs["hours_once"] += [_hours(_times(folder, "once")) for _ in range(rounds)]
     if "hours_straight" in names:
         with TemporaryDirectory() as temporary:
             folder = Path(temporary)
             _prepare(folder, LONG * rows)
-            runs["hours_straight"] += [_hours(_times(folder, "none")) for _ in range(rounds)]
+            runs["hours_straight"] += [_hours(_times(folder, "straight")) for _ in range(rounds)]
     setting = {"setting": versions("torch", "ray", "zarr")}
     return [
         result(
@@ -92,12 +101,12 @@ def _hours(times: Times) -> dict[str, Any]:
     }
 
 
-def _times(folder: Path, store: str) -> Times:
-    out = folder / store
+def _times(folder: Path, way: str) -> Times:
+    out = folder / way
     begin_again(folder / "indexed", out)
-    with _opened(folder, store, "serial") as run:
+    with _opened(folder, way, "serial") as run:
         planned = plan(run).way.hours * 3600
-    command = [sys.executable, "-m", "benchmarks.straight", str(folder), store]
+    command = [sys.executable, "-m", "benchmarks.straight", str(folder), way]
     whole = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
     events = read_log(out / "log.jsonl")
     phases = [event["seconds"] for event in events if event["event"] == "phase_end"]
@@ -112,16 +121,14 @@ def _prepare(folder: Path, rows: int) -> None:
 
 
 @contextmanager
-def _opened(folder: Path, out: str, address: str) -> Iterator[Run]:
-    store = out if out in STORES else "zarr"
-    config = config_of(folder, address=address, extract={"store": store})
-    with open_run(folder / out, config) as run:
+def _opened(folder: Path, way: str, address: str) -> Iterator[Run]:
+    with open_run(folder / way, config_of(folder, address=address, **WAYS[way])) as run:
         yield run
 
 
-def _go(folder: Path, store: str) -> None:
+def _go(folder: Path, way: str) -> None:
     """All the way from the models to the moments."""
-    with _opened(folder, store, "auto") as run:
+    with _opened(folder, way, "auto") as run:
         extract(run)
         records = fitted_units(run.folder)
         moments(run, records, moments_fingerprint(run.folder, records))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lrt_dist.commands._blocks_ahead import AHEAD
 from lrt_dist.commands._tiles import gpu_bytes, tile_name
 from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes
 from lrt_dist.plan.memory import USABLE
@@ -122,13 +123,17 @@ def fits(run: Run, bringing: Mapping[Side, ChainSpec], shares: Shares) -> bool:
 
 def process_memory(run: Run, tiles: Sequence[Tile]) -> int:
     """Bytes of its node that a process needs which holds some tiles."""
-    folds = run.config.fit.folds
-    return accumulate_bytes(
+    folds, number_bytes = run.config.fit.folds, NUMBER_BYTES[run.config.extract.store_dtype]
+    numbers = sum(numbers_held(tiles, run.widths))
+    block_rows = max(run.config.extract.rows_per_unit, folds * ROWS_PER_PRODUCT)
+    # Without Ray, and so without its object store, states that come ahead lie here too.
+    ahead = AHEAD * block_rows * numbers * number_bytes if run.in_this_process else 0
+    return ahead + accumulate_bytes(
         sum(tile.bytes(run.widths, folds) for tile in tiles),
-        sum(numbers_held(tiles, run.widths)),
+        numbers,
         max(tile.numbers_multiplied(run.widths) for tile in tiles),
-        max(run.config.extract.rows_per_unit, folds * ROWS_PER_PRODUCT),
-        NUMBER_BYTES[run.config.extract.store_dtype],
+        block_rows,
+        number_bytes,
         folds,
     )
 
