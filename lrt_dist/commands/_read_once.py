@@ -38,6 +38,7 @@ from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.plan.cost import NUMBER_BYTES
 from lrt_dist.plan.memory import host_bytes
+from lrt_dist.plan.sharing import processes_of_node
 from lrt_dist.plan.spreading import spread_tiles
 from lrt_dist.plan.tiles import Tile, layers_of
 from lrt_dist.runtime.contract import Chains, ChainSpec, Done, StageSpec
@@ -48,6 +49,8 @@ from lrt_dist.tasks.read import ReadStage, ReadTask
 from lrt_dist.workspace.products import GPU, products_device
 from lrt_dist.workspace.run import Run
 
+READER_CORES = 0.25
+"""Of a process that reads: it waits for disks, and sums up checksums."""
 Wave = tuple[list[Tile], Shares]
 """Tiles that are held at once, and how the machines are shared meanwhile."""
 
@@ -96,37 +99,33 @@ def waves(run: Run, tiles: Sequence[Tile], on: str) -> Iterator[Wave]:
 
 def _shares(run: Run, tiles: Sequence[Tile], on: str) -> Shares | None:
     """How the machines are shared while some tiles are held; None where there is no room."""
-    on_gpu, node_cpus = on == GPU, run.machines.node_cpus
-    nodes = places(run, on_gpu=on_gpu)
-    each = tile_needs(run, tiles[0]).cpus
-    if run.in_this_process:
-        most = 1
-    elif on_gpu:
-        most = int(run.machines.gpus)
-    else:
-        most = max(1, sum(int(cpus) // each for cpus in node_cpus))
-    count: int | None = min(most, len(tiles))
+    machines, on_gpu = run.machines, on == GPU
+    nodes, readers = places(run, on_gpu=on_gpu), _readers(run, tiles)
     if on_gpu:
+        cores = [float(cores) for cores in range(CORES_OF_GPU, 0, -1)]
+        most = 1 if run.in_this_process else int(machines.gpus)
         counts = range(min(most, len(tiles)), 0, -1)
         count = next(counts_on_gpus(run, tiles, nodes, counts), None)
         if count is None:
             return None
-    assert count is not None
+    else:
+        each, beside = tile_needs(run, tiles[0]).cpus, READER_CORES * len(readers)
+        of_node, share = processes_of_node(min(machines.node_cpus), beside, each)
+        count = 1 if run.in_this_process else min(nodes * of_node, len(tiles))
+        cores = [share]
     groups = spread_tiles(tiles, count, nodes, run.widths)
     memory = max(process_memory(run, group) for of_node in groups for group in of_node)
-    readers = _readers(run, tiles)
     replicas = {side: spec.replicas for side, spec in readers.items()}
     for spread in (True, False):
-        for cores in range(CORES_OF_GPU, 0, -1) if on_gpu else (each,):
-            shares = Shares(replicas, Cores(0.0, float(cores)), groups, spread, memory, on)
+        for each_has in cores:
+            shares = Shares(replicas, Cores(READER_CORES, each_has), groups, spread, memory, on)
             if fits(run, readers, shares):
                 return shares
     return None
 
 
 def _readers(run: Run, tiles: Sequence[Tile]) -> dict[Side, ChainSpec]:
-    """Processes that read the stores, one of each on each node. They wait for disks, so no core is
-    theirs alone."""
+    """Processes that read the stores, one of each on each node."""
     extract, specs = run.config.extract, {}
     for side in sorted(set(run.lead)):
         layers = layers_wanted(run, side, tiles)
@@ -137,7 +136,7 @@ def _readers(run: Run, tiles: Sequence[Tile]) -> dict[Side, ChainSpec]:
             NUMBER_BYTES[extract.store_dtype],
             carry_bytes=0,
         )
-        stage = StageSpec(ReadStage, cpus=0.0, gpus=0.0, memory=memory, leaves=layers)
+        stage = StageSpec(ReadStage, cpus=READER_CORES, gpus=0.0, memory=memory, leaves=layers)
         count = len(run.machines.node_cpus)
         timeout = run.config.cluster.placement_timeout
         specs[side] = ChainSpec((stage,), count, most=count, placement_timeout=timeout)

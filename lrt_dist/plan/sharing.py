@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+BUSY = 0.85
+"""Share of a node's cores that should have a thread."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,27 @@ def shared_gpus(parties: Sequence[Party], gpus: int) -> list[int] | None:
             return given
         last = max(growing, key=lambda n: parties[n].seconds / given[n])
         given[last] += parties[last].step
+
+
+def processes_of_node(cpus: float, beside: float, each: int) -> tuple[int, float]:
+    """How many processes a node's cores are for, and cores of each: as few as leave few cores
+    without a thread. A process has a thread for each whole core of its own, and one at least.
+
+    Args:
+        cpus: cores of the node.
+        beside: those that are taken by others.
+        each: cores of a process that a task of its kind would have.
+    """
+    free = cpus - beside
+
+    def threads(count: int) -> int:
+        return count * max(1, int(free / count))
+
+    counts = range(max(1, int(cpus // each)), max(1, int(cpus)) + 1)
+    enough = (count for count in counts if threads(count) >= BUSY * cpus)
+    count = next(enough, max(counts, key=threads))
+    cores = free / count
+    return count, float(int(cores)) if cores >= 1 else math.floor(100 * cores) / 100
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt_dist.plan.sharing import Party, Room, have_room, shared_gpus
+from lrt_dist.plan.sharing import Party, Room, have_room, processes_of_node, shared_gpus
 
 PARTIES = st.lists(
     st.builds(
@@ -85,3 +85,24 @@ def test_what_is_spread_takes_the_emptiest_node(nodes: list[int]) -> None:
     assert have_room([Room(1, 58)], rooms, spread)
     assert not have_room([Room(1, 60)], rooms, spread)
     assert have_room([Room(1, 60), *spread], rooms)  # wherever there is room
+
+
+@pytest.mark.parametrize(
+    ("cpus", "each", "expected"),
+    [
+        (1, 1, (1, 0.5)),
+        (2, 1, (2, 0.75)),
+        (2, 2, (2, 0.75)),
+        (4, 1, (4, 0.87)),
+        (8, 8, (1, 7.0)),
+        (16, 4, (5, 3.0)),
+        (96, 8, (12, 7.0)),
+    ],
+)
+def test_a_process_on_cores_has_nearly_all_of_them(
+    cpus: float, each: int, expected: tuple[int, float]
+) -> None:
+    """Beside half a core that others have; and all have room."""
+    count, cores = processes_of_node(cpus, 0.5, each)
+    assert (count, cores) == expected
+    assert count * cores + 0.5 <= cpus
