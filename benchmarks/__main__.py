@@ -45,7 +45,7 @@ MODULES = {
         "planned_process",
         "read_once",
     ],
-    "planned_network": ["planned_network"],
+    "planned_network": ["planned_network", "planned_network_once"],
     "straight": ["straight_time", "hours_stored", "hours_once", "hours_straight"],
     "simulate": ["simulated_64", "simulated_1024"],
     "driver_per_unit": ["driver_per_unit"],

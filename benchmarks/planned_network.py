@@ -1,11 +1,12 @@
-"""What nodes receive of hidden states where nothing is stored, beside what `lrt-dist plan` says.
+"""What nodes receive of hidden states on their way into moments, beside what `lrt-dist plan` says.
 
-Four nodes on this machine, with an object store of their own each; two models with random weights
-and four layers each, and the moments of all sixteen pairs. What came into all object stores,
-without what the models put there, is what went from node to node. The plan says what the node with
-the most receives; here all want as much.
+`planned_network` is without stores, `planned_network_once` where stores are read. Four nodes on
+this machine, with an object store of their own each; two models with random weights and four layers
+each, and the moments of all sixteen pairs. What came into all object stores, without what models or
+readers put there, is what went from node to node. The plan says what the node with the most
+receives; here all want as much.
 
-`python -m benchmarks.planned_network FOLDER ADDRESS` is the run, in a process of its own.
+`python -m benchmarks.planned_network FOLDER STORE ADDRESS` is the run, in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.harness import Result, result, versions
 from benchmarks.random_llama import begin_again, config_of, save_pair
+from lrt_dist.commands._moments import fitted_units, moments, moments_fingerprint
 from lrt_dist.commands.extract import extract
 from lrt_dist.commands.index import index
 from lrt_dist.commands.plan import plan
@@ -32,6 +34,7 @@ from lrt_dist.workspace.run import Run, open_run
 WIDTHS = {"source": 384, "target": 768}
 LAYERS, NODES = 4, 4
 ROWS, QUICK_ROWS = 40_000, 10_000
+STORES = {"planned_network": "none", "planned_network_once": "zarr"}
 TARGET = 1.1
 NODE = {"num_cpus": 1, "object_store_memory": 400 << 20}
 
@@ -44,25 +47,27 @@ def measure(names: Sequence[str], *, quick: bool) -> list[Result]:
         with _opened(folder, "indexed", "serial") as run:
             rows, number_bytes = index(run).rows, NUMBER_BYTES[run.config.extract.store_dtype]
             made = rows * LAYERS * sum(WIDTHS.values()) * number_bytes
-        runs = [_received(folder, made) for _ in range(1 if quick else 3)]
+        rounds = range(1 if quick else 3)
+        runs = {name: [_received(folder, STORES[name], made) for _ in rounds] for name in names}
     setting = {"rows": rows, "nodes": NODES, "setting": versions("torch", "ray")}
     return [
-        result(name, [run | setting for run in runs], TARGET, higher_is_better=False)
+        result(name, [run | setting for run in runs[name]], TARGET, higher_is_better=False)
         for name in names
     ]
 
 
-def _received(folder: Path, made: int) -> dict[str, float]:
+def _received(folder: Path, store: str, made: int) -> dict[str, float]:
     """
     Args:
         made: bytes of all hidden states.
     """
-    begin_again(folder / "indexed", folder / "out")
+    begin_again(folder / "indexed", folder / store)
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
     try:
         for _ in range(NODES):
             cluster.add_node(**NODE)
-        command = [sys.executable, "-m", "benchmarks.planned_network", str(folder), cluster.address]
+        this = [sys.executable, "-m", "benchmarks.planned_network"]
+        command = [*this, str(folder), store, cluster.address]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         ray.init(cluster.address, logging_level="ERROR")
         nodes = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes()]
@@ -83,19 +88,21 @@ def _received(folder: Path, made: int) -> dict[str, float]:
 
 @contextmanager
 def _opened(folder: Path, out: str, address: str) -> Iterator[Run]:
-    store = "none" if out == "out" else "zarr"
+    store = out if out in STORES.values() else "zarr"
     config = config_of(folder, address=address, extract={"store": store}, fit={"tile_bytes": 1})
     with open_run(folder / out, config) as run:
         yield run
 
 
-def _go(folder: Path, address: str) -> None:
+def _go(folder: Path, store: str, address: str) -> None:
     """From the models to the moments; prints what the plan says that a node receives."""
-    with _opened(folder, "out", address) as run:
+    with _opened(folder, store, address) as run:
         planned = plan(run).way.received_bytes
         extract(run)
+        records = fitted_units(run.folder)
+        moments(run, records, moments_fingerprint(run.folder, records))
     print(planned)
 
 
 if __name__ == "__main__":
-    _go(Path(sys.argv[1]), sys.argv[2])
+    _go(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
