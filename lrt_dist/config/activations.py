@@ -90,8 +90,9 @@ class FitConfig(Strict):
     )
     tile_bytes: ByteSize = Field(
         ByteSize(512 * 2**20),
-        description="Largest size of the moments that one task holds, in bytes or with a unit, "
-        "e.g. `2GiB`. One pair of layers may exceed it.",
+        description="Largest size of a tile's moments, in bytes or with a unit, e.g. `2GiB`. One "
+        "pair of layers may exceed it. Eight tiles or more are dealt out to workers, so that "
+        "hidden states are read once; of fewer, rows are.",
     )
     keep_moments: bool = Field(
         True,
