@@ -334,6 +334,54 @@ def test_without_any_node_left_what_was_kept_stays(
     assert moments(out) == expected[FOUR_TILES]
 
 
+def _fit_in_small_blocks(out: str, run_file: str, address: str) -> None:
+    """As `_extract_in_small_blocks`, of hidden states that are stored; four tiles are many."""
+    settings = [
+        "concepts=[]",
+        FOUR_TILES,
+        "cluster.placement_timeout=5",
+        f"cluster.address={address}",
+    ]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_rows, "ROWS_PER_PRODUCT", 43)
+        patched.setattr(_rows, "USUAL_ROWS", 64)
+        patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+        patched.setattr(_blocks_ahead, "KEEPING", 0)
+        patched.setattr("lrt_dist.plan.tiles.MANY_TILES", 4)
+        patched.setattr("lrt_dist.commands._moments.MANY_TILES", 4)
+        with api.open_run(out, load_run(run_file, settings)) as run:
+            api.fit(run)
+
+
+@pytest.mark.fault(
+    "a node is lost that reads hidden states and holds moments",
+    "the fit goes on from the moments that were kept last, on the nodes that are left: equal",
+)
+def test_a_node_that_is_lost_while_stores_are_read(
+    sharing: ray.cluster_utils.Cluster, reference: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    """Two nodes hold moments of two tiles each; what is left of them has room for all."""
+    run_file, _ = reference
+    for name in ("serial", "ray"):
+        shutil.copytree(run_file.parent / "whole", tmp_path / name)
+    _fit_in_small_blocks(str(tmp_path / "serial"), str(run_file), "serial")
+    lost, _ = worker(sharing), worker(sharing)
+    out = tmp_path / "ray"
+    process = multiprocessing.get_context("spawn").Process(
+        target=_fit_in_small_blocks, args=(str(out), str(run_file), sharing.address)
+    )
+    process.start()
+    try:
+        wait_for(process, lambda: len(list(out.glob("moments/*/*.kept"))) == 4)
+        sharing.remove_node(lost, allow_graceful=False)
+        process.join(100)
+    finally:
+        process.kill()
+    assert process.exitcode == 0
+    assert moments(out) == moments(tmp_path / "serial")
+    assert "goes on from what was kept last" in (out / "log.jsonl").read_text()
+
+
 def commits(out: Path) -> int:
     """Units that are committed, of both models together."""
     return len(list(out.glob("activations/*.ledger/unit-*.json")))
