@@ -233,3 +233,42 @@ def test_one_model_on_both_sides_is_received_once(
     folder = RunFolder(tmp_path / "out", load_run(run_file))
     planned = api.plan(api.Run(folder, Progress(), cluster))
     assert planned.way.received_bytes == planned.rows * 2 * 4 * 32 // 2
+
+
+@pytest.mark.parametrize("store", ["zarr", "none"])
+def test_one_model_on_both_sides_is_run_and_stored_once(
+    write_run: WriteRun, tmp_path: Path, tiny_source: Path, store: str
+) -> None:
+    """With the layers of both sides."""
+    source, target = ({"model": str(tiny_source), "layers": [n, n + 1]} for n in (0, 1))
+    extract = {"store": store, "rows_per_unit": 64}
+    one = write_run(source=source, target=target, cluster={"address": "auto"}, extract=extract)
+    cluster = load_cluster(described(tmp_path, "{nodes: 2, cpus: 8, memory: 64GiB}"))
+    planned = api.plan(api.Run(RunFolder(tmp_path / "out", load_run(one)), Progress(), cluster))
+    states = planned.rows if store == "zarr" else 3 * 64
+    assert tuple(planned.way.stored_bytes) == (3 * (states * 32 * 2 + planned.rows * 4), 0)
+    assert planned.way.replicas.target == 0
+    assert store == "none" or planned.way.extraction_hours.target == 0
+
+
+@pytest.mark.parametrize("store", ["zarr", "none"])
+def test_weights_are_loaded_from_slow_storage(
+    write_run: WriteRun, tmp_path: Path, store: str
+) -> None:
+    """By each replica, before it can do anything."""
+    run_file = write_run(cluster={"address": "auto"}, extract={"store": store})
+    machines = "{nodes: 1, cpus: 8, memory: 64GiB, gpus: 3, gpu: L4, storage: 1kB}"
+    cluster = load_cluster(described(tmp_path, machines))
+    planned = api.plan(
+        api.Run(RunFolder(tmp_path / "out", load_run(run_file)), Progress(), cluster)
+    )
+    weights = [
+        model.replicas * sum(stage.weight_bytes for stage in model.stages)
+        for model in planned.models
+    ]
+    if store == "zarr":
+        expected = [(w + s) / 1e3 for w, s in zip(weights, planned.way.stored_bytes, strict=True)]
+        found = [hours * 3600 for hours in planned.way.extraction_hours]
+        assert found == pytest.approx(expected)
+    else:
+        assert planned.way.hours * 3600 > sum(weights) / 1e3

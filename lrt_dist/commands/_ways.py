@@ -27,10 +27,11 @@ from lrt_dist.plan.tiles import (
     plan_blocks,
     rows_read_again,
 )
+from lrt_dist.runtime.contract import ChainSpec
 from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
-from lrt_dist.workspace.placement import extraction_chain
+from lrt_dist.workspace.placement import extraction_chain, stage_plans
 from lrt_dist.workspace.products import CPU, GPU
 from lrt_dist.workspace.run import Run
 
@@ -74,7 +75,8 @@ class Way:
     Attributes:
         store: `extract.store` of this way.
         replicas: of each model.
-        extraction_hours: of each model alone; with `none` of both and the moments at once.
+        extraction_hours: of each model alone, its loading included; with `none` of both and the
+            moments at once.
         stored_bytes: of each model, in the end.
         tiles: in which the moments of all pairs are accumulated.
         processes: that hold tiles while states go by; 0 where each tile is a task.
@@ -144,21 +146,11 @@ class Ways:
         run, rows = self._run, self._extraction.rows
         stored = Sided.of(lambda side: self._store_bytes(side, rows))
         chains = Sided.of(lambda side: extraction_chain(run, side))
-        replicas = Sided.of(lambda side: chains[side].replicas)
-        hours = Sided.of(
-            lambda side: (
-                max(
-                    self._model_seconds(side, replicas[side] * len(chains[side].stages)),
-                    self._storage_seconds(stored[side]),
-                    self._units * DRIVER_SECONDS,
-                )
-                / 3600
-            )
-        )
+        hours = Sided.of(lambda side: self._extraction_seconds(side, chains[side]) / 3600)
         fit = self._in_waves() if len(self._tiles) >= MANY_TILES else self._by_leaves()
         return Way(
             store="zarr",
-            replicas=replicas,
+            replicas=Sided.of(lambda side: chains[side].replicas if self._is_run(side) else 0),
             extraction_hours=hours,
             stored_bytes=stored,
             tiles=len(self._tiles),
@@ -171,6 +163,27 @@ class Ways:
             on=self._on,
             hours=sum(hours) + fit.seconds / 3600,
         )
+
+    def _extraction_seconds(self, side: Side, chain: ChainSpec) -> float:
+        """Of a model alone: until its weights are there, and then all states are stored."""
+        if not self._is_run(side):
+            return 0.0
+        return self._load_seconds(side, chain.replicas) + max(
+            self._model_seconds(side, chain.replicas * len(chain.stages)),
+            self._storage_seconds(self._store_bytes(side, self._extraction.rows)),
+            self._units * DRIVER_SECONDS,
+        )
+
+    def _load_seconds(self, side: Side, replicas: int) -> float:
+        """In which so many replicas read the weights of their blocks from the storage."""
+        run = self._run
+        budget = run.config.extract.batch_tokens
+        stages = stage_plans(run, side, head=False, batch_tokens=budget)
+        return self._storage_seconds(replicas * sum(stage.weight_bytes for stage in stages))
+
+    def _is_run(self, side: Side) -> bool:
+        """Whether the model of a side is run for it: one model is run once for both."""
+        return self._run.lead[side] is side
 
     def _by_leaves(self) -> _Fit:
         """Each tile is read for itself, in leaves that are merged."""
@@ -231,14 +244,11 @@ class Ways:
         seconds = self._straight_seconds(sides, shares)
         times = 1 + self._times_kept(seconds, self._moments)
         rows = min(extraction.rows, STORED * run.config.extract.rows_per_unit)
-        norms = 4 * (extraction.rows - rows)
         return Way(
             store="none",
             replicas=Sided.of(lambda side: shares.replicas.get(side, 0)),
             extraction_hours=Sided(seconds / 3600, seconds / 3600),
-            stored_bytes=Sided.of(
-                lambda side: self._store_bytes(side, rows) + norms * len(run.layers[side])
-            ),
+            stored_bytes=Sided.of(lambda side: self._store_bytes(side, rows)),
             tiles=len(self._tiles),
             processes=len(shares.processes),
             memory=shares.memory,
@@ -255,12 +265,14 @@ class Ways:
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
         driver = self._driver_seconds(sides, self._tiles, shares.processes)
         moments = self._moment_seconds(shares)
+        load = sum(self._load_seconds(side, replicas[side]) for side in sides)
         if not run.machines.gpus:  # all share the cores
             models = sum(flops[side] for side in sides) / self._extraction.speed
-            return max(driver, moments, models + self._flops(self._tiles) / self._core_speed)
+            products = self._flops(self._tiles) / self._core_speed
+            return load + max(driver, moments, models + products)
         stages = {side: len(extraction_chain(run, side).stages) for side in sides}
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
-        return max(driver, moments, models)
+        return load + max(driver, moments, models)
 
     def _moment_seconds(self, shares: Shares) -> float:
         """In which processes get their states, copy them together, and multiply them."""
@@ -323,8 +335,14 @@ class Ways:
         return self._extraction.flops[side] / (self._extraction.speed * devices)
 
     def _store_bytes(self, side: Side, rows: int) -> int:
-        widths = dict.fromkeys(self._run.layers[side], self._run.facts[side].width)
-        return store_bytes(rows, widths, self._run.config.extract.store_dtype)
+        """Of a side's store with the states of so many rows, and the norms of all."""
+        if not self._is_run(side):  # they are in the other side's
+            return 0
+        layers = self._run.stored_layers(side)
+        widths = dict.fromkeys(layers, self._run.facts[side].width)
+        others = self._extraction.rows - rows
+        states = store_bytes(rows, widths, self._run.config.extract.store_dtype)
+        return states + 4 * others * len(layers)
 
     @property
     def _storage(self) -> float:
