@@ -79,8 +79,8 @@ class NearDuplicates:
         signatures = np.frombuffer(self._signatures, dtype="<u2")
         signatures = signatures.reshape(len(self._ids), BANDS * BAND_HASHES)
         begin = number * BAND_HASHES
-        band = np.ascontiguousarray(signatures[:, begin : begin + BAND_HASHES])
-        _, first, inverse = np.unique(band, axis=0, return_index=True, return_inverse=True)
+        band = np.ascontiguousarray(signatures[:, begin : begin + BAND_HASHES]).view(np.uint64)
+        _, first, inverse = np.unique(band[:, 0], return_index=True, return_inverse=True)
         others = np.flatnonzero(first[inverse] != np.arange(len(band)))
         for start in range(0, len(others), PAIRS_AT_ONCE):
             a = others[start : start + PAIRS_AT_ONCE]

@@ -115,7 +115,7 @@ def _unit(tables: Sequence[pa.RecordBatch], first: int, rows: int) -> pa.RecordB
             values = column.flatten().to_numpy()[: offsets[-1]].copy()
             columns[name] = pa.ListArray.from_arrays(offsets, values)
         else:
-            columns[name] = pa.array(column.to_pylist())
+            columns[name] = column.take(np.arange(len(column)))  # copied as well
     begins = columns["char_ends"].offsets.to_numpy()[:-1].astype(np.int64)
     columns["first_row"] = pa.array(first + begins)
     return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
