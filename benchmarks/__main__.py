@@ -46,6 +46,7 @@ MODULES = {
         "read_once",
     ],
     "planned_network": ["planned_network", "planned_network_once"],
+    "reader": ["reader"],
     "straight": ["straight_time", "hours_stored", "hours_once", "hours_straight"],
     "simulate": ["simulated_64", "simulated_1024"],
     "driver_per_unit": ["driver_per_unit"],

@@ -124,6 +124,7 @@ def _block(go: Any, units: int, layers: int, blocks: int) -> dict[str, float]:
                 facts=FACTS,
                 held=held,
                 layers=tuple(Sided(of, of) for of in wanted),
+                tiles=1,
                 keep=False,
             )
 

@@ -11,8 +11,10 @@ from typing import Any
 from lrt_dist.commands._rows import Records, median_norms, row_facts, usual_units
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import LrtError
+from lrt_dist.errors import IncompleteError, LrtError
 from lrt_dist.parcels import Handle
+from lrt_dist.plan.spreading import Group
+from lrt_dist.plan.tiles import layers_of
 from lrt_dist.runtime.contract import Done, receipts_of
 from lrt_dist.runtime.progress import Phase
 from lrt_dist.sites import Side, Sided
@@ -29,6 +31,13 @@ UNDER_WAY = 2
 """Blocks that processes with moments hold at once: one is multiplied, one sorted."""
 KEEPING = 60
 """So many times as long as keeping took must pass before the next time: it costs 2 % at most."""
+KEPT_BY = 1800.0
+"""Seconds after which moments are kept all the same, unless that takes most of them."""
+
+
+def kept_every(keeping: float) -> float:
+    """Seconds between two times that moments are kept, which takes so many seconds."""
+    return max(KEPT_EVERY, min(KEEPING * keeping, max(KEPT_BY, 4 * keeping)))
 
 
 class BlocksAhead:
@@ -46,7 +55,7 @@ class BlocksAhead:
         blocks: Sequence[Block],
         first: int,
         *,
-        layers: tuple[Sided[tuple[int, ...]], ...],
+        processes: Sequence[Group],
         known: Set[int],
         known_records: Callable[[Sequence[int]], Records],
         kept: Set[int],
@@ -55,10 +64,11 @@ class BlocksAhead:
         quarantine: Callable[[Side, int, str], None],
         facts: Path,
         bar: Phase,
+        keeps_last: bool = True,
     ) -> None:
         """
         Args:
-            layers: that each process with moments wants.
+            processes: tiles of each process with moments.
             known: units that are committed.
             known_records: reads the records of some of them.
             kept: units that are in moments that were kept, committed or not.
@@ -67,9 +77,11 @@ class BlocksAhead:
             quarantine: told of a unit that cannot be computed.
             facts: see `RowFacts.folder`.
             bar: counts the units of every model.
+            keeps_last: whether moments are kept with the last block, too.
         """
         self._run, self._index, self._blocks, self._first = run, index, blocks, first
-        self._layers = layers
+        self._layers = tuple(layers_of(tiles) for tiles in processes)
+        self._tiles, self._keeps_last = max(map(len, processes)), keeps_last
         self._lead, self._known, self._kept, self._absent = run.lead, set(known), kept, absent
         self._known_records, self._facts = known_records, facts
         self._record_of, self._quarantine = record, quarantine
@@ -130,7 +142,8 @@ class BlocksAhead:
                 yield None
             self._tell()
             chosen = Block(self._present(block.units), self._present(block.partners))
-            keep = number == len(self._blocks) - 1 or self._is_time()
+            last = number == len(self._blocks) - 1
+            keep = self._keeps_last if last else self._is_time()
             yield BlockTask(
                 number=number,
                 block=chosen,
@@ -138,6 +151,7 @@ class BlocksAhead:
                 facts=facts,
                 held=self._held(chosen),
                 layers=self._layers,
+                tiles=self._tiles,
                 keep=keep,
             )
             before += len(chosen.units)
@@ -181,7 +195,7 @@ class BlocksAhead:
     def _is_time(self) -> bool:
         """Whether moments are to be kept with the next block."""
         now = time.monotonic()
-        if now - self._last_kept < max(KEPT_EVERY, KEEPING * self._keeping):
+        if now - self._last_kept < kept_every(self._keeping):
             return False
         self._last_kept = now
         return True
@@ -205,9 +219,9 @@ class BlocksAhead:
                 self._records[lead, unit] = self._record_of(lead, outcome)
             return True
         if unit in self._known or unit in self._kept:
-            raise LrtError(
-                f"unit {unit} was there before, and cannot be had now ({outcome.reason}); run the "
-                "same command again"
+            raise IncompleteError(
+                f"unit {unit} was computed before, and its states cannot be had now "
+                f"({outcome.reason}); once that is mended, run the same command again"
             )
         self._absent.add(unit)
         self._quarantine(lead, unit, outcome.reason)

@@ -56,12 +56,15 @@ class Shares:
         return [tiles for of_node in self.groups for tiles in of_node]
 
 
-def moment_chain(run: Run, shares: Shares, index_digest: str, kept: Path) -> ChainSpec:
+def moment_chain(
+    run: Run, shares: Shares, index_digest: str, kept: Path, *, waits_for_others: bool = True
+) -> ChainSpec:
     """One replica, whose stages hold some tiles each; all see every block.
 
     Args:
         index_digest: of the row index.
         kept: where moments in the making are kept.
+        waits_for_others: see `ChainSpec`.
     """
     stages = tuple(
         StageSpec(
@@ -81,7 +84,10 @@ def moment_chain(run: Run, shares: Shares, index_digest: str, kept: Path) -> Cha
         for tiles in groups
     )
     return ChainSpec(
-        stages, placement_timeout=run.config.cluster.placement_timeout, accumulates=True
+        stages,
+        placement_timeout=run.config.cluster.placement_timeout,
+        accumulates=True,
+        waits_for_others=waits_for_others,
     )
 
 
@@ -110,7 +116,7 @@ def fits(run: Run, bringing: Mapping[Side, ChainSpec], shares: Shares) -> bool:
         for groups in together
     ]
     if run.in_this_process:
-        return sum(room.memory for room in moments) <= USABLE * max(run.machines.node_memory)
+        return sum(room.memory for room in moments) <= max(run.machines.node_memory)
     stages = [
         Room(shares.cores.states, stage.memory, stage.gpus)
         for spec in bringing.values()

@@ -1,7 +1,8 @@
 """Moments of a run: of every wanted pair of layers, per fold, over all its units.
 
 They lie in `OUT/moments/{fingerprint}/`, one file for each finished tile of the grid. A tile in the
-making is a folder with the nodes of its tree of merges: a killed fit goes on from them.
+making is a folder with the nodes of its tree of merges, or, where there are many tiles, a file of
+what was kept of it: a killed fit goes on from them.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
     if missing:
         _sweep(run.folder.moments, folder, tiles)
     write_row_facts(run, index, records, folder)
-    if missing and len(tiles) >= MANY_TILES:
-        read_once(run, index, records, folder)
-    elif missing:
+    done = not missing or (len(tiles) >= MANY_TILES and read_once(run, index, records, folder))
+    if not done:
+        missing = {path: tile for path, tile in missing.items() if not path.exists()}
         accumulate_by_leaves(run, index, records, folder, missing, len(tiles) - len(missing))
     for path in folder.glob(f"*{KEPT}"):
         path.unlink()

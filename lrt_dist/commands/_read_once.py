@@ -1,13 +1,16 @@
 """Moments of many tiles: held by processes while all stored hidden states go by, read once.
 
 As many tiles are held at once as the machines have room for: a *wave*. What each process holds is
-kept on disk now and then, so a fit that stops goes on from there.
+kept on disk now and then, so a fit that stops goes on from there. Where there is no room for that,
+each tile is a task that reads for itself; its bits are the same.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,16 +37,16 @@ from lrt_dist.commands._tiles import (
 )
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import UserError
-from lrt_dist.formatting import format_bytes
+from lrt_dist.errors import NoPlaceError
+from lrt_dist.files import delete_tree
 from lrt_dist.plan.cost import NUMBER_BYTES
 from lrt_dist.plan.memory import host_bytes
-from lrt_dist.plan.sharing import processes_of_node
+from lrt_dist.plan.sharing import halves, processes_of_node
 from lrt_dist.plan.spreading import spread_tiles
-from lrt_dist.plan.tiles import Tile, layers_of
+from lrt_dist.plan.tiles import Tile
 from lrt_dist.runtime.contract import Chains, ChainSpec, Done, StageSpec
 from lrt_dist.sites import Side
-from lrt_dist.tasks.accumulate import kept_path, kept_units
+from lrt_dist.tasks.accumulate import KEPT, MOMENTS, kept_path, kept_units
 from lrt_dist.tasks.moment_stage import WriteTask
 from lrt_dist.tasks.read import ReadStage, ReadTask
 from lrt_dist.workspace.products import GPU, products_device
@@ -51,82 +54,120 @@ from lrt_dist.workspace.run import Run
 
 READER_CORES = 0.25
 """Of a process that reads: it waits for disks, and sums up checksums."""
+CORES_PER_READER = 16
+"""Of a node, for each process that reads a store there."""
 Wave = tuple[list[Tile], Shares]
 """Tiles that are held at once, and how the machines are shared meanwhile."""
 
 
-def read_once(run: Run, index: RowIndex, records: Records, folder: Path) -> None:
+def read_once(run: Run, index: RowIndex, records: Records, folder: Path) -> bool:
     """Accumulate the missing tiles of a run, from wherever they stand.
 
     Args:
         records: of the fitted units.
         folder: of the moments, with the facts of their rows.
 
+    Returns:
+        Whether all is done: False where no process that holds a tile has room beside those that
+        read, now or within `cluster.placement_timeout`.
+
     Raises:
-        UserError: no node has room for a tile.
-        IncompleteError: see `through_losses`.
+        IncompleteError: see `through_losses`; or states cannot be read.
         CorruptionError: a chunk is not what was committed.
     """
     work = _Work(run, index, records, folder)
-    while work.missing():
-        through_losses(run, work.placed, work.take_in, work.reached)
+    try:
+        while work.missing():
+            through_losses(run, work.placed, work.take_in, work.reached)
+    except NoPlaceError as error:
+        run.progress.note("moments", f"{error}; so each tile is read for itself")
+        return False
+    return True
 
 
-def waves(run: Run, tiles: Sequence[Tile], on: str) -> Iterator[Wave]:
-    """All tiles in as few waves as there is room for.
+def next_wave(run: Run, tiles: Sequence[Tile], on: str, most: int = 0) -> Wave | None:
+    """As many of some tiles as there is room for at once; None where there is none for the first.
 
     Args:
         on: where products are made.
-
-    Raises:
-        UserError: no node has room for a tile.
+        most: tiles that had room before; 0 if that is not known.
     """
+    least = -(-len(tiles) // most) if most else 1
+    for count in itertools.chain([least], _growing(least + 1, len(tiles))):
+        part = list(tiles[: -(-len(tiles) // count)])
+        if shares := _shares(run, part, on):
+            return part, shares
+    return None
+
+
+def waves(run: Run, tiles: Sequence[Tile], on: str) -> list[Wave] | None:
+    """All tiles, wave by wave; None where a tile has no room."""
+    found: list[Wave] = []
     while tiles:
-        parts = (tiles[: -(-len(tiles) // count)] for count in range(1, len(tiles) + 1))
-        wave = next(((list(p), s) for p in parts if (s := _shares(run, p, on))), None)
+        wave = next_wave(run, tiles, on, len(found[-1][0]) if found else 0)
         if wave is None:
-            largest = max(process_memory(run, [tile]) for tile in tiles)
-            raise UserError(
-                f"a process that holds moments of one tile needs {format_bytes(largest)} and "
-                f"{tile_needs(run, tiles[0]).cpus} cores of its node, beside those that read; the "
-                f"largest node offers {format_bytes(max(run.machines.node_memory))} and "
-                f"{max(run.machines.node_cpus):g} cores: use larger nodes, or lower "
-                "fit.tile_bytes or fit.folds"
-            )
-        yield wave
+            return None
+        found.append(wave)
         tiles = tiles[len(wave[0]) :]
+    return found
+
+
+def _growing(first: int, last: int) -> Iterator[int]:
+    """Numbers from the first on, further and further apart; the last one is among them."""
+    while first < last:
+        yield first
+        first += max(1, first // 4)
+    yield last
 
 
 def _shares(run: Run, tiles: Sequence[Tile], on: str) -> Shares | None:
     """How the machines are shared while some tiles are held; None where there is no room."""
-    machines, on_gpu = run.machines, on == GPU
-    nodes, readers = places(run, on_gpu=on_gpu), _readers(run, tiles)
-    if on_gpu:
-        cores = [float(cores) for cores in range(CORES_OF_GPU, 0, -1)]
-        most = 1 if run.in_this_process else int(machines.gpus)
-        counts = range(min(most, len(tiles)), 0, -1)
-        count = next(counts_on_gpus(run, tiles, nodes, counts), None)
-        if count is None:
-            return None
-    else:
-        each, beside = tile_needs(run, tiles[0]).cpus, READER_CORES * len(readers)
-        of_node, share = processes_of_node(min(machines.node_cpus), beside, each)
-        count = 1 if run.in_this_process else min(nodes * of_node, len(tiles))
-        cores = [share]
-    groups = spread_tiles(tiles, count, nodes, run.widths)
-    memory = max(process_memory(run, group) for of_node in groups for group in of_node)
-    replicas = {side: spec.replicas for side, spec in readers.items()}
-    for spread in (True, False):
-        for each_has in cores:
-            shares = Shares(replicas, Cores(READER_CORES, each_has), groups, spread, memory, on)
-            if fits(run, readers, shares):
-                return shares
+    nodes, counts = _counts(run, tiles, on)
+    for readers in (_readers(run, tiles), _readers(run, tiles, few=True)):
+        replicas = {side: spec.replicas for side, spec in readers.items()}
+        for count, cores in counts:
+            groups = spread_tiles(tiles, count, nodes, run.widths)
+            memory = max(process_memory(run, group) for of_node in groups for group in of_node)
+            for spread in (True, False):
+                shares = Shares(replicas, Cores(READER_CORES, cores), groups, spread, memory, on)
+                if fits(run, readers, shares):
+                    return shares
     return None
 
 
-def _readers(run: Run, tiles: Sequence[Tile]) -> dict[Side, ChainSpec]:
-    """Processes that read the stores, one of each on each node."""
+def _counts(run: Run, tiles: Sequence[Tile], on: str) -> tuple[int, list[tuple[int, float]]]:
+    """Nodes that processes with moments are spread over; and how many processes, with how many
+    cores each, the best first."""
+    machines, sides = run.machines, len(set(run.lead))
+    if run.in_this_process:
+        fitting = counts_on_gpus(run, tiles, 1, [1]) if on == GPU else [1]
+        return 1, [(count, 1.0) for count in fitting]
+    if on == GPU:
+        nodes = places(run, on_gpu=True)
+        most = min(int(machines.gpus), len(tiles))
+        fitting = list(counts_on_gpus(run, tiles, nodes, halves(most)))
+        cores = [*map(float, range(CORES_OF_GPU, 0, -1)), 0.5]
+        return nodes, [(count, each) for count in fitting for each in cores]
+    # Nodes that are far smaller than others would make all processes small.
+    large = [cpus for cpus in machines.node_cpus if 2 * cpus >= max(machines.node_cpus)]
+    each, beside = tile_needs(run, tiles[0]).cpus, READER_CORES * sides * _readers_of_node(run)
+    of_nodes = processes_of_node(min(large), beside, each, -(-len(tiles) // len(large)))
+    return len(large), [(min(n * len(large), len(tiles)), cores) for n, cores in of_nodes]
+
+
+def _readers_of_node(run: Run) -> int:
+    """Processes that read one store, on each node."""
+    return max(1, int(max(run.machines.node_cpus) // CORES_PER_READER))
+
+
+def _readers(run: Run, tiles: Sequence[Tile], *, few: bool = False) -> dict[Side, ChainSpec]:
+    """Processes that read the stores.
+
+    Args:
+        few: one for each store.
+    """
     extract, specs = run.config.extract, {}
+    count = 1 if few else len(run.machines.node_cpus) * _readers_of_node(run)
     for side in sorted(set(run.lead)):
         layers = layers_wanted(run, side, tiles)
         memory = host_bytes(
@@ -137,9 +178,10 @@ def _readers(run: Run, tiles: Sequence[Tile]) -> dict[Side, ChainSpec]:
             carry_bytes=0,
         )
         stage = StageSpec(ReadStage, cpus=READER_CORES, gpus=0.0, memory=memory, leaves=layers)
-        count = len(run.machines.node_cpus)
         timeout = run.config.cluster.placement_timeout
-        specs[side] = ChainSpec((stage,), count, most=count, placement_timeout=timeout)
+        specs[side] = ChainSpec(
+            (stage,), count, most=count, placement_timeout=timeout, waits_for_others=False
+        )
     return specs
 
 
@@ -150,11 +192,14 @@ class _Work:
         self._run, self._index, self._records, self._folder = run, index, records, folder
         self._blocks = run_blocks(run, index, records, folder)
         self._devices: dict[tuple[tuple[float, ...], ...], str] = {}
+        for tile in run_tiles(run):  # leaves, if there were fewer tiles before
+            delete_tree(self._path(tile).with_suffix(""))
         self._forget_other_cuts()
 
     def missing(self) -> list[Tile]:
         """Tiles whose moments are not there."""
-        return [tile for tile in run_tiles(self._run) if not self._path(tile).exists()]
+        there = {path.name for path in self._folder.glob(f"*{MOMENTS}")}
+        return [tile for tile in run_tiles(self._run) if self._path(tile).name not in there]
 
     def reached(self) -> tuple[int, ...]:
         """Units in what was kept of each missing tile."""
@@ -164,7 +209,7 @@ class _Work:
         """What is held next, and by whom.
 
         Raises:
-            UserError: see `waves`.
+            NoPlaceError: there is no room.
         """
         run, missing = self._run, self.missing()
         run.runtime.look()
@@ -172,7 +217,13 @@ class _Work:
         if machines not in self._devices:  # a GPU is asked, which takes its time
             largest = max(gpu_bytes(run, [tile]) for tile in missing)
             self._devices[machines], _ = products_device(run, largest)
-        return next(waves(run, missing, self._devices[machines]))
+        wave = next_wave(run, missing, self._devices[machines])
+        if wave is None:
+            raise NoPlaceError(
+                "there is no room for processes that hold moments beside others that read hidden "
+                "states"
+            )
+        return wave
 
     def take_in(self, wave: Wave) -> None:
         """Hold some tiles while all states are read that they have not, and write them."""
@@ -188,17 +239,21 @@ class _Work:
             (n for n, block in enumerate(blocks) if not everywhere.issuperset(block.units)),
             len(blocks),
         )
-        chain = moment_chain(run, shares, self._index.digest, self._folder)
+        chain = moment_chain(run, shares, self._index.digest, self._folder, waits_for_others=False)
         with run.runtime.chains(chain) as chains:
             if first < len(blocks):
                 self._read(chains, wave, first)
-            for outcome in chains.run([WriteTask(self._folder, len(self._records))]):
+            most = max(map(len, shares.processes))
+            write = WriteTask(self._folder, len(self._records), most, keeps=False)
+            for outcome in chains.run([write]):
                 assert isinstance(outcome, Done), outcome
 
     def _read(self, chains: Chains, wave: Wave, first: int) -> None:
         """Take in all blocks from the first wanted one on."""
         run, index, (tiles, shares) = self._run, self._index, wave
         readers = _readers(run, tiles)
+        for side, spec in readers.items():
+            readers[side] = replace(spec, replicas=shares.replicas[side])
         with ExitStack() as stack:
             total = len(readers) * len(self._records)
             bar = stack.enter_context(run.progress.phase("moments", total, "units"))
@@ -208,7 +263,7 @@ class _Work:
                 index,
                 self._blocks,
                 first,
-                layers=tuple(layers_of(group) for group in shares.processes),
+                processes=shares.processes,
                 known=self._records.keys(),
                 known_records=lambda units: {unit: self._records[unit] for unit in units},
                 kept=set(),
@@ -217,6 +272,7 @@ class _Work:
                 quarantine=_never,
                 facts=self._folder,
                 bar=bar,
+                keeps_last=False,
             )
             streams = {
                 side: stack.enter_context(
@@ -241,13 +297,11 @@ class _Work:
 
     def _forget_other_cuts(self) -> None:
         """Delete what was kept of blocks that were cut otherwise, by another version."""
-        whole, cut = set[int](), {frozenset[int]()}
-        for block in self._blocks:
-            whole.update(block.units)
-            cut.add(frozenset(whole))
-        for tile in self.missing():
-            path = kept_path(self._path(tile))
-            if kept_units(path) not in cut:
+        order = [unit for block in self._blocks for unit in block.units]
+        ends = {0, *itertools.accumulate(len(block.units) for block in self._blocks)}
+        for path in self._folder.glob(f"*{KEPT}"):
+            units = kept_units(path)
+            if len(units) not in ends or units != set(order[: len(units)]):
                 path.unlink()
 
     def _path(self, tile: Tile) -> Path:

@@ -27,8 +27,7 @@ from lrt_dist.plan.cost import (
 )
 from lrt_dist.plan.memory import cores_shared
 from lrt_dist.plan.sharing import Party, shared_gpus
-from lrt_dist.plan.spreading import spread_tiles
-from lrt_dist.plan.tiles import layers_of
+from lrt_dist.plan.spreading import Group, spread_tiles
 from lrt_dist.runtime.contract import ChainSpec
 from lrt_dist.sites import Side, Sided
 from lrt_dist.workspace.placement import extraction_chain, stage_plans
@@ -58,12 +57,12 @@ class Together:
     Attributes:
         models: the chain of each model, by side.
         moments: see `moment_chain`.
-        layers: that each of these stages wants of a block.
+        processes: tiles of each of its stages.
     """
 
     models: dict[Side, ChainSpec]
     moments: ChainSpec
-    layers: tuple[Sided[tuple[int, ...]], ...]
+    processes: list[Group]
 
 
 def together(
@@ -91,7 +90,7 @@ def together(
     return Together(
         {side: _with_cores(spec, shares.cores.states) for side, spec in models.items()},
         moment_chain(run, shares, index.digest, kept),
-        tuple(layers_of(tiles) for tiles in shares.processes),
+        shares.processes,
     )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from lrt_dist.commands._blocks_ahead import KEEPING, KEPT_EVERY
+from lrt_dist.commands._blocks_ahead import AHEAD, KEPT_EVERY, kept_every
 from lrt_dist.commands._moment_processes import Shares
-from lrt_dist.commands._read_once import waves
+from lrt_dist.commands._read_once import Wave, waves
 from lrt_dist.commands._tiles import gpu_bytes, layers_wanted, leaf_units, run_tiles, tile_needs
 from lrt_dist.commands._together import Speeds, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
@@ -47,6 +47,9 @@ driver_per_block`)."""
 COPYING = 5e9
 """Bytes a second that a process which holds moments copies together from units, in one thread; half
 of what it was on a machine with nothing else to do."""
+READING = 5e8
+"""Bytes a second that a process reads from a store, checked: a third of what it was from the page
+cache (`python -m benchmarks reader`)."""
 DISK = 1e9
 """Bytes a second that are written where nobody said how fast storage is."""
 
@@ -147,7 +150,9 @@ class Ways:
         stored = Sided.of(lambda side: self._store_bytes(side, rows))
         chains = Sided.of(lambda side: extraction_chain(run, side))
         hours = Sided.of(lambda side: self._extraction_seconds(side, chains[side]) / 3600)
-        fit = self._in_waves() if len(self._tiles) >= MANY_TILES else self._by_leaves()
+        many = len(self._tiles) >= MANY_TILES
+        found = waves(run, self._tiles, self._device) if many else None
+        fit = self._in_waves(found) if found else self._by_leaves()
         return Way(
             store="zarr",
             replicas=Sided.of(lambda side: chains[side].replicas if self._is_run(side) else 0),
@@ -205,26 +210,35 @@ class Ways:
         )
         return _Fit(0, memory, read, 0, written, seconds)
 
-    def _in_waves(self) -> _Fit:
+    def _in_waves(self, found: Sequence[Wave]) -> _Fit:
         """As many tiles as have room are held at once, while all states that they want go by."""
         run, sides = self._run, sorted(set(self._run.lead))
         number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
         fits = []
-        for tiles, shares in waves(run, self._tiles, self._device):
-            numbers = sum(
-                len(layers_wanted(run, side, tiles)) * run.facts[side].width for side in sides
-            )
-            read = self._extraction.rows * numbers * number_bytes
+        for tiles, shares in found:
+            wanted = {side: len(layers_wanted(run, side, tiles)) for side in sides}
+            reads = {
+                side: self._extraction.rows * wanted[side] * run.facts[side].width * number_bytes
+                for side in sides
+            }
             kept = sum(tile.bytes(run.widths, run.config.fit.folds) for tile in tiles)
-            seconds = max(
+            work = max(
                 self._driver_seconds(sides, tiles, shares.processes),
                 self._moment_seconds(shares),
-                self._storage_seconds(read + kept),
+                self._reader_seconds(reads, shares),
             )
-            written = kept * (1 + self._times_kept(seconds, kept))
-            received = self._received(shares)
+            times = self._times_kept(max(work, self._storage_seconds(sum(reads.values()))), kept)
+            meanwhile = sum(reads.values()) + times * kept
+            seconds = max(work, self._storage_seconds(meanwhile)) + self._storage_seconds(kept)
             fits.append(
-                _Fit(len(shares.processes), shares.memory, read, received, written, seconds)
+                _Fit(
+                    len(shares.processes),
+                    shares.memory,
+                    sum(reads.values()),
+                    self._received(shares),
+                    (times + 1) * kept,
+                    seconds,
+                )
             )
         return _Fit(
             max(fit.processes for fit in fits),
@@ -235,6 +249,18 @@ class Ways:
             sum(fit.seconds for fit in fits),
         )
 
+    def _reader_seconds(self, reads: Mapping[Side, int], shares: Shares) -> float:
+        """In which the readers of each store read so many bytes; no more are at work than there are
+        units ahead."""
+        ahead = AHEAD * len(self._blocks()[0])
+        return max(
+            count / (READING * min(shares.replicas[side], ahead)) for side, count in reads.items()
+        )
+
+    def _blocks(self) -> list[tuple[int, ...]]:
+        rows_per_unit, folds = self._run.config.extract.rows_per_unit, self._run.config.fit.folds
+        return plan_blocks(range(self._units), rows_per_unit, folds * ROWS_PER_PRODUCT)
+
     def _straight(self) -> Way:
         run, extraction = self._run, self._extraction
         sides = sorted(set(run.lead))
@@ -242,7 +268,7 @@ class Ways:
         speeds = Speeds(extraction.speed, products, self._device)
         shares = shared_machines(run, sides, extraction.tokens, extraction.rows, speeds)
         seconds = self._straight_seconds(sides, shares)
-        times = 1 + self._times_kept(seconds, self._moments)
+        times = 2 + self._times_kept(seconds, self._moments)  # with the last block, and at the end
         rows = min(extraction.rows, STORED * run.config.extract.rows_per_unit)
         return Way(
             store="none",
@@ -285,9 +311,17 @@ class Ways:
         held = max(sum(numbers_held(tiles, run.widths)) for tiles in processes)
         number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
         copying = self._extraction.rows * held * number_bytes / COPYING
-        products = self._gpu_speed * len(processes) if self._on_gpus else self._core_speed
-        flops = self._flops([tile for group in processes for tile in group])
-        return max(network, copying, flops / products)
+        products = max(self._flops(group) for group in processes) / self._process_speed(shares)
+        return max(network, copying, products)
+
+    def _process_speed(self, shares: Shares) -> float:
+        """Operations a second of the products of one process with moments."""
+        if self._on_gpus:
+            return self._gpu_speed
+        if self._run.in_this_process:
+            return self._core_speed
+        threads = max(1, int(shares.cores.moments))
+        return self._core_speed * threads / sum(self._run.machines.node_cpus)
 
     def _flops(self, tiles: Sequence[Tile]) -> int:
         """Operations of the products of some tiles."""
@@ -295,9 +329,10 @@ class Ways:
         return moments_flops(self._extraction.rows, entries)
 
     def _times_kept(self, seconds: float, count: int) -> int:
-        """How often so many bytes of moments are kept while they are accumulated, the last time at
-        the end."""
-        return 1 + int(seconds // max(KEPT_EVERY, KEEPING * count / self._storage))
+        """How often so many bytes of moments are kept while they are accumulated."""
+        if seconds < KEPT_EVERY:
+            return 0
+        return 1 + int((seconds - KEPT_EVERY) // kept_every(count / self._storage))
 
     def _driver_seconds(
         self, sides: list[Side], tiles: Sequence[Tile], processes: Sequence[Group]
@@ -306,8 +341,7 @@ class Ways:
         some tiles."""
         run, units = self._run, self._units
         left = sum(len(layers_wanted(run, side, tiles)) for side in sides)
-        rows_per_unit, folds = run.config.extract.rows_per_unit, run.config.fit.folds
-        blocks = len(plan_blocks(range(units), rows_per_unit, folds * ROWS_PER_PRODUCT))
+        blocks = len(self._blocks())
         # Every unit comes once, and its target states a second time, as a partner.
         wanted = [layers_of(tiles) for tiles in processes]
         handles = units * sum(len(of.source) + 2 * len(of.target) for of in wanted)

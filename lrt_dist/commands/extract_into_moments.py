@@ -141,7 +141,8 @@ class _Work:
             records = fitted_units(run.folder)
             folder = self._folder(records)
             write_row_facts(run, index, records, folder)
-            for outcome in chains.run([WriteTask(folder, len(records))]):
+            most = max(map(len, placed.processes))
+            for outcome in chains.run([WriteTask(folder, len(records), most, keeps=True)]):
                 assert isinstance(outcome, Done), outcome
         assert self.is_written(), "moments are not where they were written"
         self.tidy_up()
@@ -200,7 +201,7 @@ class _Work:
                 self._index,
                 blocks,
                 first,
-                layers=placed.layers,
+                processes=placed.processes,
                 known=set.intersection(*committed.values()),
                 known_records=self._records,
                 kept=kept,

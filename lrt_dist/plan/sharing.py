@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BUSY = 0.85
-"""Share of a node's cores that should have a thread."""
+QUICK = 1.15
+"""Times as long as it takes at least is quick enough, if processes are fewer then."""
+SMALL = 8
+"""Numbers of processes up to which each is tried."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,38 @@ def shared_gpus(parties: Sequence[Party], gpus: int) -> list[int] | None:
         given[last] += parties[last].step
 
 
-def processes_of_node(cpus: float, beside: float, each: int) -> tuple[int, float]:
-    """How many processes a node's cores are for, and cores of each: as few as leave few cores
-    without a thread. A process has a thread for each whole core of its own, and one at least.
+def processes_of_node(cpus: float, beside: float, each: int, tiles: int) -> list[tuple[int, float]]:
+    """How many processes a node's cores are for, which share some tiles evenly, and cores of each:
+    the quickest first, then fewer and fewer. A process has a thread for each whole core of its
+    own, and one at least; more threads than twice `each` are taken to be of no use.
 
     Args:
         cpus: cores of the node.
         beside: those that are taken by others.
         each: cores of a process that a task of its kind would have.
+        tiles: of the node.
     """
-    free = cpus - beside
+    free = max(cpus - beside, cpus / 2)
 
-    def threads(count: int) -> int:
-        return count * max(1, int(free / count))
+    def turns(count: int) -> float:
+        return math.ceil(tiles / count) / min(max(1, int(free / count)), 2 * each)
 
-    counts = range(max(1, int(cpus // each)), max(1, int(cpus)) + 1)
-    enough = (count for count in counts if threads(count) >= BUSY * cpus)
-    count = next(enough, max(counts, key=threads))
-    cores = free / count
-    return count, float(int(cores)) if cores >= 1 else math.floor(100 * cores) / 100
+    def cores(count: int) -> float:
+        share = free / count
+        return float(int(share)) if share >= 1 else math.floor(100 * share) / 100
+
+    counts = range(1, max(1, min(int(cpus), tiles)) + 1)
+    enough = QUICK * min(map(turns, counts))
+    best = next(count for count in counts if turns(count) <= enough)
+    return [(count, cores(count)) for count in halves(best)]
+
+
+def halves(number: int) -> list[int]:
+    """A number, its half, and so on down to 1; small ones one by one."""
+    found = [number]
+    while found[-1] > 1:
+        found.append(found[-1] - 1 if found[-1] <= SMALL else found[-1] // 2)
+    return found
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ class ChainSpec:
             stage gets all batches, with the carry with which they begin, and the tasks in the order
             in which they come. What they gathered is lost if one of them dies or a task fails. Such
             a chain has one replica.
+        waits_for_others: whether it waits, however long, for resources that others use.
     """
 
     stages: tuple[StageSpec, ...]
@@ -166,6 +167,7 @@ class ChainSpec:
     placement_timeout: float = 300.0
     carry_bytes: int = 0
     accumulates: bool = False
+    waits_for_others: bool = True
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class BlockTask:
         facts: of the rows.
         held: the `UnitRows` of its units, and of the target model those of its partners.
         layers: that each stage wants.
-        keep: whether to write down afterwards what the stage holds.
+        tiles: that a stage holds, at most.
+        keep: whether to write down afterwards what the stage holds, a tile a batch.
     """
 
     number: int
@@ -51,6 +52,7 @@ class BlockTask:
     facts: RowFacts
     held: Mapping[Place, Handle]
     layers: tuple[Sided[tuple[int, ...]], ...]
+    tiles: int
     keep: bool
 
     @property
@@ -64,7 +66,7 @@ class BlockTask:
 
     @property
     def batches(self) -> int:
-        return 1
+        return 1 + self.tiles if self.keep else 1
 
     def smaller(self) -> None:
         """A block is what the run says that it is."""
@@ -78,15 +80,19 @@ class BlockTask:
 
 @dataclass(frozen=True)
 class WriteTask:
-    """Write the moments of every tile, once all blocks are in.
+    """Write the moments of every tile, a tile a batch, once all blocks are in.
 
     Attributes:
         folder: where they go.
         units: that must be in.
+        tiles: that a stage holds, at most.
+        keeps: whether what was kept stays, for whoever asks whether all is written.
     """
 
     folder: Path
     units: int
+    tiles: int
+    keeps: bool
 
     @property
     def key(self) -> str:
@@ -94,7 +100,7 @@ class WriteTask:
 
     @property
     def batches(self) -> int:
-        return 1
+        return self.tiles
 
     def smaller(self) -> None:
         """See `BlockTask`."""
@@ -134,14 +140,14 @@ class MomentStage:
         # Target states of a block's partners: they are the next block's, as a rule.
         self._partners: tuple[int, ...] = ()
         self._further: States | None = None
-        self._steps: dict[str, Callable[[], Kept | None]] = {}
-        self._receipts: dict[str, Kept | None] = {}
+        self._steps: dict[str, Callable[[int], None]] = {}
+        self._keeping: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def open(self, task: BlockTask | WriteTask) -> None:
         """Gather and sort a block's rows while the block before is multiplied. Its handles are let
         go of here, see `Handle`."""
-        step: Callable[[], Kept | None]
+        step: Callable[[int], None]
         if isinstance(task, WriteTask):
             step = partial(self._write, task)
         else:
@@ -150,16 +156,17 @@ class MomentStage:
             self._steps[task.key] = step
 
     def step(self, key: str, batch: int, carry: Any) -> None:
-        self._receipts[key] = self._steps[key]()
+        self._steps[key](batch)
 
     def finish(self, key: str) -> Any:
-        receipt = self._receipts.pop(key)
+        seconds = self._keeping.get(key)
         self.forget(key)
-        return receipt
+        return None if seconds is None else Kept(seconds)
 
     def forget(self, key: str) -> None:
         with self._lock:
             self._steps.pop(key, None)
+            self._keeping.pop(key, None)
 
     def _sorted(self, task: BlockTask) -> SortedBlock | None:
         if all(sums.units.issuperset(task.block.units) for sums in self._sums.values()):
@@ -179,29 +186,35 @@ class MomentStage:
         self._further = self._sorter.gather(held, block.partners, Side.TARGET)
         return self._sorter.sort(block, own, [own, self._further]).on(self._device)
 
-    def _take_in(self, task: BlockTask, block: SortedBlock | None) -> Kept | None:
+    def _take_in(self, task: BlockTask, block: SortedBlock | None, batch: int) -> None:
         """
         Raises:
             LostError: what came before is not in, so this cannot be.
         """
+        if batch > 0:
+            self._keep(task, batch - 1)
+            return
         for name, sums in self._sums.items():
             if block is None or sums.units.issuperset(block.units):
                 continue  # it was kept with this block, by a process that is gone
             self._check(name, sums, task.before)
             sums.add(block, task.facts.rows_per_unit)
-        if not task.keep:
-            return None
-        began = time.monotonic()
-        for name, sums in self._sums.items():
-            sums.keep(self._folder / f"{name}{KEPT}")
-        return Kept(time.monotonic() - began)
 
-    def _write(self, task: WriteTask) -> None:
-        for name in self._names:
+    def _keep(self, task: BlockTask, number: int) -> None:
+        began = time.monotonic()
+        for name in self._names[number : number + 1]:
+            self._sums[name].keep(self._folder / f"{name}{KEPT}")
+        seconds = time.monotonic() - began
+        self._keeping[task.key] = self._keeping.get(task.key, 0.0) + seconds
+
+    def _write(self, task: WriteTask, number: int) -> None:
+        for name in self._names[number : number + 1]:
             path = task.folder / f"{name}{MOMENTS}"
             if not path.exists():
                 self._check(name, self._sums[name], task.units)
                 self._sums[name].write(path)
+            if not task.keeps:
+                (self._folder / f"{name}{KEPT}").unlink(missing_ok=True)
 
     def _check(self, name: str, sums: TileSums, units: int) -> None:
         if len(sums.units) != units:

@@ -24,7 +24,7 @@ from lrt_dist.commands import _blocks_ahead, _moments, _read_once, _rows
 from lrt_dist.commands._blocks_ahead import BlocksAhead
 from lrt_dist.commands._moment_processes import Cores, Shares
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import CorruptionError, UserError
+from lrt_dist.errors import CorruptionError, IncompleteError
 from lrt_dist.plan.spreading import spread_tiles
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.contract import ChainSpec, Done, Runtime
@@ -160,12 +160,50 @@ def test_without_room_for_all_tiles_some_come_after(
     assert "3 of 9 tiles have room at once; the others come after" in folder.log.read_text()
 
 
-def test_without_room_for_one_tile_it_says_what_would_help(
-    extracted: Path, tmp_path: Path, ray_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+def test_without_room_beside_readers_each_tile_is_read_for_itself(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrt_dist.plan.cost.PROCESS_BYTES", 2**60)
-    with pytest.raises(UserError, match=r"one tile needs .* offers .* lower fit\.tile_bytes"):
-        fitted(extracted, tmp_path / "out", CLUSTER)
+    monkeypatch.setattr(_read_once, "fits", lambda *_: False)
+    folder = fitted(extracted, tmp_path / "out")
+    assert made(folder) == whole
+    assert "so each tile is read for itself" in folder.log.read_text()
+
+
+def test_nobody_waits_for_cores_that_others_keep(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes], ray_runtime: Runtime
+) -> None:
+    """Half a core is gone: tasks of a core each find room, one at a time."""
+    import ray
+
+    class Other:
+        def is_there(self) -> bool:
+            return True
+
+    remote: Any = ray.remote(num_cpus=0.5)(Other)
+    other = remote.remote()
+    try:
+        assert ray.get(other.is_there.remote())
+        settings = (CLUSTER, "cluster.placement_timeout=2")
+        folder = fitted(extracted, tmp_path / "out", *settings)
+    finally:
+        ray.kill(other)
+    assert made(folder) == whole
+    assert "so each tile is read for itself" in folder.log.read_text()
+
+
+@pytest.mark.slow
+def test_leaves_of_fewer_tiles_are_not_left_over(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    """Four pairs, killed among their leaves; then nine."""
+    out = tmp_path / "out"
+    shutil.copytree(extracted / "out", out)
+    for folder in {Path(name).parent for name in whole if name.startswith("moments")}:
+        for name in {Path(n).stem for n in whole if n.startswith(str(folder))}:
+            (out / folder / name).mkdir(parents=True)
+            (out / folder / name / "1-0-of-4.safetensors").write_bytes(b"a node")
+    assert made(fitted(extracted, out)) == whole
+    assert not [path for path in out.glob("moments/*/*") if path.is_dir()]
 
 
 class _Killed(BaseException):
@@ -209,7 +247,8 @@ def test_stopped_anywhere_it_goes_on_from_what_was_kept(
     assert made(folder) == whole
     assert not list(folder.moments.glob("*/*.kept"))
     of_third_block, of_eleventh = 21 - 2 * 9, 100 - 21 - 8 * 9  # which were not kept
-    assert counts["add"] == 9 * 16 + of_third_block + of_eleventh
+    of_last = 9 - 3  # tiles that were not written then
+    assert counts["add"] == 9 * 16 + of_third_block + of_eleventh + of_last
     assert counts["write"] == 9 + 1
 
 
@@ -288,6 +327,25 @@ def test_a_chunk_that_is_not_what_was_committed_is_named(extracted: Path, tmp_pa
     chunk.write_bytes(bytes(np.frombuffer(chunk.read_bytes(), dtype=np.uint8) ^ 1))
     with pytest.raises(CorruptionError, match=r"layers/1 of unit 3 .* verify --repair"):
         fitted(extracted, out)
+
+
+def test_a_chunk_that_cannot_be_read_is_for_later(
+    extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried three times; a fit that ends then can be taken up."""
+    plain = ActivationStore.stored_states
+    tried: list[int] = []
+
+    def failing(store: ActivationStore, layer: int, unit: int, checksum: str | None) -> Any:
+        if (layer, unit) == (1, 3) and "source" not in store.url:
+            tried.append(unit)
+            raise OSError("no route to host")
+        return plain(store, layer, unit, checksum)
+
+    monkeypatch.setattr(ActivationStore, "stored_states", failing)
+    with pytest.raises(IncompleteError, match=r"unit 3 was .* cannot be had now .*no route"):
+        fitted(extracted, tmp_path / "out")
+    assert len(tried) >= 3
 
 
 def test_one_model_on_both_sides_is_read_once(

@@ -88,21 +88,26 @@ def test_what_is_spread_takes_the_emptiest_node(nodes: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "each", "expected"),
+    ("cpus", "each", "tiles", "expected"),
     [
-        (1, 1, (1, 0.5)),
-        (2, 1, (2, 0.75)),
-        (2, 2, (2, 0.75)),
-        (4, 1, (4, 0.87)),
-        (8, 8, (1, 7.0)),
-        (16, 4, (5, 3.0)),
-        (96, 8, (12, 7.0)),
+        (1, 1, 9, (1, 0.5)),
+        (2, 1, 9, (2, 0.75)),
+        (2, 2, 1, (1, 1.0)),
+        (8, 8, 100, (1, 7.0)),
+        (96, 16, 1, (1, 95.0)),
+        (96, 2, 54, (18, 5.0)),
     ],
 )
-def test_a_process_on_cores_has_nearly_all_of_them(
-    cpus: float, each: int, expected: tuple[int, float]
+def test_a_nodes_cores_are_for_processes_of_the_quickest_number(
+    cpus: float, each: int, tiles: int, expected: tuple[int, float]
 ) -> None:
-    """Beside half a core that others have; and all have room."""
-    count, cores = processes_of_node(cpus, 0.5, each)
-    assert (count, cores) == expected
-    assert count * cores + 0.5 <= cpus
+    """Beside half a core that others have; all have room, and fewer are tried after."""
+    found = processes_of_node(cpus, 0.5, each, tiles)
+    assert found[0] == expected
+    assert all(count * cores + 0.5 <= cpus for count, cores in found)
+    assert found[-1][0] == 1
+
+
+def test_a_node_without_cores_has_none_to_share() -> None:
+    """It holds nothing then."""
+    assert processes_of_node(0.0, 0.5, 1, 9) == [(1, 0.0)]

@@ -61,7 +61,7 @@ def block_task(unit: int, facts: RowFacts, handles: Sequence[Handle]) -> BlockTa
     held: dict[Place, Handle] = {(Side.SOURCE, unit, 1): own, (Side.TARGET, unit, 2): own}
     held[Side.TARGET, unit + 1, 2] = further
     block = Block((unit,), (unit + 1,))
-    return BlockTask(unit, block, unit, facts, held, (TILE.layers,) * 3, keep=False)
+    return BlockTask(unit, block, unit, facts, held, (TILE.layers,) * 3, 1, keep=False)
 
 
 def build(name: str, kept: Path) -> BuildMomentStage:
@@ -82,7 +82,7 @@ def test_no_handle_outlives_the_opening_of_its_task(tmp_path: Path) -> None:
     assert [handle() for handle in gone] == [None, None]
     stage.step(key, 0, None)
     stage.finish(key)
-    stage.open(WriteTask(tmp_path, 1))
+    stage.open(WriteTask(tmp_path, 1, 1, keeps=False))
     stage.step("moments", 0, None)
     assert MomentFile(tmp_path / "tile.safetensors").fold(0).n == ROWS
 
@@ -109,7 +109,7 @@ def test_thousands_of_blocks_that_share_units_all_come_in(
 
     with ray_runtime.chains(holding) as chains:
         assert all(isinstance(outcome, Done) for outcome in chains.run(tasks()))
-        (written,) = chains.run([WriteTask(tmp_path, blocks)])
+        (written,) = chains.run([WriteTask(tmp_path, blocks, 1, keeps=False)])
         assert isinstance(written, Done)
     for name in "abc":
         assert MomentFile(tmp_path / f"{name}.safetensors").fold(0).n == blocks * ROWS
