@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lrt_dist.sites import LayerPair, Sided
+from lrt_dist.sites import LayerPair, Side, Sided
 
 T = TypeVar("T")
 
@@ -109,22 +109,17 @@ def plan_tiles(
     sources = sorted({pair.source for pair in pairs})
     targets = sorted({pair.target for pair in pairs})
     height, width = _shape(len(sources), len(targets), widths, draws, budget // (8 * folds))
-    tiles: list[Tile] = []
-    owned: Sided[set[int]] = Sided(set(), set())
-    for rows in _even_runs(sources, height):
-        for columns in _even_runs(targets, width):
-            block = tuple(
-                pair for s in rows for t in columns if (pair := LayerPair(s, t)) in wanted
-            )
-            if not block:
-                continue
-            own = Sided(
-                tuple(sorted({pair.source for pair in block} - owned.source)),
-                tuple(sorted({pair.target for pair in block} - owned.target)),
-            )
-            owned.source.update(own.source)
-            owned.target.update(own.target)
-            tiles.append(Tile(block, own, draws=draws))
+    blocks = [
+        block
+        for rows in _even_runs(sources, height)
+        for columns in _even_runs(targets, width)
+        if (block := tuple(p for s in rows for t in columns if (p := LayerPair(s, t)) in wanted))
+    ]
+    own = _owners(blocks, Sided(sources, targets))
+    tiles = [
+        Tile(block, Sided(tuple(own[n].source), tuple(own[n].target)), draws=draws)
+        for n, block in enumerate(blocks)
+    ]
     within = sorted({(a, b) for group in joint for a in group for b in group if a < b})
     per_tile = max(1, budget // (8 * folds * widths.source**2))
     tiles += [
@@ -132,6 +127,23 @@ def plan_tiles(
         for i in range(0, len(within), per_tile)
     ]
     return tiles
+
+
+def _owners(
+    blocks: Sequence[Sequence[LayerPair]], layers: Sided[list[int]]
+) -> list[Sided[list[int]]]:
+    """Layers whose own moments each block of pairs gets: along diagonals of the grid, so that no
+    block, and no row or column of blocks, gets many."""
+    own = [Sided[list[int]]([], []) for _ in blocks]
+    for side in Side:
+        holding: dict[int, list[int]] = {layer: [] for layer in layers[side]}
+        for number, block in enumerate(blocks):
+            for layer in {Sided(pair.source, pair.target)[side] for pair in block}:
+                holding[layer].append(number)
+        # The two diagonals are neighbours: no single pair is on both, if there are several.
+        for place, layer in enumerate(layers[side], start=side is Side.TARGET):
+            own[holding[layer][place % len(holding[layer])]][side].append(layer)
+    return own
 
 
 def units_of_leaf(units: int, rows_per_unit: int, tiles: int, worth_rows: int) -> int:
