@@ -23,14 +23,15 @@ def through_losses(
     """Do the rest of some work on the nodes that there are, and again after each loss.
 
     Args:
-        place: says what goes where on the nodes that there are now; raises UserError without room.
+        place: says what goes where on the nodes that there are now; raises UserError or NoPlaceError
+            without room.
         go_on: does the rest there.
         reached: how far it is, by what was kept.
 
     Raises:
         LostError: it was lost twice in a row without getting any further.
         NoReplicaError: no room is left after a loss, and no node came.
-        UserError: there is no room to begin with.
+        UserError, NoPlaceError: there is no room to begin with.
     """
     in_vain = 0
     ends: tuple[type[LrtError], ...] = (LostError, NoReplicaError)
@@ -56,7 +57,7 @@ def _placed_again(run: Run, place: Callable[[], P]) -> P:
     while True:
         try:
             return place()
-        except UserError as error:
+        except (UserError, NoPlaceError) as error:
             if time.monotonic() - began >= patience:
                 raise NoReplicaError(
                     "the nodes that are left have no room for what was begun; add nodes, and run "

@@ -253,7 +253,8 @@ class _Work:
         run, index, (tiles, shares) = self._run, self._index, wave
         readers = _readers(run, tiles)
         for side, spec in readers.items():
-            readers[side] = replace(spec, replicas=shares.replicas[side])
+            count = shares.replicas[side]
+            readers[side] = replace(spec, replicas=count, most=count)
         with ExitStack() as stack:
             total = len(readers) * len(self._records)
             bar = stack.enter_context(run.progress.phase("moments", total, "units"))

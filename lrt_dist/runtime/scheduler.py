@@ -269,9 +269,9 @@ class RayChains:
         if waited < min(limit, TELL_AFTER):
             return
         beside = self._beside()
-        would_fit = self._spec.waits_for_others and fits_when_idle(self._spec, beside)
-        in_vain = self._is_in_vain(now, beside)
-        if would_fit and not in_vain:
+        would_fit, in_vain = fits_when_idle(self._spec, beside), self._is_in_vain(now, beside)
+        patient = self._spec.waits_for_others or waited < limit
+        if would_fit and patient and not in_vain:
             if now - self._told > 60:
                 self._told = now
                 self._note(f"waiting for resources that others use: {what_is_missing(self._spec)}")
