@@ -251,8 +251,9 @@ class BlocksAhead:
             )
             if not usual:
                 raise LrtError("every unit was quarantined: there is nothing to fit")
-            last = next(n for n, block in enumerate(self._blocks) if usual[-1] in block.units)
-            self._allow(last - self._first + 1)
+            if not self._known.issuperset(usual):
+                last = next(n for n, block in enumerate(self._blocks) if usual[-1] in block.units)
+                self._allow(last - self._first + 1)
             if not all(self._is_computed(unit) for unit in usual):
                 return None
             if set(usual) & self._absent:

@@ -23,8 +23,8 @@ def through_losses(
     """Do the rest of some work on the nodes that there are, and again after each loss.
 
     Args:
-        place: says what goes where on the nodes that there are now; raises UserError or NoPlaceError
-            without room.
+        place: says what goes where on the nodes that there are now; raises UserError, or
+            NoPlaceError, without room.
         go_on: does the rest there.
         reached: how far it is, by what was kept.
 

@@ -8,14 +8,13 @@ each tile is a task that reads for itself; its bits are the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lrt_dist.commands._blocks_ahead import BlocksAhead
+from lrt_dist.commands._blocks_ahead import AHEAD, BlocksAhead
 from lrt_dist.commands._losses import through_losses
 from lrt_dist.commands._moment_processes import (
     Cores,
@@ -37,8 +36,8 @@ from lrt_dist.commands._tiles import (
 )
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
-from lrt_dist.errors import NoPlaceError
-from lrt_dist.files import delete_tree
+from lrt_dist.errors import LostError, NoPlaceError, NoReplicaError
+from lrt_dist.files import delete_tree, sweep
 from lrt_dist.plan.cost import NUMBER_BYTES
 from lrt_dist.plan.memory import host_bytes
 from lrt_dist.plan.sharing import halves, processes_of_node
@@ -46,7 +45,13 @@ from lrt_dist.plan.spreading import spread_tiles
 from lrt_dist.plan.tiles import Tile
 from lrt_dist.runtime.contract import Chains, ChainSpec, Done, StageSpec
 from lrt_dist.sites import Side
-from lrt_dist.tasks.accumulate import KEPT, MOMENTS, kept_path, kept_units
+from lrt_dist.tasks.accumulate import (
+    KEPT,
+    MOMENTS,
+    ROWS_PER_PRODUCT,
+    kept_path,
+    kept_units,
+)
 from lrt_dist.tasks.moment_stage import WriteTask
 from lrt_dist.tasks.read import ReadStage, ReadTask
 from lrt_dist.workspace.products import GPU, products_device
@@ -56,6 +61,8 @@ READER_CORES = 0.25
 """Of a process that reads: it waits for disks, and sums up checksums."""
 CORES_PER_READER = 16
 """Of a node, for each process that reads a store there."""
+WORTH = 1.5
+"""Times as many waves that good shares are worth."""
 Wave = tuple[list[Tile], Shares]
 """Tiles that are held at once, and how the machines are shared meanwhile."""
 
@@ -69,17 +76,20 @@ def read_once(run: Run, index: RowIndex, records: Records, folder: Path) -> bool
 
     Returns:
         Whether all is done: False where no process that holds a tile has room beside those that
-        read, now or within `cluster.placement_timeout`.
+        read, now or within `cluster.placement_timeout`, or what they held was lost twice in vain.
 
     Raises:
-        IncompleteError: see `through_losses`; or states cannot be read.
+        IncompleteError: no node is left; or states cannot be read.
         CorruptionError: a chunk is not what was committed.
     """
     work = _Work(run, index, records, folder)
     try:
         while work.missing():
             through_losses(run, work.placed, work.take_in, work.reached)
-    except NoPlaceError as error:
+    except (NoPlaceError, NoReplicaError, LostError) as error:
+        run.runtime.look()
+        if max(run.machines.node_cpus) < 1:  # there is no place for anything
+            raise
         run.progress.note("moments", f"{error}; so each tile is read for itself")
         return False
     return True
@@ -93,11 +103,17 @@ def next_wave(run: Run, tiles: Sequence[Tile], on: str, most: int = 0) -> Wave |
         most: tiles that had room before; 0 if that is not known.
     """
     least = -(-len(tiles) // most) if most else 1
+    found: Wave | None = None
+    waves_of_found = 0
     for count in itertools.chain([least], _growing(least + 1, len(tiles))):
+        if found and count > WORTH * waves_of_found:
+            break
         part = list(tiles[: -(-len(tiles) // count)])
-        if shares := _shares(run, part, on):
+        if shares := _shares(run, part, on, good=True):
             return part, shares
-    return None
+        if not found and (shares := _shares(run, part, on, good=False)):
+            found, waves_of_found = (part, shares), count
+    return found
 
 
 def waves(run: Run, tiles: Sequence[Tile], on: str) -> list[Wave] | None:
@@ -120,18 +136,26 @@ def _growing(first: int, last: int) -> Iterator[int]:
     yield last
 
 
-def _shares(run: Run, tiles: Sequence[Tile], on: str) -> Shares | None:
-    """How the machines are shared while some tiles are held; None where there is no room."""
+def _shares(run: Run, tiles: Sequence[Tile], on: str, *, good: bool) -> Shares | None:
+    """How the machines are shared while some tiles are held; None where there is no room.
+
+    Args:
+        good: whether there must be half as many processes and readers as would be best.
+    """
     nodes, counts = _counts(run, tiles, on)
-    for readers in (_readers(run, tiles), _readers(run, tiles, few=True)):
-        replicas = {side: spec.replicas for side, spec in readers.items()}
-        for count, cores in counts:
-            groups = spread_tiles(tiles, count, nodes, run.widths)
-            memory = max(process_memory(run, group) for of_node in groups for group in of_node)
-            for spread in (True, False):
-                shares = Shares(replicas, Cores(READER_CORES, cores), groups, spread, memory, on)
-                if fits(run, readers, shares):
-                    return shares
+    readers = halves(_best_readers(run))
+    if good:
+        counts = [(count, cores) for count, cores in counts if 2 * count >= counts[0][0]]
+        readers = [count for count in readers if 2 * count >= readers[0]]
+    for count, cores in counts:
+        groups = spread_tiles(tiles, count, nodes, run.widths)
+        memory = max(process_memory(run, group) for of_node in groups for group in of_node)
+        for number, spread in itertools.product(readers, (True, False)):
+            chains = _readers(run, tiles, dict.fromkeys(run.lead, number))
+            replicas = {side: chain.replicas for side, chain in chains.items()}
+            shares = Shares(replicas, Cores(READER_CORES, cores), groups, spread, memory, on)
+            if fits(run, chains, shares):
+                return shares
     return None
 
 
@@ -150,24 +174,24 @@ def _counts(run: Run, tiles: Sequence[Tile], on: str) -> tuple[int, list[tuple[i
         return nodes, [(count, each) for count in fitting for each in cores]
     # Nodes that are far smaller than others would make all processes small.
     large = [cpus for cpus in machines.node_cpus if 2 * cpus >= max(machines.node_cpus)]
-    each, beside = tile_needs(run, tiles[0]).cpus, READER_CORES * sides * _readers_of_node(run)
+    beside = READER_CORES * sides * -(-_best_readers(run) // len(machines.node_cpus))
+    each = tile_needs(run, tiles[0]).cpus
     of_nodes = processes_of_node(min(large), beside, each, -(-len(tiles) // len(large)))
     return len(large), [(min(n * len(large), len(tiles)), cores) for n, cores in of_nodes]
 
 
-def _readers_of_node(run: Run) -> int:
-    """Processes that read one store, on each node."""
-    return max(1, int(max(run.machines.node_cpus) // CORES_PER_READER))
+def _best_readers(run: Run) -> int:
+    """Processes that should read each store: no more than there are units ahead."""
+    by_cores = sum(max(1, int(cpus // CORES_PER_READER)) for cpus in run.machines.node_cpus)
+    block = max(1, run.config.fit.folds * ROWS_PER_PRODUCT // run.config.extract.rows_per_unit)
+    return min(by_cores, AHEAD * block)
 
 
-def _readers(run: Run, tiles: Sequence[Tile], *, few: bool = False) -> dict[Side, ChainSpec]:
-    """Processes that read the stores.
-
-    Args:
-        few: one for each store.
-    """
+def _readers(
+    run: Run, tiles: Sequence[Tile], replicas: Mapping[Side, int]
+) -> dict[Side, ChainSpec]:
+    """Processes that read the stores, so many for each."""
     extract, specs = run.config.extract, {}
-    count = 1 if few else len(run.machines.node_cpus) * _readers_of_node(run)
     for side in sorted(set(run.lead)):
         layers = layers_wanted(run, side, tiles)
         memory = host_bytes(
@@ -177,10 +201,12 @@ def _readers(run: Run, tiles: Sequence[Tile], *, few: bool = False) -> dict[Side
             NUMBER_BYTES[extract.store_dtype],
             carry_bytes=0,
         )
-        stage = StageSpec(ReadStage, cpus=READER_CORES, gpus=0.0, memory=memory, leaves=layers)
-        timeout = run.config.cluster.placement_timeout
         specs[side] = ChainSpec(
-            (stage,), count, most=count, placement_timeout=timeout, waits_for_others=False
+            (StageSpec(ReadStage, cpus=READER_CORES, gpus=0.0, memory=memory, leaves=layers),),
+            replicas[side],
+            most=replicas[side],
+            placement_timeout=run.config.cluster.placement_timeout,
+            waits_for_others=False,
         )
     return specs
 
@@ -205,13 +231,15 @@ class _Work:
         """Units in what was kept of each missing tile."""
         return tuple(len(kept_units(kept_path(self._path(tile)))) for tile in self.missing())
 
-    def placed(self) -> Wave:
-        """What is held next, and by whom.
+    def placed(self) -> Wave | None:
+        """What is held next, and by whom; None where all is written.
 
         Raises:
             NoPlaceError: there is no room.
         """
         run, missing = self._run, self.missing()
+        if not missing:
+            return None
         run.runtime.look()
         machines = (run.machines.node_cpus, run.machines.node_gpus)
         if machines not in self._devices:  # a GPU is asked, which takes its time
@@ -225,9 +253,12 @@ class _Work:
             )
         return wave
 
-    def take_in(self, wave: Wave) -> None:
+    def take_in(self, wave: Wave | None) -> None:
         """Hold some tiles while all states are read that they have not, and write them."""
+        if wave is None:
+            return
         run, (tiles, shares) = self._run, wave
+        sweep(self._folder)
         if len(tiles) < len(missing := self.missing()):
             run.progress.note(
                 "moments",
@@ -251,10 +282,7 @@ class _Work:
     def _read(self, chains: Chains, wave: Wave, first: int) -> None:
         """Take in all blocks from the first wanted one on."""
         run, index, (tiles, shares) = self._run, self._index, wave
-        readers = _readers(run, tiles)
-        for side, spec in readers.items():
-            count = shares.replicas[side]
-            readers[side] = replace(spec, replicas=count, most=count)
+        readers = _readers(run, tiles, shares.replicas)
         with ExitStack() as stack:
             total = len(readers) * len(self._records)
             bar = stack.enter_context(run.progress.phase("moments", total, "units"))

@@ -224,7 +224,7 @@ class Ways:
             kept = sum(tile.bytes(run.widths, run.config.fit.folds) for tile in tiles)
             work = max(
                 self._driver_seconds(sides, tiles, shares.processes),
-                self._moment_seconds(shares),
+                self._moment_seconds(shares, len(run.machines.node_cpus)),
                 self._reader_seconds(reads, shares),
             )
             times = self._times_kept(max(work, self._storage_seconds(sum(reads.values()))), kept)
@@ -235,7 +235,7 @@ class Ways:
                     len(shares.processes),
                     shares.memory,
                     sum(reads.values()),
-                    self._received(shares),
+                    self._received(shares, len(run.machines.node_cpus)),
                     (times + 1) * kept,
                     seconds,
                 )
@@ -267,8 +267,9 @@ class Ways:
         products = self._gpu_speed if self._on_gpus else self._core_speed
         speeds = Speeds(extraction.speed, products, self._device)
         shares = shared_machines(run, sides, extraction.tokens, extraction.rows, speeds)
-        seconds = self._straight_seconds(sides, shares)
-        times = 2 + self._times_kept(seconds, self._moments)  # with the last block, and at the end
+        work = self._straight_seconds(sides, shares)
+        times = 2 + self._times_kept(work, self._moments)  # with the last block, and at the end
+        seconds = work + self._storage_seconds(2 * self._moments)
         rows = min(extraction.rows, STORED * run.config.extract.rows_per_unit)
         return Way(
             store="none",
@@ -280,7 +281,7 @@ class Ways:
             memory=shares.memory,
             moments_bytes=self._moments,
             read_bytes=0,
-            received_bytes=self._received(shares),
+            received_bytes=self._received(shares, self._computing_nodes()),
             written_bytes=self._moments * times,
             on=self._on,
             hours=seconds / 3600,
@@ -290,7 +291,7 @@ class Ways:
         """Until the last of those that work at once has ended."""
         run, flops, replicas = self._run, self._extraction.flops, shares.replicas
         driver = self._driver_seconds(sides, self._tiles, shares.processes)
-        moments = self._moment_seconds(shares)
+        moments = self._moment_seconds(shares, self._computing_nodes())
         load = sum(self._load_seconds(side, replicas[side]) for side in sides)
         if not run.machines.gpus:  # all share the cores
             models = sum(flops[side] for side in sides) / self._extraction.speed
@@ -300,11 +301,15 @@ class Ways:
         models = max(self._model_seconds(s, replicas[s] * stages[s]) for s in sides)
         return load + max(driver, moments, models)
 
-    def _moment_seconds(self, shares: Shares) -> float:
-        """In which processes get their states, copy them together, and multiply them."""
+    def _moment_seconds(self, shares: Shares, bringing: int) -> float:
+        """In which processes get their states, copy them together, and multiply them.
+
+        Args:
+            bringing: nodes that states come from.
+        """
         run, processes = self._run, shares.processes
         network = (
-            self._received(shares) / run.described.network
+            self._received(shares, bringing) / run.described.network
             if run.described and run.described.network
             else 0.0
         )
@@ -320,7 +325,8 @@ class Ways:
             return self._gpu_speed
         if self._run.in_this_process:
             return self._core_speed
-        threads = max(1, int(shares.cores.moments))
+        most = 2 * max(tile_needs(self._run, tile).cpus for tile in self._tiles)
+        threads = min(max(1, int(shares.cores.moments)), most)
         return self._core_speed * threads / sum(self._run.machines.node_cpus)
 
     def _flops(self, tiles: Sequence[Tile]) -> int:
@@ -351,11 +357,19 @@ class Ways:
             + handles * HANDLE_SECONDS
         )
 
-    def _received(self, shares: Shares) -> int:
-        """Bytes of hidden states that the node with the most of them gets from others, which
-        compute as much as it does: of every layer that one of its processes wants, once."""
-        run, machines = self._run, self._run.machines
-        nodes = sum(map(bool, machines.node_gpus)) or len(machines.node_cpus)
+    def _computing_nodes(self) -> int:
+        """Nodes that models are on."""
+        machines = self._run.machines
+        return sum(map(bool, machines.node_gpus)) or len(machines.node_cpus)
+
+    def _received(self, shares: Shares, nodes: int) -> int:
+        """Bytes of hidden states that the node with the most of them gets from others, which bring
+        as much as it does: of every layer that one of its processes wants, once.
+
+        Args:
+            nodes: that states come from.
+        """
+        run = self._run
         together = shares.groups if shares.spread else [shares.processes]  # any node may want all
         layers = [layers_of(itertools.chain(*groups)) for groups in together]
         states = [{(run.lead[s], n) for s in Side for n in of_node[s]} for of_node in layers]

@@ -51,6 +51,7 @@ class Attempt(Generic[T]):
         batches: how many it has.
         last: for each stage its last step that was sent, or `open`.
         ends: of batches that others go on from.
+        steps: of all stages, of a chain that accumulates.
         sent: batches that were sent.
         arriving: the last step of each batch that is on its way.
         receipts: of every stage, once all batches are sent.
@@ -62,6 +63,7 @@ class Attempt(Generic[T]):
     batches: int
     last: list[ray.ObjectRef]
     ends: Ends[ray.ObjectRef]
+    steps: list[ray.ObjectRef] = field(default_factory=list)
     sent: int = 0
     arriving: deque[ray.ObjectRef] = field(default_factory=deque)
     receipts: list[ray.ObjectRef] = field(default_factory=list)
@@ -106,6 +108,7 @@ class Replica:
 
     def _place(self) -> None:
         self._forgotten: dict[str, list[ray.ObjectRef]] = {}
+        self._ended: set[ray.ObjectRef] = set()
         self.heard = time.monotonic()
         self._chain = Chain(self._spec)
         self._coming: list[ray.ObjectRef] = [self._chain.placed]
@@ -177,6 +180,19 @@ class Replica:
                 return None if attempt.awaited else attempt
         return None
 
+    def has_moved(self) -> bool:
+        """Whether any stage of a chain that accumulates has ended a step since this was asked: they
+        don't wait for each other, and what is awaited is of the last one."""
+        steps = [ref for attempt in self.attempts for ref in attempt.steps]
+        if not steps:
+            return False
+        ended, _ = ray.wait(steps, num_returns=len(steps), timeout=0, fetch_local=False)
+        moved = set(ended) - self._ended
+        self._ended = set(ended)
+        if moved:
+            self.heard = time.monotonic()
+        return bool(moved)
+
     def has_room(self) -> bool:
         """Whether another task may be opened: one ahead of its turn, and not too many behind."""
         if self.alone:
@@ -203,6 +219,8 @@ class Replica:
         steps, end = self._chain.step(waiting.task, waiting.sent, waiting.last, begin)
         for stage, ref in steps:
             waiting.last[stage] = ref
+            if self._spec.accumulates:
+                waiting.steps.append(ref)
         waiting.ends.keep(waiting.sent, end)
         waiting.arriving.append(ref)
         waiting.sent += 1

@@ -237,7 +237,7 @@ class RayChains:
     def _end_the_stalled(self, queue: TaskQueue[T]) -> Iterator[Done[T] | Failed[T]]:
         for replica in self._replicas:
             silent = time.monotonic() - replica.heard
-            if silent <= self._policy.stall:
+            if silent <= self._policy.stall or replica.has_moved():
                 continue
             if replica.running and replica.attempts:
                 error = TimeoutError(f"a replica did not answer for {silent:.0f} s")
@@ -282,8 +282,12 @@ class RayChains:
                 f"no place for a chain of {count} stages within {limit:g} s "
                 f"({what_is_missing(self._spec)})"
             )
-            if would_fit and beside:
+            if would_fit and not in_vain:
+                missing += ", since others keep what it needs"
+            elif would_fit and beside:
                 missing += ", since the rest of this run has the nodes that would have room"
+            if not self._spec.waits_for_others:
+                raise NoPlaceError(missing)
             if self._ran:
                 raise NoReplicaError(f"no replica is left, and there is {missing}; add nodes")
             raise NoPlaceError(

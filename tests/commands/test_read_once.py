@@ -34,7 +34,7 @@ from lrt_dist.sites import Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.tasks.accumulate import TileSums
 from lrt_dist.tasks.blocks import SortedBlock
-from lrt_dist.tasks.moment_stage import BlockTask, BuildMomentStage
+from lrt_dist.tasks.moment_stage import BlockTask, BuildMomentStage, MomentStage
 from lrt_dist.tasks.read import ReadStage
 from lrt_dist.workspace.run import Run
 
@@ -250,6 +250,45 @@ def test_stopped_anywhere_it_goes_on_from_what_was_kept(
     of_last = 9 - 3  # tiles that were not written then
     assert counts["add"] == 9 * 16 + of_third_block + of_eleventh + of_last
     assert counts["write"] == 9 + 1
+
+
+def test_lost_when_all_is_written_nothing_is_missing(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last receipt is lost, and no more."""
+    finish = MomentStage.finish
+    lost: list[str] = []
+
+    def losing(stage: MomentStage, key: str) -> Any:
+        if key == "moments" and not lost:
+            lost.append(key)
+            raise RuntimeError("the process is gone")
+        return finish(stage, key)
+
+    monkeypatch.setattr(MomentStage, "finish", losing)
+    assert made(fitted(extracted, tmp_path / "out")) == whole
+    assert lost
+
+
+def test_with_moments_lost_again_and_again_each_tile_is_read_for_itself(
+    extracted: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept is taken up by the tasks."""
+    _keep_always(monkeypatch)
+    add = TileSums.add
+    added: list[int] = []
+
+    def until_the_fifth_block(sums: TileSums, block: SortedBlock, rows_per_unit: int) -> None:
+        added.append(len(added))
+        if 4 * 9 <= len(added) < 4 * 9 + 3:
+            raise RuntimeError("too little memory")
+        add(sums, block, rows_per_unit)
+
+    monkeypatch.setattr(TileSums, "add", until_the_fifth_block)
+    folder = fitted(extracted, tmp_path / "out")
+    assert made(folder) == whole
+    assert "so each tile is read for itself" in folder.log.read_text()
+    assert len(added) < 9 * 16 + 3 * 9
 
 
 def _fit_and_keep_always(out: str, run_file: str) -> None:

@@ -23,7 +23,8 @@ from lrt_dist.runtime.contract import ChainSpec, Done, Failed, StageSpec
 @dataclass(frozen=True)
 class Job:
     """A task. `faults` is `{stage: kind}`; a fault strikes as long as fewer than `times` attempts
-    were made. `writes` is how many seconds the last stage takes to finish it. With `leaves` every
+    were made. `writes` is how many seconds the last stage takes to finish it, `steps` how many a
+    step of a stage takes. With `leaves` every
     stage of a chain whose stages leave something leaves as many numbers for another chain."""
 
     name: str
@@ -31,6 +32,7 @@ class Job:
     faults: dict[str, str] = field(default_factory=dict)
     times: int = 1
     writes: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)
     leaves: int = 0
     given_up_before: bool = False
 
@@ -109,6 +111,7 @@ class ScriptedStage:
     def step(self, key: str, batch: int, carry: Any) -> Any:
         if batch == 1:
             self._strike(key)
+        time.sleep(self._jobs[key].steps.get(self._name, 0.0))
         way = [*(carry or []), self._name]
         self._ways[key].append(way)
         return way

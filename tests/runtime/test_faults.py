@@ -60,6 +60,19 @@ def test_a_stage_that_hangs_is_replaced(
     assert any("a replica died" in note for note in notes)
 
 
+@pytest.mark.slow
+def test_a_stage_that_takes_long_behind_the_others_is_not_replaced(
+    ray_runtime: Runtime, tmp_path: Path, notes: list[str]
+) -> None:
+    """In a chain that accumulates: the last stage is done at once, the first goes on."""
+    impatient = RayRuntime(policy=FailurePolicy(stall=5.0), note=notes.append)
+    spec = replace(chain(tmp_path), accumulates=True)
+    with impatient.chains(spec) as chains:
+        outcomes = list(chains.run([Job("long", batches=6, steps={"first": 2.0})]))
+    assert done(outcomes) == ["long"]
+    assert not notes
+
+
 def test_a_sick_replica_is_built_anew_and_its_tasks_go_elsewhere(
     noting: RayRuntime, tmp_path: Path, notes: list[str]
 ) -> None:
