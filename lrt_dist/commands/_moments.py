@@ -218,9 +218,10 @@ def _check_addable(run: Run, other: RunFolder) -> None:
 
 def _sweep(root: Path, keep: Path, tiles: Collection[Path]) -> None:
     """Delete moments that this run has no use for: of other settings, or of another grid."""
-    wanted = {path.with_suffix("") for path in tiles} | set(tiles)
+    wanted = set(tiles) | {kept_path(path) for path in tiles}
     wanted |= {keep / name for name in (FOLDS, GROUPS, LAYERS)}
-    wanted |= {kept_path(path) for path in tiles}
+    if len(tiles) < MANY_TILES:
+        wanted |= {path.with_suffix("") for path in tiles}  # with their leaves
     for folder in (root, keep):
         for path in folder.iterdir() if folder.exists() else ():
             if path != keep and path not in wanted:

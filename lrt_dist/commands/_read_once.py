@@ -37,7 +37,7 @@ from lrt_dist.commands._tiles import (
 from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LostError, NoPlaceError, NoReplicaError
-from lrt_dist.files import delete_tree, sweep
+from lrt_dist.files import sweep
 from lrt_dist.plan.cost import NUMBER_BYTES
 from lrt_dist.plan.memory import host_bytes
 from lrt_dist.plan.sharing import halves, processes_of_node
@@ -218,8 +218,6 @@ class _Work:
         self._run, self._index, self._records, self._folder = run, index, records, folder
         self._blocks = run_blocks(run, index, records, folder)
         self._devices: dict[tuple[tuple[float, ...], ...], str] = {}
-        for tile in run_tiles(run):  # leaves, if there were fewer tiles before
-            delete_tree(self._path(tile).with_suffix(""))
         self._forget_other_cuts()
 
     def missing(self) -> list[Tile]:
