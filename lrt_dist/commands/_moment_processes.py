@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrt_dist.commands._blocks_ahead import AHEAD
-from lrt_dist.commands._tiles import gpu_bytes, tile_name
-from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes
+from lrt_dist.commands._tiles import block_rows, gpu_bytes, host_bytes, tile_name
+from lrt_dist.plan.cost import NUMBER_BYTES
 from lrt_dist.plan.memory import USABLE
 from lrt_dist.plan.sharing import Room, have_room
 from lrt_dist.plan.spreading import Group, spread_tiles
 from lrt_dist.plan.tiles import Tile, numbers_held
 from lrt_dist.runtime.contract import ChainSpec, StageSpec
 from lrt_dist.sites import Side
-from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.tasks.moment_stage import BuildMomentStage
 from lrt_dist.workspace.products import GPU
 from lrt_dist.workspace.run import Run
@@ -129,19 +128,12 @@ def fits(run: Run, bringing: Mapping[Side, ChainSpec], shares: Shares) -> bool:
 
 def process_memory(run: Run, tiles: Sequence[Tile]) -> int:
     """Bytes of its node that a process needs which holds some tiles."""
-    folds, number_bytes = run.config.fit.folds, NUMBER_BYTES[run.config.extract.store_dtype]
-    numbers = sum(numbers_held(tiles, run.widths))
-    block_rows = max(run.config.extract.rows_per_unit, folds * ROWS_PER_PRODUCT)
-    # Without Ray, and so without its object store, states that come ahead lie here too.
-    ahead = AHEAD * block_rows * numbers * number_bytes if run.in_this_process else 0
-    return ahead + accumulate_bytes(
-        sum(tile.bytes(run.widths, folds) for tile in tiles),
-        numbers,
-        max(tile.numbers_multiplied(run.widths) for tile in tiles),
-        block_rows,
-        number_bytes,
-        folds,
-    )
+    needed = host_bytes(run, tiles)
+    if run.in_this_process:  # without Ray's object store, states that come ahead lie here too
+        numbers = sum(numbers_held(tiles, run.widths))
+        number_bytes = NUMBER_BYTES[run.config.extract.store_dtype]
+        needed += AHEAD * block_rows(run) * numbers * number_bytes
+    return needed
 
 
 def counts_on_gpus(

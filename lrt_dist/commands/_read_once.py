@@ -147,11 +147,11 @@ def _shares(run: Run, tiles: Sequence[Tile], on: str, *, good: bool) -> Shares |
     if good:
         counts = [(count, cores) for count, cores in counts if 2 * count >= counts[0][0]]
         readers = [count for count in readers if 2 * count >= readers[0]]
+    bringing = [_readers(run, tiles, dict.fromkeys(run.lead, number)) for number in readers]
     for count, cores in counts:
         groups = spread_tiles(tiles, count, nodes, run.widths)
         memory = max(process_memory(run, group) for of_node in groups for group in of_node)
-        for number, spread in itertools.product(readers, (True, False)):
-            chains = _readers(run, tiles, dict.fromkeys(run.lead, number))
+        for chains, spread in itertools.product(bringing, (True, False)):
             replicas = {side: chain.replicas for side, chain in chains.items()}
             shares = Shares(replicas, Cores(READER_CORES, cores), groups, spread, memory, on)
             if fits(run, chains, shares):
@@ -304,7 +304,10 @@ class _Work:
             streams = {
                 side: stack.enter_context(
                     UnitStream(
-                        run.runtime, spec, ahead.wanted[side], partial(self._task, side, tiles)
+                        run.runtime,
+                        spec,
+                        ahead.wanted[side],
+                        partial(self._task, side, layers_wanted(run, side, tiles)),
                     )
                 )
                 for side, spec in readers.items()
@@ -314,8 +317,7 @@ class _Work:
                 assert isinstance(outcome, Done), outcome
                 ahead.ended(outcome)
 
-    def _task(self, side: Side, tiles: Sequence[Tile], unit: int) -> ReadTask:
-        layers = layers_wanted(self._run, side, tiles)
+    def _task(self, side: Side, layers: tuple[int, ...], unit: int) -> ReadTask:
         checksums = self._records[unit][side].checksums
         names = [f"{kind}/{layer}" for layer in layers for kind in ("layers", "norms")]
         return ReadTask(

@@ -66,18 +66,25 @@ def leaf_units(run: Run, tiles: Collection[Tile], units: int) -> int:
 
 def tile_needs(run: Run, tile: Tile) -> Needs:
     """What a task of a tile needs."""
-    config = run.config
-    rows_per_unit = config.extract.rows_per_unit
-    return Needs(
-        cpus=cores_of_task(max(run.widths), max(run.machines.node_cpus)),
-        memory=accumulate_bytes(
-            tile.bytes(run.widths, config.fit.folds),
-            sum(tile.numbers_read(run.widths)),
-            tile.numbers_multiplied(run.widths),
-            max(rows_per_unit, config.fit.folds * ROWS_PER_PRODUCT),
-            NUMBER_BYTES[config.extract.store_dtype],
-            config.fit.folds,
-        ),
+    cpus = cores_of_task(max(run.widths), max(run.machines.node_cpus))
+    return Needs(cpus=cpus, memory=host_bytes(run, [tile]))
+
+
+def block_rows(run: Run) -> int:
+    """Rows of a block, at most."""
+    return max(run.config.extract.rows_per_unit, run.config.fit.folds * ROWS_PER_PRODUCT)
+
+
+def host_bytes(run: Run, tiles: Sequence[Tile]) -> int:
+    """Memory of its node that a process needs which accumulates some tiles at once."""
+    folds = run.config.fit.folds
+    return accumulate_bytes(
+        sum(tile.bytes(run.widths, folds) for tile in tiles),
+        sum(numbers_held(tiles, run.widths)),
+        max(tile.numbers_multiplied(run.widths) for tile in tiles),
+        block_rows(run),
+        NUMBER_BYTES[run.config.extract.store_dtype],
+        folds,
     )
 
 
