@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -319,13 +319,21 @@ def others_hold_something(beside: Sequence[dict[str, float]]) -> bool:
     return False
 
 
-def fits_when_idle(spec: ChainSpec, beside: Sequence[dict[str, float]]) -> bool:
-    """Whether the cluster's nodes would hold one chain if nothing but `beside` ran on them.
+def nodes_alive() -> dict[str, dict[str, float]]:
+    """What each node has that is alive, by its id."""
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def fits_when_idle(
+    spec: ChainSpec, beside: Sequence[dict[str, float]], on: Mapping[str, dict[str, float]]
+) -> bool:
+    """Whether some nodes would hold one chain if nothing but `beside` ran on them.
 
     Args:
         beside: what stages of this driver's other chains hold, which go on.
+        on: what each of the nodes has, by its id.
     """
-    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    nodes = [dict(resources) for resources in on.values()]
     needed = [*bundles(spec), *beside]
     scarcest = sorted(needed, key=lambda b: (b.get("GPU", 0), *b.values()), reverse=True)
     for bundle in scarcest:

@@ -14,7 +14,8 @@ import torch
 
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.formatting import format_bytes
-from lrt_dist.runtime.chain import result
+from lrt_dist.runtime.chain import nodes_alive, result
+from lrt_dist.runtime.cluster_address import connect
 from lrt_dist.runtime.contract import (
     DEFAULT_POLICY,
     ChainSpec,
@@ -56,27 +57,18 @@ class RayRuntime:
         Raises:
             UserError: no cluster answers at the address.
         """
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if not ray.is_initialized():
-            try:
-                if address == "auto":
-                    _connect_or_start(quiet)
-                elif address == "local":
-                    ray.init(address=address, include_dashboard=False, **quiet)
-                else:
-                    ray.init(address=address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"no Ray cluster at {address}: {error}; start one with `ray start --head`, or "
-                    "set cluster.address: serial to do without Ray"
-                ) from error
+            connect(address, note)
         self._policy, self._note = policy, note
         self._chains: list[RayChains] = []
+        self._seen: dict[str, dict[str, float]] = {}
         self.look()
 
     def look(self) -> None:
         """See what machines there are now; nodes may have joined."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        there = nodes_alive()
+        self._seen.update(there)
+        nodes = list(there.values())
         # A head node often has no core: it is no place for work.
         alive = [node for node in nodes if node.get("CPU")] or nodes
         self.node_cpus = tuple(float(node.get("CPU", 0)) for node in alive)
@@ -126,10 +118,13 @@ class RayRuntime:
             others = [other for other in self._chains if other is not chains]
             return [bundle for other in others for bundle in other.held()]
 
-        chains = RayChains(spec, self._policy, self._note, self._object_stores, beside, stopped)
+        chains = RayChains(
+            spec, self._policy, self._note, self._object_stores, beside, self._seen, stopped
+        )
         self._chains.append(chains)  # several may run at once, each in a thread of its own
         try:
             chains.start()
+            self._seen.update(nodes_alive())
             yield chains
         finally:
             self._chains.remove(chains)
@@ -234,14 +229,3 @@ class RayRuntime:
                 self._note("no node of the cluster has a core yet; waiting for one to join")
             time.sleep(TICK)
             self.look()
-
-
-def _connect_or_start(quiet: dict[str, Any]) -> None:
-    """The cluster that `$RAY_ADDRESS` or `ray start` made known here, else one of our own.
-
-    Asked for `auto`, Ray would also join a cluster that another process started for itself.
-    """
-    try:
-        ray.init(include_dashboard=False, **quiet)
-    except ConnectionError:  # what `ray start` made known is gone
-        ray.init(address="local", include_dashboard=False, **quiet)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import ray
@@ -19,6 +20,7 @@ from lrt_dist.errors import (
 from lrt_dist.runtime.chain import (
     bundles,
     fits_when_idle,
+    nodes_alive,
     others_hold_something,
     result,
     what_is_missing,
@@ -57,6 +59,7 @@ class RayChains:
         note: Callable[[str], None],
         object_stores: Sequence[float],
         beside: Callable[[], list[dict[str, float]]] = list,
+        seen: Mapping[str, dict[str, float]] = MappingProxyType({}),
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Nothing is started yet.
@@ -64,6 +67,7 @@ class RayChains:
         Args:
             object_stores: bytes of those of all nodes that can hold a stage.
             beside: tells what stages of this driver's other chains hold.
+            seen: what the nodes have, or had, that this driver ever saw, by their ids.
             stopped: see `runtime.contract.Runtime.chains`.
         """
         self._spec, self._policy, self._note = spec, policy, note
@@ -74,7 +78,7 @@ class RayChains:
                 "stages, so stages will wait: lower batch_tokens, or give Ray's object store more "
                 "memory (ray start --object-store-memory)"
             )
-        self._beside, self._stopped = beside, stopped
+        self._beside, self._seen, self._stopped = beside, seen, stopped
         assert not spec.accumulates or (spec.replicas, spec.most) == (1, 1)
         self._replicas: list[Replica] = []
         self._ran = False
@@ -256,7 +260,7 @@ class RayChains:
         """Give up where no replica runs and the cluster cannot hold one.
 
         Raises:
-            NoReplicaError: there was one before.
+            NoReplicaError: there was one before, or nodes are gone that would hold one.
             NoPlaceError: there was none.
         """
         now = time.monotonic()
@@ -269,7 +273,8 @@ class RayChains:
         if waited < min(limit, TELL_AFTER):
             return
         beside = self._beside()
-        would_fit, in_vain = fits_when_idle(self._spec, beside), self._is_in_vain(now, beside)
+        would_fit = fits_when_idle(self._spec, beside, nodes_alive())
+        in_vain = self._is_in_vain(now, beside)
         patient = self._spec.waits_for_others or waited < limit
         if would_fit and patient and not in_vain:
             if now - self._told > 60:
@@ -288,7 +293,7 @@ class RayChains:
                 missing += ", since the rest of this run has the nodes that would have room"
             if not self._spec.waits_for_others:
                 raise NoPlaceError(missing)
-            if self._ran:
+            if self._ran or (not would_fit and fits_when_idle(self._spec, beside, self._seen)):
                 raise NoReplicaError(f"no replica is left, and there is {missing}; add nodes")
             raise NoPlaceError(
                 f"{missing}; add nodes, or change cluster.stages and cluster.replicas"

@@ -15,7 +15,7 @@ from scripted import Build, Job, attempts, chain, keep_keys, one_by_one
 
 from lrt_dist.errors import LostError, LrtError, UserError
 from lrt_dist.runtime import pool
-from lrt_dist.runtime.chain import Chain, bundles, fits_when_idle
+from lrt_dist.runtime.chain import Chain, bundles, fits_when_idle, nodes_alive
 from lrt_dist.runtime.contract import (
     ChainSpec,
     Done,
@@ -76,9 +76,9 @@ def test_a_chain_does_not_wait_for_what_its_own_driver_holds(
 ) -> None:
     """Of two cores, as beside another chain of this driver."""
     spec = ChainSpec((StageSpec(Build("first", tmp_path), cpus=1.5, gpus=0),))
-    assert fits_when_idle(spec, [])
-    assert fits_when_idle(spec, [{"CPU": 0.5}])
-    assert not fits_when_idle(spec, [{"CPU": 0.5}, {"CPU": 0.5}])
+    assert fits_when_idle(spec, [], nodes_alive())
+    assert fits_when_idle(spec, [{"CPU": 0.5}], nodes_alive())
+    assert not fits_when_idle(spec, [{"CPU": 0.5}, {"CPU": 0.5}], nodes_alive())
 
 
 @ray.remote(num_cpus=2)
