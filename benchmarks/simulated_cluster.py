@@ -156,7 +156,8 @@ class Cluster:
                 ray=answers,
                 time=clock,
                 result=self.result,
-                fits_when_idle=lambda spec, beside: True,
+                fits_when_idle=lambda spec, beside, on: True,
+                nodes_alive=dict,
                 what_is_missing=lambda spec: "nothing",
             ),
             mock.patch.multiple(

@@ -5,10 +5,10 @@ its own that starts a cluster on this machine, as a user's command does; they ta
 `python -m benchmarks.straight FOLDER WAY` is such a process.
 
 `straight_time` is the time with stores over that without. `hours_stored` is the time of the way
-through stores over what `lrt-dist plan` says of it; the start of Ray, and loading, which no plan
-counts, are left out there. `hours_once` is the same with a pair a tile, so that processes hold all
-nine while the stores are read once. `hours_straight` is the same without stores, of a run five
-times as long: both models load while its work is under way.
+through stores over what `lrt-dist plan` says of it; the start of Ray, and loading, which a plan
+counts for described storage alone, are left out there. `hours_once` is the same with a pair a tile,
+so that processes hold all nine while the stores are read once. `hours_straight` is the same without
+stores, of a run five times as long: both models load while its work is under way.
 """
 
 from __future__ import annotations

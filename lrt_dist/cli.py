@@ -268,6 +268,12 @@ def plan(
     )
     console.print(_way(planned.way, planned.pairs))
     console.print(_other_way(planned.other))
+    solving = planned.solving
+    console.print(
+        f"solve: {solving.maps} maps, each with its mismatched ones, in {solving.tasks} tasks of "
+        f"{solving.needs.cpus:g} cores and {format_bytes(solving.needs.memory)}; "
+        f"{format_seconds(solving.hours * 3600)}"
+    )
     if (found := planned.evaluation) is not None:
         judged = "".join(f", {calls:,} judged by {title}" for title, calls in found.paid.items())
         console.print(

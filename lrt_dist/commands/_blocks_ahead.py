@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lrt_dist.commands._rows import Records, median_norms, row_facts, usual_units
-from lrt_dist.commands._unit_stream import UnitStream
+from lrt_dist.commands._unit_stream import UnitStream, UnitTask
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import IncompleteError, LrtError
 from lrt_dist.parcels import Handle
 from lrt_dist.plan.spreading import Group
 from lrt_dist.plan.tiles import layers_of
-from lrt_dist.runtime.contract import Done, receipts_of
+from lrt_dist.runtime.contract import ChainSpec, Done, receipts_of
 from lrt_dist.runtime.progress import Phase
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import UnitRecord
@@ -89,7 +91,7 @@ class BlocksAhead:
         self._streams: dict[Side, UnitStream] = {}
         self._records: dict[tuple[Side, int], UnitRecord] = {}
         self._row_facts: RowFacts | None = None
-        self.wanted: dict[Side, list[int]] = {side: [] for side in set(self._lead)}
+        self._wanted: dict[Side, list[int]] = {side: [] for side in set(self._lead)}
         """Units of each model, in the order in which they are wanted."""
         self._until: list[dict[Side, int]] = []
         self._released: list[list[tuple[Side, int]]] = []
@@ -105,9 +107,9 @@ class BlocksAhead:
             for side, unit in self._wants(block):
                 key = (self._lead[side], unit)
                 if key not in last and unit not in self._absent:
-                    self.wanted[key[0]].append(unit)
+                    self._wanted[key[0]].append(unit)
                 last[key] = number
-            self._until.append({side: len(units) for side, units in self.wanted.items()})
+            self._until.append({side: len(units) for side, units in self._wanted.items()})
         self._released = [[] for _ in self._until]
         for key, number in last.items():
             self._released[number].append(key)
@@ -119,14 +121,24 @@ class BlocksAhead:
         wants = [(side, unit) for side in Side for unit in (*block.units, *new)]
         return wants + [(Side.TARGET, unit) for unit in block.partners if unit in self._known]
 
-    def feed(self, streams: dict[Side, UnitStream]) -> None:
-        """Have the models begin.
+    @contextmanager
+    def fed(
+        self, by: Mapping[Side, ChainSpec], task: Callable[[Side, int], UnitTask]
+    ) -> Iterator[dict[Side, UnitStream]]:
+        """Have the models begin, and go on as long as this is open.
 
         Args:
-            streams: of what is `wanted`, by leading side.
+            by: a chain for each model, by its leading side.
+            task: of a model and a unit.
         """
-        self._streams = streams
-        self._allow(AHEAD)
+        with ExitStack() as stack:
+            for side, spec in by.items():
+                stream = UnitStream(
+                    self._run.runtime, spec, self._wanted[side], partial(task, side)
+                )
+                self._streams[side] = stack.enter_context(stream)
+            self._allow(AHEAD)
+            yield self._streams
 
     def tasks(self) -> Iterator[BlockTask | None]:
         """One for each block, in order; None where the next one is not there yet."""

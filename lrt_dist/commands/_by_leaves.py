@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrt_dist.commands._rows import Records, layer_facts, row_facts, run_blocks
-from lrt_dist.commands._tiles import CORES_OF_GPU, gpu_bytes, leaf_units, run_tiles, tile_needs
+from lrt_dist.commands._tiles import CORES_OF_GPU, largest_on_gpu, leaf_units, run_tiles, tile_needs
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.files import delete_tree
 from lrt_dist.plan.tiles import Tile, plan_leaves, standing_nodes
@@ -59,7 +59,7 @@ def accumulate_by_leaves(
         return AccumulateTask(tile, rows, run.config.fit.folds, path, level > 0, device)
 
     count = len(leaves)
-    device, _ = products_device(run, max(gpu_bytes(run, [tile]) for tile in tiles.values()))
+    device, _ = products_device(run, largest_on_gpu(run, tiles.values()))
 
     def join(left: Path, right: Path) -> Path:
         return merge(left, right, leaves=count)

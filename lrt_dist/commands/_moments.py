@@ -71,7 +71,8 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
     if missing:
         _sweep(run.folder.moments, folder, tiles)
     write_row_facts(run, index, records, folder)
-    done = not missing or (len(tiles) >= MANY_TILES and read_once(run, index, records, folder))
+    many = len(tiles) >= MANY_TILES
+    done = not missing or (many and read_once(run, index, records, folder, tiles))
     if not done:
         missing = {path: tile for path, tile in missing.items() if not path.exists()}
         accumulate_by_leaves(run, index, records, folder, missing, len(tiles) - len(missing))

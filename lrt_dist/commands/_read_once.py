@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,13 +27,10 @@ from lrt_dist.commands._moment_processes import (
 from lrt_dist.commands._rows import Records, run_blocks
 from lrt_dist.commands._tiles import (
     CORES_OF_GPU,
-    gpu_bytes,
+    largest_on_gpu,
     layers_wanted,
-    run_tiles,
     tile_needs,
-    tile_path,
 )
-from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LostError, NoPlaceError, NoReplicaError
 from lrt_dist.files import sweep
@@ -54,7 +50,7 @@ from lrt_dist.tasks.accumulate import (
 )
 from lrt_dist.tasks.moment_stage import WriteTask
 from lrt_dist.tasks.read import ReadStage, ReadTask
-from lrt_dist.workspace.products import GPU, products_device
+from lrt_dist.workspace.products import GPU, ProductsDevices
 from lrt_dist.workspace.run import Run
 
 READER_CORES = 0.25
@@ -67,10 +63,13 @@ Wave = tuple[list[Tile], Shares]
 """Tiles that are held at once, and how the machines are shared meanwhile."""
 
 
-def read_once(run: Run, index: RowIndex, records: Records, folder: Path) -> bool:
+def read_once(
+    run: Run, index: RowIndex, records: Records, folder: Path, tiles: Mapping[Path, Tile]
+) -> bool:
     """Accumulate the missing tiles of a run, from wherever they stand.
 
     Args:
+        tiles: all, and where their moments go.
         records: of the fitted units.
         folder: of the moments, with the facts of their rows.
 
@@ -82,7 +81,7 @@ def read_once(run: Run, index: RowIndex, records: Records, folder: Path) -> bool
         IncompleteError: no node is left; or states cannot be read.
         CorruptionError: a chunk is not what was committed.
     """
-    work = _Work(run, index, records, folder)
+    work = _Work(run, index, records, folder, tiles)
     try:
         while work.missing():
             through_losses(run, work.placed, work.take_in, work.reached)
@@ -214,20 +213,28 @@ def _readers(
 class _Work:
     """What is missing of a run's moments, and how it is done."""
 
-    def __init__(self, run: Run, index: RowIndex, records: Records, folder: Path) -> None:
+    def __init__(
+        self,
+        run: Run,
+        index: RowIndex,
+        records: Records,
+        folder: Path,
+        tiles: Mapping[Path, Tile],
+    ) -> None:
         self._run, self._index, self._records, self._folder = run, index, records, folder
+        self._paths = {tile: path for path, tile in tiles.items()}
         self._blocks = run_blocks(run, index, records, folder)
-        self._devices: dict[tuple[tuple[float, ...], ...], str] = {}
+        self._products = ProductsDevices(run, largest_on_gpu(run, tiles.values()))
         self._forget_other_cuts()
 
     def missing(self) -> list[Tile]:
         """Tiles whose moments are not there."""
-        there = {path.name for path in self._folder.glob(f"*{MOMENTS}")}
-        return [tile for tile in run_tiles(self._run) if self._path(tile).name not in there]
+        there = set(self._folder.glob(f"*{MOMENTS}"))
+        return [tile for tile, path in self._paths.items() if path not in there]
 
     def reached(self) -> tuple[int, ...]:
         """Units in what was kept of each missing tile."""
-        return tuple(len(kept_units(kept_path(self._path(tile)))) for tile in self.missing())
+        return tuple(len(kept_units(kept_path(self._paths[tile]))) for tile in self.missing())
 
     def placed(self) -> Wave | None:
         """What is held next, and by whom; None where all is written.
@@ -239,11 +246,8 @@ class _Work:
         if not missing:
             return None
         run.runtime.look()
-        machines = (run.machines.node_cpus, run.machines.node_gpus)
-        if machines not in self._devices:  # a GPU is asked, which takes its time
-            largest = max(gpu_bytes(run, [tile]) for tile in missing)
-            self._devices[machines], _ = products_device(run, largest)
-        wave = next_wave(run, missing, self._devices[machines])
+        device, _ = self._products.now()
+        wave = next_wave(run, missing, device)
         if wave is None:
             raise NoPlaceError(
                 "there is no room for processes that hold moments beside others that read hidden "
@@ -262,7 +266,7 @@ class _Work:
                 "moments",
                 f"{len(tiles)} of {len(missing)} tiles have room at once; the others come after",
             )
-        kept = [kept_units(kept_path(self._path(tile))) for tile in tiles]
+        kept = [kept_units(kept_path(self._paths[tile])) for tile in tiles]
         everywhere, blocks = set.intersection(*kept), self._blocks
         first = next(
             (n for n, block in enumerate(blocks) if not everywhere.issuperset(block.units)),
@@ -301,18 +305,10 @@ class _Work:
                 bar=bar,
                 keeps_last=False,
             )
-            streams = {
-                side: stack.enter_context(
-                    UnitStream(
-                        run.runtime,
-                        spec,
-                        ahead.wanted[side],
-                        partial(self._task, side, layers_wanted(run, side, tiles)),
-                    )
-                )
-                for side, spec in readers.items()
-            }
-            ahead.feed(streams)
+            wanted = {side: layers_wanted(run, side, tiles) for side in readers}
+            stack.enter_context(
+                ahead.fed(readers, lambda side, unit: self._task(side, wanted[side], unit))
+            )
             for outcome in chains.run(ahead.tasks()):
                 assert isinstance(outcome, Done), outcome
                 ahead.ended(outcome)
@@ -332,9 +328,6 @@ class _Work:
             units = kept_units(path)
             if len(units) not in ends or units != set(order[: len(units)]):
                 path.unlink()
-
-    def _path(self, tile: Tile) -> Path:
-        return tile_path(self._folder, tile)
 
 
 def _never(*_: Any) -> NoReturn:

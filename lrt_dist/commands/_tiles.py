@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from lrt_dist.config import fingerprint_of
@@ -86,6 +86,11 @@ def host_bytes(run: Run, tiles: Sequence[Tile]) -> int:
         NUMBER_BYTES[run.config.extract.store_dtype],
         folds,
     )
+
+
+def largest_on_gpu(run: Run, tiles: Iterable[Tile]) -> int:
+    """Memory of a GPU that makes the products of the largest of some tiles, of that one alone."""
+    return max(gpu_bytes(run, [tile]) for tile in tiles)
 
 
 def gpu_bytes(run: Run, tiles: Sequence[Tile]) -> int:

@@ -157,7 +157,7 @@ def _on_gpus(
     for side in sides:
         facts = run.facts[side]
         step = stages[side] = len(stage_plans(run, side, head=False, batch_tokens=budget))
-        flops = forward_flops(tokens[side], facts.block_parameters, max(run.layers[side]))
+        flops = forward_flops(tokens[side], facts.active_parameters, max(run.layers[side]))
         least, most = (1, gpus) if asked == "auto" else (asked, asked)
         parties.append(Party(flops / speeds.model, step, least * step, most * step))
     if speeds.on == GPU:

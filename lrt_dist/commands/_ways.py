@@ -12,7 +12,13 @@ import torch
 from lrt_dist.commands._blocks_ahead import AHEAD, KEPT_EVERY, kept_every
 from lrt_dist.commands._moment_processes import Shares
 from lrt_dist.commands._read_once import Wave, waves
-from lrt_dist.commands._tiles import gpu_bytes, layers_wanted, leaf_units, run_tiles, tile_needs
+from lrt_dist.commands._tiles import (
+    largest_on_gpu,
+    layers_wanted,
+    leaf_units,
+    run_tiles,
+    tile_needs,
+)
 from lrt_dist.commands._together import Speeds, shared_machines
 from lrt_dist.commands.extract_into_moments import STORED
 from lrt_dist.formatting import format_bytes
@@ -416,7 +422,7 @@ class Ways:
     @property
     def _largest_on_gpu(self) -> int:
         """Bytes of a GPU that the largest tile takes alone."""
-        return max(gpu_bytes(self._run, [tile]) for tile in self._tiles)
+        return largest_on_gpu(self._run, self._tiles)
 
     def _one_gpu_float64(self) -> float:
         """Operations a second of float64 products on one GPU; 0 where they are not known, or where

@@ -19,7 +19,7 @@ from lrt_dist.commands._busy import EVENT, busy_message
 from lrt_dist.commands._losses import through_losses
 from lrt_dist.commands._moments import fitted_units, moments_fingerprint, moments_identity
 from lrt_dist.commands._rows import Records, run_blocks, write_groups, write_row_facts
-from lrt_dist.commands._tiles import gpu_bytes, layers_wanted, run_tiles, tile_name, tile_path
+from lrt_dist.commands._tiles import largest_on_gpu, layers_wanted, run_tiles, tile_name, tile_path
 from lrt_dist.commands._together import Together, together
 from lrt_dist.commands._unit_records import (
     Machines,
@@ -27,7 +27,6 @@ from lrt_dist.commands._unit_records import (
     note_versions,
     record_of,
 )
-from lrt_dist.commands._unit_stream import UnitStream
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import UserError
 from lrt_dist.files import delete_tree, sweep
@@ -44,7 +43,7 @@ from lrt_dist.tasks.blocks import Block
 from lrt_dist.tasks.extract import ExtractTask
 from lrt_dist.tasks.moment_stage import WriteTask
 from lrt_dist.workspace.placement import compute_dtype
-from lrt_dist.workspace.products import products_device
+from lrt_dist.workspace.products import ProductsDevices
 from lrt_dist.workspace.run import Run
 
 STORED = 3
@@ -87,7 +86,7 @@ class _Work:
         self._kept = run.folder.moments / "kept"
         self.ledgers = {side: Ledger(run.folder.ledger_url(side)) for side in sorted(set(run.lead))}
         self._passed_on = {side: layers_wanted(run, side, run_tiles(run)) for side in self.ledgers}
-        self._products: dict[tuple[tuple[float, ...], ...], tuple[str, float]] = {}
+        self._products = ProductsDevices(run, largest_on_gpu(run, run_tiles(run)))
         fits = moments_identity(run)
         self._fingerprints = Sided.of(
             lambda side: Ledger(run.folder.ledger_url(side)).claim(identities[side] | fits)
@@ -115,12 +114,8 @@ class _Work:
             began, now = self._identities[side]["compute_dtype"], compute_dtype(self._run, side)
             if began != now:
                 raise UserError(f"the {side} model was run in {began}, and would be in {now}")
-        machines = (self._run.machines.node_cpus, self._run.machines.node_gpus)
-        if machines not in self._products:  # a GPU is asked, which takes its time
-            largest = max(gpu_bytes(self._run, [tile]) for tile in run_tiles(self._run))
-            self._products[machines] = products_device(self._run, largest)
         sides = list(self.ledgers)
-        return together(self._run, sides, self._index, self._kept, self._products[machines])
+        return together(self._run, sides, self._index, self._kept, self._products.now())
 
     def go_on(self, leases: dict[Side, Lease], placed: Together) -> None:
         """Take in what is missing, and write the moments."""
@@ -211,22 +206,13 @@ class _Work:
                 facts=self._kept,
                 bar=bar,
             )
-            streams = {
-                side: stack.enter_context(
-                    UnitStream(
-                        run.runtime,
-                        spec,
-                        ahead.wanted[side],
-                        partial(self._task, side, committed[side]),
-                    )
-                )
-                for side, spec in placed.models.items()
-            }
+            streams = stack.enter_context(
+                ahead.fed(placed.models, lambda side, unit: self._task(side, committed[side], unit))
+            )
             committers = {
                 side: stack.enter_context(Committer(ledger, leases[side].check))
                 for side, ledger in self.ledgers.items()
             }
-            ahead.feed(streams)
             for outcome in chains.run(ahead.tasks()):
                 for lease in leases.values():
                     lease.check()

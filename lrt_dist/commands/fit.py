@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lrt_dist.commands._moments import (
@@ -15,14 +15,13 @@ from lrt_dist.commands._moments import (
     moments_of_others,
 )
 from lrt_dist.commands._rows import LayerFacts, Records, layer_facts
+from lrt_dist.commands._solving import beginnings, solve_needs
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
 from lrt_dist.files import is_file
 from lrt_dist.linear.methods import FIT_METHODS
-from lrt_dist.plan.cost import cores_of_task, solve_bytes
-from lrt_dist.runtime.contract import Needs
-from lrt_dist.sites import Direction, LayerPair
+from lrt_dist.sites import Direction
 from lrt_dist.store.tables import FitRow, JointFitRow, MapRow, SolvedRow, Table, is_current
 from lrt_dist.tasks.solve import MapEnd, SolveTask, solve
 from lrt_dist.workspace.run import Run
@@ -105,7 +104,7 @@ def _fit(run: Run, inputs: FitInputs) -> None:
         stale.unlink(missing_ok=True)
     tasks = list(_tasks(run, all_moments, facts[0], inputs.fingerprint))
     with run.progress.phase("fit", sum(len(task.ends) for task in tasks), "maps") as phase:
-        for task, _ in zip(tasks, run.runtime.map(solve, tasks, _needs(run, tasks)), strict=True):
+        for task, _ in zip(tasks, run.runtime.map(solve, tasks, solve_needs(run)), strict=True):
             phase.advance(len(task.ends))
     seconds = round(time.monotonic() - began, 2)
     forward: list[FitRow] = []
@@ -132,10 +131,10 @@ def _fit(run: Run, inputs: FitInputs) -> None:
 def _tasks(
     run: Run, all_moments: list[RunMoments], facts: LayerFacts, fingerprint: str
 ) -> Iterator[SolveTask]:
-    """One for each source layer, each joint group, and each target layer with reverse maps."""
+    """One for each of the `beginnings`."""
     draws = range(run.config.fit.mismatched_draws)
 
-    def task(direction: Direction, layers: tuple[int, ...], ends: list[int]) -> SolveTask:
+    def task(direction: Direction, layers: tuple[int, ...], ends: Sequence[int]) -> SolveTask:
         begin = layers if direction is Direction.JOINT else layers[0]
         path = run.folder.map_path
         return SolveTask(
@@ -163,29 +162,8 @@ def _tasks(
             fingerprint=fingerprint,
         )
 
-    sources = sorted({pair.source for pair in run.pairs})
-    targets = sorted({pair.target for pair in run.pairs})
-    for source in sources:
-        ends = [pair.target for pair in run.pairs if pair.source == source]
-        yield task(Direction.FORWARD, (source,), ends)
-    for group in run.joint:
-        ends = [t for t in targets if all(LayerPair(s, t) in run.pairs for s in group)]
-        if ends:
-            yield task(Direction.JOINT, group, ends)
-    if run.config.fit.reverse:
-        for target in targets:
-            ends = [pair.source for pair in run.pairs if pair.target == target]
-            yield task(Direction.REVERSE, (target,), ends)
-
-
-def _needs(run: Run, tasks: list[SolveTask]) -> Needs:
-    """What the largest of the tasks needs."""
-    widths, config = run.widths, run.config.fit
-    sizes = [(len(t.layers) * widths[t.direction.begin], widths[t.direction.end]) for t in tasks]
-    return Needs(
-        cpus=cores_of_task(max(map(max, sizes)), max(run.machines.node_cpus)),
-        memory=max(solve_bytes(d, e, config.folds, config.mismatched_draws) for d, e in sizes),
-    )
+    for beginning in beginnings(run):
+        yield task(beginning.direction, beginning.layers, beginning.ends)
 
 
 def _rows(

@@ -12,6 +12,7 @@ import torch
 from lrt_dist.commands._items import check_items
 from lrt_dist.commands._shares import run_tokenizers
 from lrt_dist.commands._sizes import Work, better_sizes
+from lrt_dist.commands._solving import Solving, plan_solving
 from lrt_dist.commands._ways import Extraction, Way, Ways, float64_speed
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
 from lrt_dist.corpus.readers import read_documents, text_bytes
@@ -102,6 +103,7 @@ class Plan:
         pairs: of layers.
         way: from the models to moments.
         other: the other way, or why it cannot be gone.
+        solving: of all maps from the moments.
         evaluation: of all concepts; None without any.
         evaluate_hours: of it.
         flops_source: where the speed behind the hours comes from.
@@ -117,6 +119,7 @@ class Plan:
     pairs: int
     way: Way
     other: Way | str
+    solving: Solving
     evaluation: EvaluationPlan | None
     evaluate_hours: float
     flops_source: str
@@ -124,7 +127,7 @@ class Plan:
     @property
     def hours(self) -> float:
         """Of everything."""
-        return self.index_hours + self.way.hours + self.evaluate_hours
+        return self.index_hours + self.way.hours + self.solving.hours + self.evaluate_hours
 
 
 def plan(run: Run) -> Plan:
@@ -153,7 +156,7 @@ def plan(run: Run) -> Plan:
         lambda side: (
             costs[side]
             * forward_flops(
-                texts.tokens[side], run.facts[side].block_parameters, max(run.layers[side])
+                texts.tokens[side], run.facts[side].active_parameters, max(run.layers[side])
             )
         )
     )
@@ -183,6 +186,7 @@ def plan(run: Run) -> Plan:
     models = Sided.of(model_plan)
     replicas = max(model.replicas for model in models)
     evaluation = plan_evaluation(run)
+    float64 = float64_speed(run)
     return Plan(
         exact=exact,
         documents=texts.documents,
@@ -196,9 +200,10 @@ def plan(run: Run) -> Plan:
         pairs=len(run.pairs),
         way=way,
         other=other,
+        solving=plan_solving(run, float64),
         evaluation=evaluation,
         evaluate_hours=(
-            (evaluation.model_flops / speed + evaluation.search_flops / float64_speed(run)) / 3600
+            (evaluation.model_flops / speed + evaluation.search_flops / float64) / 3600
             if evaluation
             else 0.0
         ),

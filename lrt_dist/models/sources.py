@@ -20,6 +20,7 @@ import transformers
 from lrt_dist.config import ModelConfig
 from lrt_dist.errors import UserError
 from lrt_dist.models.anatomy import find_blocks
+from lrt_dist.models.experts import active_parameters
 from lrt_dist.models.identity import file_digest, tokenizer_digest, weights_digest
 from lrt_dist.models.study import anatomy_of
 from lrt_dist.sites import Side
@@ -37,6 +38,7 @@ class ModelFacts:
         width: size d of the residual stream.
         vocabulary: number of token embeddings.
         block_parameters: parameters of each of the L blocks.
+        active_parameters: of these, what a token is multiplied by; see `models.experts`.
         embedding_parameters: parameters of the token embedding.
         head_parameters: parameters of the LM head, also where it is tied to the embedding.
         window: tokens that the shortest attention window of the model holds; None without any.
@@ -56,6 +58,7 @@ class ModelFacts:
     width: int
     vocabulary: int
     block_parameters: tuple[int, ...]
+    active_parameters: tuple[int, ...]
     embedding_parameters: int
     head_parameters: int
     window: int | None
@@ -180,6 +183,7 @@ def describe(config: ModelConfig) -> ModelFacts:
         width=int(text.hidden_size),
         vocabulary=int(embedding.weight.shape[0]),
         block_parameters=tuple(sum(p.numel() for p in block.parameters()) for block in blocks),
+        active_parameters=tuple(active_parameters(block, text) for block in blocks),
         embedding_parameters=sum(p.numel() for p in embedding.parameters()),
         head_parameters=sum(p.numel() for p in head.parameters()) if head is not None else 0,
         window=getattr(text, "sliding_window", None),

@@ -8,6 +8,10 @@ PROCESS_BYTES = 512 * 2**20
 """Python and its libraries, for one worker process."""
 GPU_FLOPS = 2.0e14
 """Operations a second assumed of one GPU: about half of what an A100 does in bfloat16 GEMMs."""
+EIGH, SVD = 10, 21
+"""Operations of an eigendecomposition over d³, and of a singular value decomposition over
+d·e·min(d, e), if they were as fast as products: 9.0 … 11.2 and 19.8 … 20.8 on one core, with
+vectors, at widths of 512 … 2048."""
 NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -16,10 +20,10 @@ def store_bytes(rows: int, widths: Mapping[int, int], logical_dtype: str) -> int
     return sum(rows * (width * NUMBER_BYTES[logical_dtype] + 4) for width in widths.values())
 
 
-def forward_flops(tokens: int, block_parameters: Sequence[int], last_layer: int) -> int:
-    """Operations of running blocks `0 … last_layer`: two per weight and token (Kaplan et al.,
-    arXiv 2001.08361, §2.1, without attention's quadratic term)."""
-    return 2 * tokens * sum(block_parameters[: last_layer + 1])
+def forward_flops(tokens: int, active_parameters: Sequence[int], last_layer: int) -> int:
+    """Operations of running blocks `0 … last_layer`: two per token and weight that it is multiplied
+    by (Kaplan et al., arXiv 2001.08361, §2.1, without attention's quadratic term)."""
+    return 2 * tokens * sum(active_parameters[: last_layer + 1])
 
 
 def moments_flops(rows: int, entries: int) -> int:
@@ -69,6 +73,42 @@ def solve_bytes(d: int, e: int, folds: int, draws: int) -> int:
     numbers = own_moments + eigenvectors + held_out + all_rows
     numbers += crossed + projected + working + target_moments
     return 8 * numbers + PROCESS_BYTES
+
+
+def eigh_flops(d: int) -> int:
+    """Operations of an eigendecomposition of width d; see `EIGH`."""
+    return EIGH * d**3
+
+
+def svd_flops(d: int, e: int) -> int:
+    """Operations of a singular value decomposition of d × e; see `SVD`."""
+    return SVD * d * e * min(d, e)
+
+
+def solve_flops(
+    d: int, e: int, ends: int, folds: int, draws: int, *, penalised: bool = True, solution: int = 0
+) -> int:
+    """Operations of a task that solves all maps from width d to some ends of width e: its matrix
+    products (docstring of `linear.ridge`) and decompositions.
+
+    Args:
+        penalised: whether λ is chosen.
+        solution: operations of each solution of the method, beside those of ridge regression.
+    """
+    decomposed = (folds + 1) * eigh_flops(d)  # without each fold, and of all rows
+    held_out = folds * 4 * d**3  # G of each fold
+    # B, C, the errors, and K for each fold; B and the errors of each fold and draw; all maps.
+    products = (3 + penalised) * folds + 2 * draws * folds + 2 * (1 + draws)
+    solutions = folds * (1 + draws) + 1 + draws
+    end = products * 2 * d * d * e + solutions * solution
+    sizes = max(0, (folds - 2).bit_length())  # of the learning curve of one end
+    curve = eigh_flops(d) + 2 * 4 * d**3 + (5 + penalised) * 2 * d * d * e + solution
+    return decomposed + held_out + ends * end + sizes * curve
+
+
+def solve_reads(d: int, e: int, ends: int, folds: int, draws: int) -> int:
+    """Bytes of moments that such a task reads: of its beginning, and of each end."""
+    return 8 * folds * (d * d + ends * ((1 + draws) * d * e + e * e))
 
 
 def cores_of_task(width: int, node_cores: float) -> int:

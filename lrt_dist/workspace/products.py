@@ -14,6 +14,21 @@ GPU = "cuda"
 CPU = "cpu"
 
 
+class ProductsDevices:
+    """`products_device` of the machines that there are; each set of machines is asked once."""
+
+    def __init__(self, run: Run, gpu_bytes: int) -> None:
+        self._run, self._gpu_bytes = run, gpu_bytes
+        self._found: dict[tuple[tuple[float, ...], ...], tuple[str, float]] = {}
+
+    def now(self) -> tuple[str, float]:
+        """Of those that there are now."""
+        machines = (self._run.machines.node_cpus, self._run.machines.node_gpus)
+        if machines not in self._found:
+            self._found[machines] = products_device(self._run, self._gpu_bytes)
+        return self._found[machines]
+
+
 def products_device(run: Run, gpu_bytes: int) -> tuple[str, float]:
     """The device on which a task of the fit makes its products, and operations a second of one of
     them, which are 0 where no GPU was asked.

@@ -6,14 +6,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_moments import moments_of
+from torch.utils.flop_counter import FlopCounterMode
 
+from lrt_dist.linear.fit import SourceFit, mismatched, wanted_moments
+from lrt_dist.linear.methods import FIT_METHODS
+from lrt_dist.linear.moments import Moments
 from lrt_dist.plan.cost import (
     NUMBER_BYTES,
     PROCESS_BYTES,
     accumulate_bytes,
     cores_of_task,
+    eigh_flops,
     forward_flops,
     moments_flops,
+    solve_flops,
     store_bytes,
 )
 
@@ -67,3 +74,33 @@ def test_a_forward_pass_costs_two_per_weight_and_token_and_stops_at_the_last_lay
     linear = [torch.nn.Linear(1, size, bias=False) for size in blocks]
     counted = sum(2 * tokens * linear[i].weight.numel() for i in range(last + 1))
     assert forward_flops(tokens, blocks, last) == counted
+
+
+@pytest.mark.parametrize(("method", "penalised"), [("affine", True), ("linear", False)])
+@pytest.mark.parametrize(
+    ("d", "e", "ends", "folds", "draws"),
+    [(40, 64, 2, 5, 3), (64, 40, 1, 5, 1), (48, 48, 3, 3, 2), (32, 64, 1, 9, 2), (32, 64, 1, 2, 1)],
+)
+def test_products_of_a_solve_are_those_that_torch_counts(
+    method: str, penalised: bool, d: int, e: int, ends: int, folds: int, draws: int
+) -> None:
+    """It counts no decomposition; what it counts beside, for each λ, fades with the widths."""
+    names = [f"y{number}" for number in range(ends)]
+    random = torch.Generator().manual_seed(0)
+
+    def fold(number: int) -> Moments:
+        columns = [*names, *(mismatched(name, draw) for name in names for draw in range(draws))]
+        rows = {column: torch.randn(200, e, generator=random).double() for column in columns}
+        rows["x"] = torch.randn(200, d, generator=random).double()
+        wanted = wanted_moments([("x", name) for name in names], draws)
+        return moments_of(rows, wanted, str(number))
+
+    moments = [fold(number) for number in range(folds)]
+    with FlopCounterMode(display=False) as counted:
+        fit = SourceFit(moments, "x", FIT_METHODS.find(method))
+        for name in names:
+            fit.fit(moments, name, [("x", mismatched(name, draw)) for draw in range(draws)])
+        curve = fit.learning_curve(moments, names[0])
+    decompositions = (folds + 1 + len(curve)) * eigh_flops(d)
+    planned = solve_flops(d, e, ends, folds, draws, penalised=penalised) - decompositions
+    assert planned <= counted.get_total_flops() <= 1.06 * planned

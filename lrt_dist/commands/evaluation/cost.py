@@ -64,7 +64,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
     tokenizer = SiteTokenizer.load(run.model(Side.TARGET))
     writes = isinstance(run.score, GeneratedScore)
     generate = config.generate
-    whole, parameters = facts.target.layers - 1, facts.target.block_parameters
+    whole, parameters = facts.target.layers - 1, facts.target.active_parameters
     behind = [sum(parameters[layer + 1 :]) for layer in run.layers.target]
     share = sum(behind) / len(behind) / sum(parameters)
     concepts, pair = len(run.concepts), run.pairs[0]
@@ -91,7 +91,7 @@ def plan_evaluation(run: Run) -> EvaluationPlan | None:
         contrast = contrast_texts(data.vector, tokenizer, concept.at)
         read = sum(map(len, contrast.ids))
         for side in Side:
-            model_flops += forward_flops(read, facts[side].block_parameters, max(run.layers[side]))
+            model_flops += forward_flops(read, facts[side].active_parameters, max(run.layers[side]))
         for split, conditions in (
             (data.dev[:ITEMS], len(on_dev) + searched + banded),
             (data.dev[ITEMS:], searched + banded),
