@@ -47,6 +47,7 @@ MODULES = {
     ],
     "planned_network": ["planned_network", "planned_network_once"],
     "reader": ["reader"],
+    "recipes": ["target_passes", "target_written"],
     "straight": ["straight_time", "hours_stored", "hours_once", "hours_straight"],
     "simulate": ["simulated_64", "simulated_1024"],
     "driver_per_unit": ["driver_per_unit"],
