@@ -49,6 +49,7 @@ MODULES = {
     "reader": ["reader"],
     "recipes": ["target_passes", "target_written"],
     "straight": ["straight_time", "hours_stored", "hours_once", "hours_straight"],
+    "planned_hours": ["hours_simulated"],
     "simulate": ["simulated_64", "simulated_1024"],
     "driver_per_unit": ["driver_per_unit"],
     "driver_per_block": ["driver_per_layer", "driver_per_block"],
