@@ -25,21 +25,21 @@ from lrt_dist.tasks.blocks import Block, RowFacts
 from lrt_dist.tasks.moment_stage import BlockTask, Place
 from lrt_dist.workspace.run import Run
 
-KEPT_EVERY = 60.0
-"""Fewest seconds between two times that moments are kept."""
+SOONEST = 60.0
+"""Seconds that pass at least between two times that moments are kept."""
 AHEAD = 3
 """Blocks that the models may be ahead of the one that is taken in, with it."""
 UNDER_WAY = 2
 """Blocks that processes with moments hold at once: one is multiplied, one sorted."""
 KEEPING = 60
 """So many times as long as keeping took must pass before the next time: it costs 2 % at most."""
-KEPT_BY = 1800.0
+LATEST = 1800.0
 """Seconds after which moments are kept all the same, unless that takes most of them."""
 
 
 def kept_every(keeping: float) -> float:
     """Seconds between two times that moments are kept, which takes so many seconds."""
-    return max(KEPT_EVERY, min(KEEPING * keeping, max(KEPT_BY, 4 * keeping)))
+    return max(SOONEST, min(KEEPING * keeping, max(LATEST, 4 * keeping)))
 
 
 class BlocksAhead:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lrt_dist.commands._blocks_ahead import AHEAD, KEPT_EVERY, kept_every
+from lrt_dist.commands._blocks_ahead import AHEAD, SOONEST, kept_every
 from lrt_dist.commands._moment_processes import Shares
 from lrt_dist.commands._read_once import Wave, waves
 from lrt_dist.commands._tiles import (
@@ -342,9 +342,9 @@ class Ways:
 
     def _times_kept(self, seconds: float, count: int) -> int:
         """How often so many bytes of moments are kept while they are accumulated."""
-        if seconds < KEPT_EVERY:
+        if seconds < SOONEST:
             return 0
-        return 1 + int((seconds - KEPT_EVERY) // kept_every(count / self._storage))
+        return 1 + int((seconds - SOONEST) // kept_every(count / self._storage))
 
     def _driver_seconds(
         self, sides: list[Side], tiles: Sequence[Tile], processes: Sequence[Group]

@@ -167,7 +167,7 @@ def test_stopped_anywhere_it_goes_on_and_counts_nothing_twice(
     between two of these; what is computed again is what was not committed, and what the first block
     lends to the last."""
     whole = extracted(indexed, tmp_path / "whole", NONE)
-    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(_blocks_ahead, "SOONEST", 0.0)
     monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
     take_in, commit = TileSums.add, Ledger.commit
     stops = {"add": [3, 11], "commit": [9, 30]}
@@ -202,7 +202,7 @@ def test_taken_up_late_the_models_are_a_few_blocks_ahead(
     indexed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: int
 ) -> None:
     """What is usual is known by then from blocks that were taken in before."""
-    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(_blocks_ahead, "SOONEST", 0.0)
     monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
     monkeypatch.setattr(_rows, "USUAL_ROWS", 64)
     take_in, allow, ended = TileSums.add, UnitStream.allow, BlocksAhead.ended
@@ -240,7 +240,7 @@ def _extract_in_small_blocks(out: str, run_file: str) -> None:
     """As `small_blocks` in a process of its own, and moments are kept after each of them."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(_rows, "ROWS_PER_PRODUCT", 43)
-        patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+        patched.setattr(_blocks_ahead, "SOONEST", 0.0)
         patched.setattr(_blocks_ahead, "KEEPING", 0)
         with api.open_run(out, load_run(run_file, [NONE])) as run:
             api.extract(run)
@@ -278,7 +278,7 @@ def test_a_process_that_dies_with_moments_costs_what_was_not_kept(
 ) -> None:
     """At most a block, and all of them; the command goes on by itself."""
     whole = extracted(indexed, tmp_path / "whole", NONE)
-    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", kept_every)
+    monkeypatch.setattr(_blocks_ahead, "SOONEST", kept_every)
     monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
     holding: list[RayChains] = []
     plain, ended = RayRuntime.chains, BlocksAhead.ended
@@ -360,7 +360,7 @@ def test_on_another_machine_it_goes_on_with_other_bits(
 ) -> None:
     """As other batches have them. Units that are committed are computed again for their states
     alone, and what was written of them stays."""
-    monkeypatch.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    monkeypatch.setattr(_blocks_ahead, "SOONEST", 0.0)
     monkeypatch.setattr(_blocks_ahead, "KEEPING", 0)
     take_in = TileSums.add
     added: list[int] = []

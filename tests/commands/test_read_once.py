@@ -211,7 +211,7 @@ class _Killed(BaseException):
 
 
 def _keep_always(patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+    patched.setattr(_blocks_ahead, "SOONEST", 0.0)
     patched.setattr(_blocks_ahead, "KEEPING", 0)
 
 

@@ -244,7 +244,7 @@ def _extract_in_small_blocks(out: str, run_file: str, address: str, tiles: str) 
         patched.setattr(_rows, "ROWS_PER_PRODUCT", 43)
         # Else all are computed before the first is taken in.
         patched.setattr(_rows, "USUAL_ROWS", 64)
-        patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+        patched.setattr(_blocks_ahead, "SOONEST", 0.0)
         patched.setattr(_blocks_ahead, "KEEPING", 0)
         patched.setattr(RayRuntime, "chains", chains)
         with api.open_run(out, load_run(run_file, settings)) as run:
@@ -345,7 +345,7 @@ def _fit_in_small_blocks(out: str, run_file: str, address: str) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(_rows, "ROWS_PER_PRODUCT", 43)
         patched.setattr(_rows, "USUAL_ROWS", 64)
-        patched.setattr(_blocks_ahead, "KEPT_EVERY", 0.0)
+        patched.setattr(_blocks_ahead, "SOONEST", 0.0)
         patched.setattr(_blocks_ahead, "KEEPING", 0)
         patched.setattr("lrt_dist.plan.tiles.MANY_TILES", 4)
         patched.setattr("lrt_dist.commands._moments.MANY_TILES", 4)
