@@ -258,7 +258,7 @@ class Ways:
     def _reader_seconds(self, reads: Mapping[Side, int], shares: Shares) -> float:
         """In which the readers of each store read so many bytes; no more are at work than there are
         units ahead."""
-        ahead = AHEAD * len(self._blocks()[0])
+        ahead = AHEAD * self._units / len(self._blocks())
         return max(
             count / (READING * min(shares.replicas[side], ahead)) for side, count in reads.items()
         )
