@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.linear.methods import procrustes
 from lrt_dist.plan.cost import (
     cores_of_task,
+    curve_flops,
     eigh_flops,
     solve_bytes,
     solve_flops,
     solve_reads,
     svd_flops,
 )
+from lrt_dist.plan.tiles import even_runs
 from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Direction, LayerPair
 from lrt_dist.workspace.run import Run
@@ -80,6 +82,25 @@ def solve_needs(run: Run) -> Needs:
     )
 
 
+def places_for(run: Run, needs: Needs) -> int:
+    """Tasks that have room at once."""
+    if run.in_this_process:
+        return 1
+    nodes = zip(run.machines.node_cpus, run.machines.node_memory, strict=True)
+    return sum(int(min(cpus // needs.cpus, memory // needs.memory)) for cpus, memory in nodes)
+
+
+def spread(tasks: Sequence[Beginning], places: int) -> list[Beginning]:
+    """The same maps in as many tasks as there are places, where there would be fewer: each part of
+    a task decomposes the moments of its beginning for itself, in time that nobody else wants."""
+    parts = max(1, places // len(tasks))
+    return [
+        replace(task, ends=tuple(ends))
+        for task in tasks
+        for ends in even_runs(task.ends, min(parts, len(task.ends)))
+    ]
+
+
 def plan_solving(run: Run, core_speed: float) -> Solving:
     """Count, without starting anything.
 
@@ -89,23 +110,21 @@ def plan_solving(run: Run, core_speed: float) -> Solving:
     Raises:
         UserError: none of the described nodes has room for a task.
     """
-    tasks, needs = list(beginnings(run)), solve_needs(run)
-    machines, described = run.machines, run.described
-    speed, places = core_speed, 1
-    if not run.in_this_process:
-        speed *= needs.cpus / sum(machines.node_cpus)
-        nodes = zip(machines.node_cpus, machines.node_memory, strict=True)
-        places = sum(int(min(c // needs.cpus, m // needs.memory)) for c, m in nodes)
+    needs = solve_needs(run)
+    described = run.described
+    places = places_for(run, needs)
+    tasks = spread(list(beginnings(run)), places)
+    share = 1.0 if run.in_this_process else needs.cpus / sum(run.machines.node_cpus)
     if described and not places:
         raise UserError(
             f"solving the maps of one layer takes {needs.cpus:g} cores and "
             f"{format_bytes(needs.memory)} of a node, and no described node has both: describe "
             "larger nodes, or lower fit.folds or fit.mismatched_draws"
         )
-    ends = [0.0] * max(1, places)  # of what each place was given so far
-    for task in tasks:
-        heapq.heapreplace(ends, ends[0] + _flops(run, task) / speed)
-    seconds = max(ends)
+    curves = [replace(task, ends=task.ends[:1]) for task in beginnings(run)]
+    operations = _longest([_flops(run, task) for task in tasks], places)
+    operations += _longest([_curve_flops(run, task) for task in curves], places)
+    seconds = operations / (core_speed * share)
     if described and described.storage:
         read = sum(_reads(run, task) for task in tasks)
         seconds = max(seconds, read / described.storage)
@@ -118,24 +137,47 @@ def _widths(run: Run, beginning: Beginning) -> tuple[int, int]:
     return len(beginning.layers) * run.widths[direction.begin], run.widths[direction.end]
 
 
+def _longest(operations: Sequence[int], places: int) -> int:
+    """Of the place with the most of some tasks, which take the next place that is free."""
+    taken = [0] * max(1, places)
+    for count in operations:
+        heapq.heapreplace(taken, taken[0] + count)
+    return max(taken)
+
+
 def _flops(run: Run, beginning: Beginning) -> int:
-    """Operations of a task; a method of one's own is taken to cost what ridge regression does."""
+    """Operations of a task."""
     (d, e), config = _widths(run, beginning), run.config.fit
-    solution = 0
-    if run.method.ranked:
-        solution = eigh_flops(e) + 2 * d * e * (e + 2 * min(d, e))
-    elif run.method.solve is procrustes:
-        solution = svd_flops(d, e) + 2 * d * e * min(d, e)
-    ends = len(beginning.ends)
     return solve_flops(
         d,
         e,
-        ends,
+        len(beginning.ends),
         config.folds,
         config.mismatched_draws,
         penalised=run.method.penalised,
-        solution=solution,
+        solution=_solution_flops(run, d, e),
     )
+
+
+def _curve_flops(run: Run, beginning: Beginning) -> int:
+    """Operations of the learning curve of one end."""
+    d, e = _widths(run, beginning)
+    return curve_flops(
+        d,
+        e,
+        run.config.fit.folds,
+        penalised=run.method.penalised,
+        solution=_solution_flops(run, d, e),
+    )
+
+
+def _solution_flops(run: Run, d: int, e: int) -> int:
+    """Operations of a solution beside those of ridge regression; 0 for a method of one's own."""
+    if run.method.ranked:
+        return eigh_flops(e) + 2 * d * e * (e + 2 * min(d, e))
+    if run.method.solve is procrustes:
+        return svd_flops(d, e) + 2 * d * e * min(d, e)
+    return 0
 
 
 def _reads(run: Run, beginning: Beginning) -> int:

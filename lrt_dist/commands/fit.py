@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from lrt_dist.commands._moments import (
     RunMoments,
@@ -15,7 +16,7 @@ from lrt_dist.commands._moments import (
     moments_of_others,
 )
 from lrt_dist.commands._rows import LayerFacts, Records, layer_facts
-from lrt_dist.commands._solving import beginnings, solve_needs
+from lrt_dist.commands._solving import Beginning, beginnings, places_for, solve_needs, spread
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
@@ -23,7 +24,7 @@ from lrt_dist.files import is_file
 from lrt_dist.linear.methods import FIT_METHODS
 from lrt_dist.sites import Direction
 from lrt_dist.store.tables import FitRow, JointFitRow, MapRow, SolvedRow, Table, is_current
-from lrt_dist.tasks.solve import MapEnd, SolveTask, solve
+from lrt_dist.tasks.solve import MapEnd, SolveTask, add_learning_curve, solve
 from lrt_dist.workspace.run import Run
 
 
@@ -102,10 +103,16 @@ def _fit(run: Run, inputs: FitInputs) -> None:
     # Maps are about to change: what was made from the old ones must not look current.
     for stale in (*run.folder.fits.values(), *run.folder.evaluation):
         stale.unlink(missing_ok=True)
-    tasks = list(_tasks(run, all_moments, facts[0], inputs.fingerprint))
+    whole, needs = list(beginnings(run)), solve_needs(run)
+    made = partial(_tasks, run, all_moments, facts[0], inputs.fingerprint)
+    tasks, parts = made(whole), made(spread(whole, places_for(run, needs)))
     with run.progress.phase("fit", sum(len(task.ends) for task in tasks), "maps") as phase:
-        for task, _ in zip(tasks, run.runtime.map(solve, tasks, solve_needs(run)), strict=True):
-            phase.advance(len(task.ends))
+        for part, _ in zip(parts, run.runtime.map(solve, parts, needs), strict=True):
+            phase.advance(len(part.ends))
+    best = [replace(task, ends=(_best_end(task),)) for task in tasks]
+    with run.progress.phase("learning curves", len(best), "curves") as phase:
+        for _ in run.runtime.map(add_learning_curve, best, needs):
+            phase.advance()
     seconds = round(time.monotonic() - began, 2)
     forward: list[FitRow] = []
     reverse: list[FitRow] = []
@@ -129,12 +136,17 @@ def _fit(run: Run, inputs: FitInputs) -> None:
 
 
 def _tasks(
-    run: Run, all_moments: list[RunMoments], facts: LayerFacts, fingerprint: str
-) -> Iterator[SolveTask]:
-    """One for each of the `beginnings`."""
+    run: Run,
+    all_moments: list[RunMoments],
+    facts: LayerFacts,
+    fingerprint: str,
+    chosen: Sequence[Beginning],
+) -> list[SolveTask]:
+    """One for each of some beginnings."""
     draws = range(run.config.fit.mismatched_draws)
 
-    def task(direction: Direction, layers: tuple[int, ...], ends: Sequence[int]) -> SolveTask:
+    def task(beginning: Beginning) -> SolveTask:
+        direction, layers = beginning.direction, beginning.layers
         begin = layers if direction is Direction.JOINT else layers[0]
         path = run.folder.map_path
         return SolveTask(
@@ -149,8 +161,9 @@ def _tasks(
                     mismatched_paths=tuple(
                         path(begin, end, direction=direction, mismatched=draw) for draw in draws
                     ),
+                    table=run.folder.map_table(begin, end, direction=direction),
                 )
-                for end in ends
+                for end in beginning.ends
             ),
             begin_model=run.folder.model(direction.begin).model,
             end_model=run.folder.model(direction.end).model,
@@ -158,12 +171,22 @@ def _tasks(
             folds=run.config.fit.folds,
             method=run.method,
             method_name=run.config.fit.method,
-            table=run.folder.map_table(begin, direction=direction),
             fingerprint=fingerprint,
         )
 
-    for beginning in beginnings(run):
-        yield task(beginning.direction, beginning.layers, beginning.ends)
+    return [task(beginning) for beginning in chosen]
+
+
+def _solved(task: SolveTask) -> Iterator[SolvedRow]:
+    """What was found of each map of a task."""
+    for end in task.ends:
+        yield from Table.read(end.table, SolvedRow)
+
+
+def _best_end(task: SolveTask) -> MapEnd:
+    """The end of the best map."""
+    found = zip(task.ends, _solved(task), strict=True)
+    return max(found, key=lambda both: both[1].r2)[0]
 
 
 def _rows(
@@ -175,7 +198,7 @@ def _rows(
 ) -> Iterator[MapRow]:
     """What is known of each map of a task."""
     begin, end = task.direction.begin, task.direction.end
-    for row in Table.read(task.table, SolvedRow):
+    for row in _solved(task):
         source = [layers[begin, layer] for layers in facts for layer in task.layers]
         target = [layers[end, row.target_layer] for layers in facts]
         yield MapRow(

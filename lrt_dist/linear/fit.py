@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ class SourceFit:
         ridge: float | None = None,
         ratios: torch.Tensor = RIDGE_RATIOS,
     ) -> None:
-        """Decompose the source's moments.
+        """Nothing is decomposed before the first fit.
 
         Args:
             folds: moments of each fold, at least two, with (source, source).
@@ -167,13 +168,27 @@ class SourceFit:
         self._method, self._ridge, self._ratios = method, ridge, ratios
         self._folds = range(len(folds))
         self._own = [fold.select([(source, source)]) for fold in folds]
-        self._splits = [
+
+    @cached_property
+    def _splits(self) -> list[Split]:
+        """Without each fold."""
+        return [
             self._split(train, held)
             for train, held in zip(_leave_one_out(self._own), self._own, strict=True)
         ]
-        self._total = merge_all(self._own)
-        self._spread = between_folds(self._own, (source, source))
-        self._spectrum = Spectrum.of(self._total, source, centred=self._method.centred)
+
+    @cached_property
+    def _total(self) -> Moments:
+        return merge_all(self._own)
+
+    @cached_property
+    def _spread(self) -> float:
+        return between_folds(self._own, (self.source, self.source))
+
+    @cached_property
+    def _spectrum(self) -> Spectrum:
+        """Of all rows."""
+        return Spectrum.of(self._total, self.source, centred=self._method.centred)
 
     def fit(
         self, folds: Sequence[Moments], target: str, controls: Sequence[Pair] | None = None

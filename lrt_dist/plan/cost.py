@@ -100,10 +100,14 @@ def solve_flops(
     # B, C, the errors, and K for each fold; B and the errors of each fold and draw; all maps.
     products = (3 + penalised) * folds + 2 * draws * folds + 2 * (1 + draws)
     solutions = folds * (1 + draws) + 1 + draws
-    end = products * 2 * d * d * e + solutions * solution
-    sizes = max(0, (folds - 2).bit_length())  # of the learning curve of one end
-    curve = eigh_flops(d) + 2 * 4 * d**3 + (5 + penalised) * 2 * d * d * e + solution
-    return decomposed + held_out + ends * end + sizes * curve
+    return decomposed + held_out + ends * (products * 2 * d * d * e + solutions * solution)
+
+
+def curve_flops(d: int, e: int, folds: int, *, penalised: bool = True, solution: int = 0) -> int:
+    """Operations of a learning curve, from width d to width e; see `solve_flops`."""
+    sizes = max(0, (folds - 2).bit_length())
+    products = 2 * 4 * d**3 + (5 + penalised) * 2 * d * d * e
+    return sizes * (eigh_flops(d) + products + solution)
 
 
 def solve_reads(d: int, e: int, ends: int, folds: int, draws: int) -> int:

@@ -97,7 +97,7 @@ class JointFitRow(MapRow):
 
 @dataclass(frozen=True, kw_only=True)
 class SolvedRow(FitMetrics):
-    """What one solve task found of one map: `maps/{layer}.parquet`.
+    """What was found of one map as it was solved: `maps/{s}-{t}.parquet`.
 
     Attributes:
         target_layer: layer where the map ends.

@@ -1,4 +1,4 @@
-"""All maps that begin at one layer, or at several jointly: moments in, maps and metrics out."""
+"""Maps that begin at one layer, or at several jointly: moments in, maps and metrics out."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ class MapEnd:
         norm: median norm of its hidden states.
         map_path: where the map goes.
         mismatched_paths: where the maps fitted to mismatched rows go, one for each draw.
+        table: where the metrics go, one row.
     """
 
     layer: int
     norm: float
     map_path: Path
     mismatched_paths: tuple[Path, ...]
+    table: Path
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class SolveTask:
         folds: their number.
         method: how the maps are fitted.
         method_name: what the method is called.
-        table: where the metrics go, one row for each end.
-        fingerprint: of what the maps are made from; the table keeps it.
+        fingerprint: of what the maps are made from; the tables keep it.
     """
 
     direction: Direction
@@ -62,7 +63,6 @@ class SolveTask:
     folds: int
     method: Method
     method_name: str
-    table: Path
     fingerprint: str
 
     @property
@@ -71,15 +71,16 @@ class SolveTask:
         return self.layers if self.direction is Direction.JOINT else self.layers[0]
 
 
-def solve(task: SolveTask) -> Path:
-    """Write all maps, and the table last; a table that is current is left as it is."""
-    if is_current(task.table, task.fingerprint):
-        return task.table
-    task.table.unlink(missing_ok=True)  # it would speak of maps that are about to change
+def solve(task: SolveTask) -> None:
+    """Write all maps, each with its table last; those whose table is current are left as they
+    are."""
     moments = _TaskMoments(task)
-    source = SourceFit(moments.of_begin(), moments.begin, task.method)
-    rows: list[SolvedRow] = []
+    source: SourceFit | None = None
     for end in task.ends:
+        if is_current(end.table, task.fingerprint):
+            continue
+        end.table.unlink(missing_ok=True)  # it would speak of a map that is about to change
+        source = source or SourceFit(moments.of_begin(), moments.begin, task.method)
         fitted = source.fit(
             moments.to(end.layer), moments.end(end.layer), moments.controls(end.layer)
         )
@@ -87,13 +88,27 @@ def solve(task: SolveTask) -> Path:
         replace(affine, metrics=fitted.metrics.as_json()).save(end.map_path)
         for control, path in zip(fitted.mismatched, end.mismatched_paths, strict=True):
             _affine_map(task, end, control).save(path)
-        rows.append(SolvedRow(target_layer=end.layer, **asdict(fitted.metrics)))
-    best = max(range(len(rows)), key=lambda number: rows[number].r2)
-    layer = rows[best].target_layer
-    curve = source.learning_curve(moments.to(layer), moments.end(layer))
-    rows[best] = replace(rows[best], learning=(*curve, *rows[best].learning))
-    Table.of(SolvedRow, rows).save(task.table, task.fingerprint)
-    return task.table
+        _save(task, end, SolvedRow(target_layer=end.layer, **asdict(fitted.metrics)))
+
+
+def add_learning_curve(task: SolveTask) -> None:
+    """Put R² after training on fewer folds into the table of a map that was solved.
+
+    Args:
+        task: with this one end.
+    """
+    (end,) = task.ends
+    (row,) = Table.read(end.table, SolvedRow)
+    if len(row.learning) > 1:
+        return
+    moments = _TaskMoments(task)
+    source = SourceFit(moments.of_begin(), moments.begin, task.method)
+    curve = source.learning_curve(moments.to(end.layer), moments.end(end.layer))
+    _save(task, end, replace(row, learning=(*curve, *row.learning)))
+
+
+def _save(task: SolveTask, end: MapEnd, row: SolvedRow) -> None:
+    Table.of(SolvedRow, [row]).save(end.table, task.fingerprint)
 
 
 def _affine_map(task: SolveTask, end: MapEnd, fitted: Coefficients) -> AffineMap:

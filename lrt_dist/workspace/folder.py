@@ -124,9 +124,9 @@ class RunFolder:
             ),
         )
 
-    def map_table(self, begin: Layers, *, direction: Direction) -> Path:
-        """Metrics of all maps from one layer, or from several jointly."""
-        return self._maps(direction) / f"{layers_text(begin)}.parquet"
+    def map_table(self, begin: Layers, end: int, *, direction: Direction) -> Path:
+        """Metrics of the map between two layers."""
+        return self.map_path(begin, end, direction=direction).with_suffix(".parquet")
 
     def _maps(self, direction: Direction) -> Path:
         return self.out / "maps" / ("reverse" if direction is Direction.REVERSE else "")

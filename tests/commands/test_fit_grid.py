@@ -10,7 +10,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tiny_run import forked, kill_when, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _by_leaves, _rows
+from lrt_dist.commands._solving import Beginning, spread
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.linear.moments import merge_all
@@ -34,11 +34,12 @@ from lrt_dist.runtime.pool import RayRuntime
 from lrt_dist.sites import Direction, Side
 from lrt_dist.store.activations import ActivationStore
 from lrt_dist.store.moments import MomentFile
-from lrt_dist.store.tables import FitRow, LayerRow, Table
+from lrt_dist.store.tables import FitRow, LayerRow, SolvedRow, Table
 from lrt_dist.tasks import accumulate as accumulation
+from lrt_dist.tasks import solve as solving
 from lrt_dist.tasks.accumulate import AccumulateTask, accumulate, merge
 from lrt_dist.tasks.blocks import SortedBlock, read_blocks, variable
-from lrt_dist.tasks.solve import SolveTask, solve
+from lrt_dist.tasks.solve import MapEnd, SolveTask
 
 PLAIN = ("concepts=[]", "fit.shrink_norm_above=null", "extract.store_dtype=float32")
 """Every row counts, as it was computed."""
@@ -355,28 +356,56 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     assert made(fitted(extracted, out, "fit.tile_bytes=1")) == whole
 
 
-def test_stopped_between_two_layers_it_solves_only_the_others(
+def test_stopped_between_two_maps_it_solves_only_the_others(
     extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not `from lrt_dist.commands import fit`, which reads as the command.
-    command = import_module("lrt_dist.commands.fit")
-    solved: list[tuple[int, ...]] = []
-
-    def one_layer(task: SolveTask) -> Path:
-        if not task.table.exists():
-            if len(solved) == 1 and not stopped:
-                stopped.append(True)
-                raise _Killed
-            solved.append(task.layers)
-        return solve(task)
-
+    saved: list[tuple[int, int]] = []
     stopped: list[bool] = []
-    monkeypatch.setattr(command, "solve", one_layer)
+    plain = solving._save
+
+    def save(task: SolveTask, end: MapEnd, row: SolvedRow) -> None:
+        if len(saved) == 3 and not stopped:
+            stopped.append(True)
+            raise _Killed
+        plain(task, end, row)
+        saved.append((task.layers[0], end.layer))
+
+    monkeypatch.setattr(solving, "_save", save)
     with pytest.raises(_Killed):
         fitted(extracted, tmp_path / "out")
     assert not (tmp_path / "out" / "fits.parquet").exists()
     fitted(extracted, tmp_path / "out")
-    assert solved == [(1,), (2,)]
+    assert (tmp_path / "out" / "fits.parquet").exists()
+    assert saved[:4] == [(1, 0), (1, 1), (2, 0), (2, 1)], "each map once"
+    assert [source for source, _ in saved[4:]] == [1, 2], "a learning curve for each layer"
+
+
+def test_a_layer_with_many_ends_is_solved_by_all_cores(
+    extracted: Path, tmp_path: Path, ray_runtime: Runtime
+) -> None:
+    """In two tasks, which decompose the same moments each. Same shapes, machine and threads: equal
+    bits, and one learning curve."""
+    layer = "fit.pairs=[[1,0],[1,1]]"
+    serial = fitted(extracted, tmp_path / "serial", layer)
+    parallel = fitted(extracted, tmp_path / "ray", layer, "cluster.address=auto")
+    assert made(serial) == made(parallel)
+    curves = [
+        Table.read(folder.fits[Direction.FORWARD], FitRow).arrow["learning"].to_pylist()
+        for folder in (serial, parallel)
+    ]
+    assert curves[0] == curves[1]
+    assert sorted(len(curve) > 1 for curve in curves[0]) == [False, True]
+
+
+def test_tasks_are_cut_where_there_are_more_places() -> None:
+    tasks = [Beginning(Direction.FORWARD, (layer,), (3, 4, 5)) for layer in (1, 2)]
+    assert [len(spread(tasks, places)) for places in (0, 1, 3, 4, 5, 6, 100)] == [
+        2, 2, 2, 4, 4, 6, 6,
+    ]  # fmt: skip
+    for cut in (spread(tasks, places) for places in (1, 4, 100)):
+        ends = {task.layers: [e for t in cut if t.layers == task.layers for e in t.ends]
+                for task in tasks}  # fmt: skip
+        assert ends == {task.layers: [3, 4, 5] for task in tasks}
 
 
 def test_reverse_maps_are_least_squares_the_other_way(extracted: Path, tmp_path: Path) -> None:
