@@ -58,6 +58,8 @@ MODULES = {
     "tokenising": ["tokenising"],
     "index_memory": ["index_memory"],
     "ledger": ["ledger_commit", "ledger_resume", "ledger_commit_s3", "ledger_resume_s3"],
+    "status": ["status", "status_s3"],
+    "verify_workers": ["verify_workers"],
     "adamw": ["adamw_given", "adamw_loss", "adamw_chosen"],
     "grid": [
         "grid_ridgecv",

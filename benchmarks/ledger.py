@@ -49,7 +49,7 @@ def measure(wanted: Sequence[str], *, quick: bool) -> list[Result]:
             with TemporaryDirectory() as folder:
                 seconds |= _seconds(f"{folder}/model.ledger", units, "")
         if {"ledger_commit_s3", "ledger_resume_s3"} & set(wanted):
-            with _late_s3() as bucket:
+            with late_s3() as bucket:
                 seconds |= _seconds(f"{bucket}/model.ledger", units // FIFTH, "_s3")
                 seconds["ledger_resume_s3"] *= FIFTH
         rounds.append(seconds)
@@ -82,7 +82,7 @@ def _seconds(url: str, units: int, where: str) -> dict[str, float]:
 
 
 @contextmanager
-def _late_s3() -> Iterator[str]:
+def late_s3() -> Iterator[str]:
     """The URL of a bucket."""
     spawning = multiprocessing.get_context("spawn")
     ours, theirs = spawning.Pipe()

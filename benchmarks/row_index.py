@@ -74,21 +74,22 @@ def _seconds(index: RowIndex, look: Callable[[RowIndex, int], object]) -> float:
     return statistics.median(times)
 
 
-def made_index(path: Path, units: int) -> RowIndex:
-    """An index of so many units of `SEGMENTS` segments."""
-    return write_index(path, write_units(path, _tables(units), SEGMENTS * TOKENS), "benchmark")
+def made_index(path: Path, units: int, tokens: int = TOKENS) -> RowIndex:
+    """An index of so many units of `SEGMENTS` segments, each of so many tokens."""
+    written = write_units(path, _tables(units, tokens), SEGMENTS * tokens)
+    return write_index(path, written, "benchmark")
 
 
-def _tables(units: int) -> Iterator[pa.RecordBatch]:
-    some = tuple(range(TOKENS))
+def _tables(units: int, tokens: int) -> Iterator[pa.RecordBatch]:
+    some = tuple(range(tokens))
     for unit in range(units):
         yield table_of(
             [
                 Segment(
                     document=f"corpus.jsonl#{unit}-{number}",
                     start=0,
-                    text="word " * TOKENS,
-                    char_ends=tuple(range(5, 5 * TOKENS + 1, 5)),
+                    text="word " * tokens,
+                    char_ends=tuple(range(5, 5 * tokens + 1, 5)),
                     first_row=0,
                     ids=Sided(some, some),
                     positions=Sided(some, some),

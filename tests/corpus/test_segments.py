@@ -39,6 +39,8 @@ WORDS = [
     "ing",
     "Ω",
 ]
+SHORT = 50 * documentation(12)
+"""Texts of 900 characters, half a million in all."""
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=40).map("".join)
 quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -80,6 +82,19 @@ class GreedyEncoder:
             ends.append(ends[-1] + len(piece))
         whole = np.array([*[NO_END] * self.special_tokens, *ends[1:]], dtype=np.int32)
         return Encoding(tuple(range(len(whole))), whole)
+
+
+class CountingEncoder:
+    """A tokenizer, and the characters that it was given."""
+
+    def __init__(self, tokenizer: SiteTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.special_tokens = tokenizer.special_tokens
+        self.encoded = 0
+
+    def encode_all(self, texts: Sequence[str]) -> list[Encoding]:
+        self.encoded += sum(map(len, texts))
+        return self._tokenizer.encode_all(texts)
 
 
 PIECES = st.lists(st.text("ab \n", min_size=1, max_size=9), max_size=6)
@@ -140,6 +155,21 @@ def test_a_long_document_is_encoded_about_once(monkeypatch: pytest.MonkeyPatch) 
     check_pieces(text, segments, 8)
     for encoder in encoders:
         assert encoder.encoded < 1.1 * len(text)
+
+
+@pytest.mark.parametrize("max_tokens", [256, 512])
+@pytest.mark.parametrize("texts", [SHORT, ["\n\n".join(SHORT)]], ids=["short", "long"])
+def test_a_corpus_is_encoded_at_most_a_fifth_more_than_once(
+    both: Any, texts: list[str], max_tokens: int
+) -> None:
+    """Many short documents, and one of half a million characters."""
+    documents = [Document(str(n), text) for n, text in enumerate(texts)]
+    encoders = Sided.of(lambda side: CountingEncoder(both[side]))
+    segments = list(cut_segments(documents, encoders, max_tokens, SitesConfig()))
+    characters = sum(map(len, texts))
+    assert sum(len(segment.text) for segment in segments) > 0.9 * characters
+    for encoder in encoders:
+        assert characters <= encoder.encoded <= 1.2 * characters
 
 
 def test_what_follows_a_stretch_without_ends_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
