@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from lrt_dist.commands._busy import busy_messages
 from lrt_dist.corpus.rows import RowIndex
@@ -65,27 +67,28 @@ class RunStatus:
 
 def status(folder: RunFolder) -> RunStatus:
     """Read the ledgers; works while a run goes on, after a crash, and from another machine."""
-    stores = []
-    for side in Side:
-        ledger = Ledger(folder.ledger_url(side))
-        identity, committed = ledger.identity(), ledger.committed()
-        seconds = sorted(record.seconds for record in committed.values())
-        stores.append(
-            StoreStatus(
-                side=side,
-                model=folder.model(side).model,
-                committed=len(committed),
-                units=-(-identity["rows"] // identity["rows_per_unit"]) if identity else None,
-                rows=sum(record.rows for record in committed.values()),
-                quarantined=ledger.quarantined(),
-                seconds=seconds[len(seconds) // 2] if seconds else None,
-                machines=Counter(" → ".join(r.machines) for r in committed.values()),
-            )
-        )
+    with ThreadPoolExecutor(len(Side), thread_name_prefix="status") as at_once:
+        stores = tuple(at_once.map(partial(_store_status, folder), Side))
     present = {
         "fits": is_file(folder.fits[Direction.FORWARD]),
         "scores": is_file(folder.scores),
         "report": is_file(folder.report),
     }
     busy = tuple(busy_messages(read_log(folder.log)))
-    return RunStatus(folder.config.name, RowIndex.is_at(folder.rows), tuple(stores), present, busy)
+    return RunStatus(folder.config.name, RowIndex.is_at(folder.rows), stores, present, busy)
+
+
+def _store_status(folder: RunFolder, side: Side) -> StoreStatus:
+    ledger = Ledger(folder.ledger_url(side))
+    identity, committed = ledger.identity(), ledger.committed()
+    seconds = sorted(record.seconds for record in committed.values())
+    return StoreStatus(
+        side=side,
+        model=folder.model(side).model,
+        committed=len(committed),
+        units=-(-identity["rows"] // identity["rows_per_unit"]) if identity else None,
+        rows=sum(record.rows for record in committed.values()),
+        quarantined=ledger.quarantined(),
+        seconds=seconds[len(seconds) // 2] if seconds else None,
+        machines=Counter(" → ".join(r.machines) for r in committed.values()),
+    )

@@ -238,8 +238,9 @@ class Ledger:
     def quarantined(self) -> dict[int, str]:
         """Reasons of the units quarantined, by number."""
         reasons: dict[int, str] = {}
-        committed = set(self._names(""))
-        for name in self._names("quarantined"):
+        names = self._names("quarantined")
+        committed = set(self._names("")) if names else set()
+        for name in names:
             record = json.loads(bytes(obstore.get(self._objects, name).bytes()))
             # A kill between commit and the removal of this record leaves both: it is committed.
             if _record_name(record["unit"]) not in committed:
