@@ -23,6 +23,8 @@ from lrt_dist.errors import UserError, as_disk_full_error
 SCHEMES = ("s3", "gs", "az")
 """Object stores that can be spoken to: S3 and whatever is compatible, Google's and Azure's."""
 
+PARTIAL = (".*.partial", ".tmp??????")
+"""What a file is called that is not whole yet: by us, and by safetensors."""
 StorageError = obstore.exceptions.BaseError
 """What an object store answers that cannot be used, after all retries."""
 
@@ -67,7 +69,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         try:
             with as_disk_full_error(str(path)):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                partial.touch()
+                mode = partial.stat().st_mode
                 yield partial
+                partial.chmod(mode)  # safetensors puts a file in its place that only we may read
                 os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -86,8 +91,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def sweep(folder: Path) -> None:
     """Delete what killed processes left of `atomic_write` in a folder; nobody may write there."""
     if is_local(folder):
-        for partial in folder.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
+        for pattern in PARTIAL:
+            for partial in folder.glob(pattern):
+                partial.unlink(missing_ok=True)
 
 
 def is_file(path: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,13 +46,8 @@ def save_tensors(
         DiskFullError: there is no space left.
     """
     with atomic_write(path) as partial:
-        # safetensors writes through a memory map, where a full disk kills the process: reserve.
-        content = sum(tensor.nbytes for tensor in tensors.values())
         # As one string: a dictionary would come out in another order every time.
         packed = json.dumps(dict(metadata), sort_keys=True)
-        header = 4096 + 256 * len(tensors) + 2 * len(packed)
-        with partial.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, content + header)
         save_file({name: _owning(t) for name, t in tensors.items()}, partial, {_KEY: packed})
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import pytest
 import torch
 from local_s3 import s3_bucket
 from safetensors.torch import save_file
+from tiny_run import forked, kill_when
 
 from lrt_dist.errors import CorruptionError, DiskFullError, as_disk_full_error
-from lrt_dist.files import place
+from lrt_dist.files import place, sweep
 from lrt_dist.tensorfiles import load_tensors, save_tensors
 
 
@@ -58,14 +59,42 @@ def test_what_is_not_what_was_asked_for_is_refused(tmp_path: Path) -> None:
         load_tensors(tmp_path / "none.safetensors", "Thing")
 
 
-def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_a_full_disk_says_so(tmp_path: Path) -> None:
+    """A real one, of which the file system's owner keeps nothing back."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("this machine forbids a mount")
+    try:
+        with pytest.raises(DiskFullError, match=r"no space left while writing to .*t\.safetensors"):
+            save_tensors(disk / "t.safetensors", {"a": torch.zeros(1 << 19)}, {"kind": "Thing"})
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(DiskFullError, match=r"no space left while writing to .*t\.safetensors"):
-        save_tensors(tmp_path / "t.safetensors", {"a": torch.zeros(5)}, {"kind": "Thing"})
-    assert not list(tmp_path.iterdir())
+
+def test_a_file_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    before = os.umask(0o022)
+    try:
+        save_tensors(path, {"a": torch.zeros(5)}, {"kind": "Thing"})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
+    """A real process, killed for good while safetensors writes."""
+    process = forked(_save_for_ever, str(tmp_path / "t.safetensors"))
+    kill_when(process, lambda: any(path.name.startswith(".tmp") for path in tmp_path.iterdir()))
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"t.safetensors"}
+
+
+def _save_for_ever(path: str) -> None:
+    while True:
+        save_tensors(Path(path), {"a": torch.zeros(1 << 24)}, {"kind": "Thing"})
 
 
 @pytest.mark.parametrize("text", ["No space left on device", "(os error 28)", "StorageFull"])

@@ -20,7 +20,7 @@ from lrt_dist.commands._tiles import run_tiles, tile_path, wanted_pairs
 from lrt_dist.config import differing_keys, fingerprint_of
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
-from lrt_dist.files import delete_tree, place
+from lrt_dist.files import delete_tree, place, sweep
 from lrt_dist.plan.tiles import MANY_TILES
 from lrt_dist.sites import Side, Sided
 from lrt_dist.store.ledger import Ledger
@@ -78,6 +78,7 @@ def moments(run: Run, records: Records, fingerprint: str) -> RunMoments:
         accumulate_by_leaves(run, index, records, folder, missing, len(tiles) - len(missing))
     for path in folder.glob(f"*{KEPT}"):
         path.unlink()
+    sweep(folder)  # processes that were lost may have been at a file
     return RunMoments(fingerprint, folder, tuple(tiles), index.documents)
 
 
