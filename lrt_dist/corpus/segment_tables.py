@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lrt_dist.corpus.segments import Cut
 from lrt_dist.sites import Segment, Side, Sided
 
 _INTEGERS = pa.list_(pa.int32())
@@ -31,7 +32,7 @@ OF_SITES = ("char_ends", "source_positions", "target_positions")
 """Columns whose lists have a number for each site."""
 
 
-def table_of(segments: Sequence[Segment]) -> pa.RecordBatch:
+def table_of(segments: Sequence[Segment | Cut]) -> pa.RecordBatch:
     """Segments as a table, a line each."""
     sided = {
         f"{side}_{name}": _lists([getattr(segment, name)[side] for segment in segments])
@@ -121,11 +122,11 @@ def _unit(tables: Sequence[pa.RecordBatch], first: int, rows: int) -> pa.RecordB
     return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)
 
 
-def _lists(values: Sequence[Sequence[int]]) -> pa.ListArray:
+def _lists(values: Sequence[Sequence[int] | NDArray[np.integer]]) -> pa.ListArray:
     """Lists of int32, without an object for each number."""
     lengths = np.fromiter(map(len, values), dtype=np.int32, count=len(values))
     offsets = np.concatenate([np.zeros(1, dtype=np.int32), lengths.cumsum(dtype=np.int32)])
-    flat = np.fromiter(itertools.chain.from_iterable(values), np.int32, count=int(offsets[-1]))
+    flat = np.concatenate([np.zeros(0, dtype=np.int32), *values]).astype(np.int32)
     return pa.ListArray.from_arrays(offsets, flat)
 
 

@@ -7,6 +7,7 @@ segment's tokens are some of its piece's, and need no encoding of their own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -30,7 +31,7 @@ class Encoded(Protocol):
     """A text as one model sees it: see `models.tokens.Encoding`."""
 
     @property
-    def ids(self) -> tuple[int, ...]: ...
+    def numbers(self) -> NDArray[np.int32]: ...
     def positions(self, length: int) -> NDArray[np.int32]: ...
 
 
@@ -42,6 +43,22 @@ class Encoder(Protocol):
     def encode_all(self, texts: Sequence[str]) -> Sequence[Encoded]: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A segment as it is cut, its numbers in arrays: no object for each of millions.
+
+    Attributes: those of `sites.Segment`; rows are numbered later.
+    """
+
+    document: str
+    start: int
+    text: str
+    char_ends: NDArray[np.integer]
+    ids: Sided[NDArray[np.int32]]
+    positions: Sided[NDArray[np.integer]]
+    first_row: int = 0
+
+
 def min_context(sites: SitesConfig) -> int:
     """Tokens that stand before a site."""
     return 0 if sites.mode == "last" else sites.min_context
@@ -49,8 +66,8 @@ def min_context(sites: SitesConfig) -> int:
 
 def cut_segments(
     documents: Sequence[Document], encoders: Sided[Encoder], max_tokens: int, sites: SitesConfig
-) -> Iterator[Segment]:
-    """Segments of documents that hold at least one site; rows are numbered later.
+) -> Iterator[Cut]:
+    """Segments of documents that hold at least one site.
 
     A segment is as long as fits both models and ends before a blank if possible. In mode `tokens`
     a document gives all its segments; in mode `last` only its first, with one site at its end, so
@@ -70,7 +87,7 @@ def cut_segments(
             cuts = list(piece.cuts(torn=torn))
             for begin, end in cuts[:1] if sites.mode == "last" else cuts:
                 segment = piece.segment(document.id, start, begin, end, sites)
-                if segment.char_ends:
+                if len(segment.char_ends):
                     yield segment
             if not torn or sites.mode == "last":
                 break
@@ -145,9 +162,7 @@ class _Piece:
         half = (self.ends[fits] - self.ends[begin]) // 2
         return blank if self.ends[blank] - self.ends[begin] > half else fits
 
-    def segment(
-        self, document: str, start: int, begin: int, end: int, sites: SitesConfig
-    ) -> Segment:
+    def segment(self, document: str, start: int, begin: int, end: int, sites: SitesConfig) -> Cut:
         """The segment from one end to another; `start`: of the piece in its document."""
         first = int(self.ends[begin])
         text = self._text[first : self.ends[end]]
@@ -155,22 +170,22 @@ class _Piece:
         source, target = (tokens[begin + 1 : end + 1] - tokens[begin] for tokens in self._tokens)
         allowed = np.flatnonzero(np.minimum(source, target) > min_context(sites))
         chosen = allowed[-1:] if sites.mode == "last" else _sample(allowed, text, sites)
-        return Segment(
+        return Cut(
             document=document,
             start=start + first,
             text=text,
-            char_ends=tuple((self.ends[chosen + (begin + 1)] - first).tolist()),
-            first_row=0,
+            char_ends=self.ends[chosen + (begin + 1)] - first,
             ids=Sided(self._ids(Side.SOURCE, begin, end), self._ids(Side.TARGET, begin, end)),
             positions=Sided(
-                tuple((source[chosen] + (self._special.source - 1)).tolist()),
-                tuple((target[chosen] + (self._special.target - 1)).tolist()),
+                source[chosen] + (self._special.source - 1),
+                target[chosen] + (self._special.target - 1),
             ),
         )
 
-    def _ids(self, side: Side, begin: int, end: int) -> tuple[int, ...]:
-        ids, tokens = self._encoded[side].ids, self._tokens[side]
-        return ids[: self._special[side]] + ids[tokens[begin] : tokens[end]]
+    def _ids(self, side: Side, begin: int, end: int) -> NDArray[np.int32]:
+        ids, tokens, special = self._encoded[side].numbers, self._tokens[side], self._special[side]
+        own = ids[tokens[begin] : tokens[end]]
+        return np.concatenate([ids[:special], own]) if special else own
 
 
 def seen_anew(
@@ -187,7 +202,7 @@ def seen_anew(
     for segment, seen in zip(segments, encoded, strict=True):
         at = seen.positions(len(segment.text))[list(segment.char_ends)]
         found = np.where((first <= at) & (at < max_tokens), at, ABSENT)
-        yield seen.ids[:max_tokens], tuple(found.tolist())
+        yield tuple(seen.numbers[:max_tokens].tolist()), tuple(found.tolist())
 
 
 def _sample(allowed: NDArray[np.int64], text: str, sites: SitesConfig) -> NDArray[np.int64]:

@@ -62,22 +62,21 @@ class Spelling:
                 pieces[number] = added.content.encode()
         return cls(pieces)
 
-    def ends(self, ids: Sequence[int], text: str) -> NDArray[np.int32] | None:
+    def ends(self, ids: NDArray[np.int32], text: str) -> NDArray[np.int32] | None:
         """For each token the character offset at which it ends, `[len(ids)]`; `NO_END` for those
         that end within a character, and that spell nothing.
 
         A blank that the tokenizer puts in front of the text counts as no part of it. None where
         the tokens do not spell the text.
         """
-        numbers = np.fromiter(ids, dtype=np.int64, count=len(ids))
-        sizes = self._sizes[numbers]
+        sizes = self._sizes[ids]
         stops = sizes.cumsum()
         wanted = text.encode()
         in_front = int(sizes.sum()) - len(wanted)
         if in_front not in (0, 1):
             return None
         # The place of each byte in the vocabulary: its token's, and so far behind its beginning.
-        places = np.repeat(self._begins[numbers] - (stops - sizes), sizes)
+        places = np.repeat(self._begins[ids] - (stops - sizes), sizes)
         places += np.arange(len(places))
         if self._bytes[places].tobytes() != b" " * in_front + wanted:
             return None

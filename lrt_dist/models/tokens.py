@@ -36,14 +36,19 @@ class Encoding:
     """A text as one model sees it.
 
     Attributes:
-        ids: token ids, with the special tokens that the tokenizer puts in front by itself, and
-            without those that it puts behind: they would end the text, which may go on.
+        numbers: token ids, int32, with the special tokens that the tokenizer puts in front by
+            itself, and without those that it puts behind: they would end the text, which may go on.
         ends: for each token the character offset at which it ends, int32, ascending; `NO_END` for
             special tokens and for pieces whose last character goes on in the next piece.
     """
 
-    ids: tuple[int, ...]
+    numbers: NDArray[np.int32]
     ends: NDArray[np.int32]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """`numbers`, as Python has them."""
+        return tuple(self.numbers.tolist())
 
     def positions(self, length: int) -> NDArray[np.int32]:
         """At each offset into a text of `length` characters, the index of the token that ends
@@ -129,12 +134,13 @@ class SiteTokenizer:
     def _spelled(self, text: str, ids: list[int], spelling: Spelling) -> Encoding | None:
         """The encoding of a text, if its tokens spell it."""
         length = len(ids) - self._closing_tokens
-        found = spelling.ends(ids[self.special_tokens : length], text)
+        numbers = np.fromiter(ids, dtype=np.int32, count=length)
+        found = spelling.ends(numbers[self.special_tokens :], text)
         if found is None:
             return None
         ends = np.full(length, NO_END, dtype=np.int32)
         ends[self.special_tokens :] = found
-        return Encoding(tuple(ids[:length]), ends)
+        return Encoding(numbers, ends)
 
     def _known(self, text: str, encoded: tokenizers.Encoding) -> Encoding:
         """What is wanted of an encoding of the library's."""
@@ -148,7 +154,7 @@ class SiteTokenizer:
         whole = stops <= np.append(starts[1:], len(text))
         ends = np.full(length, NO_END, dtype=np.int32)
         ends[filled[whole] + self.special_tokens] = stops[whole]
-        return Encoding(tuple(ids[:length]), ends)
+        return Encoding(np.fromiter(ids, dtype=np.int32, count=length), ends)
 
     def chat(self, prompt: str) -> str:
         """A prompt as a user's turn in the model's chat format, up to where the model answers.

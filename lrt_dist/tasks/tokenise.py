@@ -18,7 +18,7 @@ from lrt_dist.corpus.duplicates import signature
 from lrt_dist.corpus.readers import Document
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.corpus.segment_tables import SCHEMA, table_of
-from lrt_dist.corpus.segments import cut_segments, seen_anew
+from lrt_dist.corpus.segments import Cut, cut_segments, seen_anew
 from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.files import atomic_write
 from lrt_dist.models.sources import local_tokenizer_digest
@@ -156,7 +156,9 @@ def signatures_of(share: pa.RecordBatch) -> Iterator[tuple[str, bytes]]:
             yield document, signed
 
 
-def _write(path: Path, segments: Sequence[Segment], signatures: Sequence[bytes | None]) -> None:
+def _write(
+    path: Path, segments: Sequence[Segment | Cut], signatures: Sequence[bytes | None]
+) -> None:
     table = table_of(segments)
     signed = pa.array(signatures, type=pa.binary())
     schema = SCHEMA.append(pa.field(SIGNATURE, pa.binary()))

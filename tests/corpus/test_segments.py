@@ -15,6 +15,7 @@ from tiny_tokenizers import brute_force_ends, position_of, spelled
 
 from lrt_dist.config import SitesConfig
 from lrt_dist.corpus.readers import Document
+from lrt_dist.corpus.segment_tables import segments_of, table_of
 from lrt_dist.corpus.segments import cut_segments
 from lrt_dist.models.spelling import NO_END
 from lrt_dist.models.tokens import Encoding, SiteTokenizer
@@ -58,7 +59,14 @@ def backends() -> Sided[Any]:
 def cut(
     text: str, encoders: Any, max_tokens: int = 64, sites: SitesConfig = EVERYTHING, id: str = "d"
 ) -> list[Segment]:
-    return list(cut_segments([Document(id, text)], encoders, max_tokens, sites))
+    return made([Document(id, text)], encoders, max_tokens, sites)
+
+
+def made(
+    documents: Sequence[Document], encoders: Any, max_tokens: int, sites: SitesConfig
+) -> list[Segment]:
+    """As they are in a row index."""
+    return segments_of(table_of(list(cut_segments(documents, encoders, max_tokens, sites))))
 
 
 class GreedyEncoder:
@@ -81,7 +89,7 @@ class GreedyEncoder:
             piece = next((p for p in self.pieces if rest.startswith(p)), rest[0])
             ends.append(ends[-1] + len(piece))
         whole = np.array([*[NO_END] * self.special_tokens, *ends[1:]], dtype=np.int32)
-        return Encoding(tuple(range(len(whole))), whole)
+        return Encoding(np.arange(len(whole), dtype=np.int32), whole)
 
 
 class CountingEncoder:
@@ -204,7 +212,7 @@ def test_real_tokenizers_cut_a_text_into_pieces_that_fit_and_concatenate(
 
 def test_many_documents_at_once_are_cut_as_one_by_one(both: Any) -> None:
     documents = [Document(f"d{n}", text) for n, text in enumerate(["", *documentation(5), " "])]
-    together = list(cut_segments(documents, both, 24, EVERYTHING))
+    together = made(documents, both, 24, EVERYTHING)
     assert together == [s for one in documents for s in cut(one.text, both, 24, id=one.id)]
 
 

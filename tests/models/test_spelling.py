@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +173,7 @@ def test_a_token_ends_where_the_spelling_so_far_is_a_beginning_of_the_text(
     ids = backend.encode(text, add_special_tokens=False).ids
     spelling = Spelling.of(backend)
     assert spelling is not None
-    ends = spelling.ends(ids, text)
+    ends = spelling.ends(np.array(ids, dtype=np.int32), text)
     assert ends is not None
     found = {int(end): at for at, end in enumerate(ends) if end != NO_END}
     assert found == brute_force_ends(backend, ids, text)
@@ -180,14 +181,15 @@ def test_a_token_ends_where_the_spelling_so_far_is_a_beginning_of_the_text(
 
 def test_tokens_that_do_not_spell_the_text_say_nothing() -> None:
     backend = byte_level_tokenizer()
-    ids = backend.encode("the statement", add_special_tokens=False).ids
+    encoded = backend.encode("the statement", add_special_tokens=False)
+    ids = np.array(encoded.ids, dtype=np.int32)
     spelling = Spelling.of(backend)
     assert spelling is not None
     assert spelling.ends(ids, "the statement") is not None
     assert spelling.ends(ids, "The statement") is None
     assert spelling.ends(ids, "the statement ") is None
     assert spelling.ends(ids[:-1], "the statement") is None
-    assert spelling.ends([], "the") is None
+    assert spelling.ends(ids[:0], "the") is None
 
 
 def test_a_normalizer_that_changes_the_text_leaves_it_to_offsets() -> None:

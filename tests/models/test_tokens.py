@@ -213,7 +213,10 @@ def test_a_normalizer_that_changes_lengths_keeps_ends_in_the_original_text(tmp_p
 
 
 def test_positions_are_the_inverse_of_ends() -> None:
-    encoding = Encoding(ids=(9, 8, 8, 7), ends=np.array([NO_END, 2, NO_END, 5], dtype=np.int32))
+    encoding = Encoding(
+        numbers=np.array([9, 8, 8, 7], dtype=np.int32),
+        ends=np.array([NO_END, 2, NO_END, 5], dtype=np.int32),
+    )
     none = [NO_END] * 7
     none[2], none[5] = 1, 3
     assert encoding.positions(6).tolist() == none
