@@ -48,13 +48,14 @@ def accumulate_bytes(
         rows_at_once: rows of a block.
         number_bytes: bytes of a number in the store.
 
-    The moments and a copy of one fold, two more folds while merging; three blocks of rows as they
-    are stored; one fold of a block in float64, mismatched rows included; the process.
+    The moments and the process; and either a copy of one fold, three blocks of rows as they are
+    stored, and one fold of a block in float64, mismatched rows included; or, while merging, three
+    folds.
     """
-    held = moments + 3 * moments // folds
     read = rows_at_once * 3 * numbers * number_bytes
     shifted = 8 * rows_at_once * multiplied * 2 // folds
-    return held + read + shifted + PROCESS_BYTES
+    fold = moments // folds
+    return moments + max(fold + read + shifted, 3 * fold) + PROCESS_BYTES
 
 
 def solve_bytes(d: int, e: int, folds: int, draws: int) -> int:
