@@ -69,10 +69,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         try:
             with as_disk_full_error(str(path)):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                partial.touch()
-                mode = partial.stat().st_mode
                 yield partial
-                partial.chmod(mode)  # safetensors puts a file in its place that only we may read
                 os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

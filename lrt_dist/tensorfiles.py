@@ -48,7 +48,18 @@ def save_tensors(
     with atomic_write(path) as partial:
         # As one string: a dictionary would come out in another order every time.
         packed = json.dumps(dict(metadata), sort_keys=True)
-        save_file({name: _owning(t) for name, t in tensors.items()}, partial, {_KEY: packed})
+        write_tensors(partial, {name: _owning(t) for name, t in tensors.items()}, {_KEY: packed})
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a file as `save_file` does, but with the permissions that files of this user have:
+    safetensors puts one in its place that nobody else may read."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(mode)
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

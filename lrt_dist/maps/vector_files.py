@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from lrt_dist.errors import CorruptionError, UserError
 from lrt_dist.files import atomic_write, is_file, place
 from lrt_dist.maps.foreign import check_local, read_numpy, read_safetensors, read_torch
 from lrt_dist.maps.vectors import SteeringVector
+from lrt_dist.tensorfiles import write_tensors
 
 ENDINGS = (".gguf", ".pt", ".npy", ".safetensors")
 _ARCHITECTURE = "controlvector"
@@ -115,7 +115,7 @@ def write_vectors(
             with partial.open("wb") as stream:
                 np.save(stream, next(iter(values.values())).numpy(), allow_pickle=False)
         else:
-            save_file({f"{_DIRECTION}{layer}": v for layer, v in values.items()}, partial)
+            write_tensors(partial, {f"{_DIRECTION}{layer}": v for layer, v in values.items()})
 
 
 def _check(vectors: Sequence[SteeringVector], path: Path) -> None:
