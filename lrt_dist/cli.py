@@ -271,7 +271,8 @@ def plan(
     solving = planned.solving
     console.print(
         f"solve: {solving.maps} maps, each with its mismatched ones, in {solving.tasks} tasks of "
-        f"{solving.needs.cpus:g} cores and {format_bytes(solving.needs.memory)}; "
+        f"{solving.needs.cpus:g} core{'s' if solving.needs.cpus > 1 else ''} and "
+        f"{format_bytes(solving.needs.memory)}; "
         f"{format_seconds(solving.hours * 3600)}"
     )
     if (found := planned.evaluation) is not None:

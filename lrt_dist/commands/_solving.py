@@ -10,7 +10,6 @@ from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.linear.methods import procrustes
 from lrt_dist.plan.cost import (
-    cores_of_task,
     curve_flops,
     eigh_flops,
     solve_bytes,
@@ -21,6 +20,7 @@ from lrt_dist.plan.cost import (
 from lrt_dist.plan.tiles import even_runs
 from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Direction, LayerPair
+from lrt_dist.workspace.placement import task_needs
 from lrt_dist.workspace.run import Run
 
 
@@ -76,10 +76,8 @@ def solve_needs(run: Run) -> Needs:
     """What the largest of the tasks needs."""
     config = run.config.fit
     sizes = [_widths(run, beginning) for beginning in beginnings(run)]
-    return Needs(
-        cpus=cores_of_task(max(map(max, sizes)), max(run.machines.node_cpus)),
-        memory=max(solve_bytes(d, e, config.folds, config.mismatched_draws) for d, e in sizes),
-    )
+    memory = max(solve_bytes(d, e, config.folds, config.mismatched_draws) for d, e in sizes)
+    return task_needs(run, max(map(max, sizes)), memory)
 
 
 def places_for(run: Run, needs: Needs) -> int:
@@ -117,9 +115,9 @@ def plan_solving(run: Run, core_speed: float) -> Solving:
     share = 1.0 if run.in_this_process else needs.cpus / sum(run.machines.node_cpus)
     if described and not places:
         raise UserError(
-            f"solving the maps of one layer takes {needs.cpus:g} cores and "
-            f"{format_bytes(needs.memory)} of a node, and no described node has both: describe "
-            "larger nodes, or lower fit.folds or fit.mismatched_draws"
+            f"a task that solves maps takes {format_bytes(needs.memory)} of a node, and no "
+            "described node has as much: describe larger ones, or lower fit.folds or "
+            "fit.mismatched_draws"
         )
     curves = [replace(task, ends=task.ends[:1]) for task in beginnings(run)]
     operations = _longest([_flops(run, task) for task in tasks], places)
@@ -127,6 +125,7 @@ def plan_solving(run: Run, core_speed: float) -> Solving:
     seconds = operations / (core_speed * share)
     if described and described.storage:
         read = sum(_reads(run, task) for task in tasks)
+        read += sum(_reads(run, task) for task in curves)
         seconds = max(seconds, read / described.storage)
     return Solving(sum(len(task.ends) for task in tasks), len(tasks), needs, seconds / 3600)
 

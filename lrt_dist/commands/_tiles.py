@@ -7,11 +7,12 @@ from pathlib import Path
 
 from lrt_dist.config import fingerprint_of
 from lrt_dist.linear.moments import Pair
-from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes, cores_of_task
+from lrt_dist.plan.cost import NUMBER_BYTES, accumulate_bytes
 from lrt_dist.plan.tiles import Tile, layers_of, numbers_held, plan_tiles, units_of_leaf
 from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Side
 from lrt_dist.tasks.accumulate import MOMENTS, ROWS_PER_PRODUCT, tile_moments
+from lrt_dist.workspace.placement import task_needs
 from lrt_dist.workspace.run import Run
 
 CORES_OF_GPU = 4
@@ -66,8 +67,7 @@ def leaf_units(run: Run, tiles: Collection[Tile], units: int) -> int:
 
 def tile_needs(run: Run, tile: Tile) -> Needs:
     """What a task of a tile needs."""
-    cpus = cores_of_task(max(run.widths), max(run.machines.node_cpus))
-    return Needs(cpus=cpus, memory=host_bytes(run, [tile]))
+    return task_needs(run, max(run.widths), host_bytes(run, [tile]))
 
 
 def block_rows(run: Run) -> int:

@@ -133,13 +133,14 @@ class _Fit:
 class Ways:
     """Both ways of one run, on its machines."""
 
-    def __init__(self, run: Run, extraction: Extraction) -> None:
+    def __init__(self, run: Run, extraction: Extraction, core_speed: float) -> None:
+        """`core_speed`: operations a second of float64 products on all cores."""
         self._run, self._extraction = run, extraction
         self._tiles = run_tiles(run)
         self._units = -(-extraction.rows // run.config.extract.rows_per_unit)
         folds = run.config.fit.folds
         self._moments = sum(tile.bytes(run.widths, folds) for tile in self._tiles)
-        self._core_speed = float64_speed(run)
+        self._core_speed = core_speed
         self._gpu_speed = self._one_gpu_float64()
         self._on_gpus = self._gpu_speed * run.machines.gpus > self._core_speed
         self._device, self._on = (GPU, "GPUs") if self._on_gpus else (CPU, self._on_cores())

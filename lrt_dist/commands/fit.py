@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ from lrt_dist.commands._solving import Beginning, beginnings, places_for, solve_
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
-from lrt_dist.files import is_file
+from lrt_dist.files import is_file, sweep
 from lrt_dist.linear.methods import FIT_METHODS
+from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Direction
 from lrt_dist.store.tables import FitRow, JointFitRow, MapRow, SolvedRow, Table, is_current
 from lrt_dist.tasks.solve import MapEnd, SolveTask, add_learning_curve, solve
@@ -106,19 +108,13 @@ def _fit(run: Run, inputs: FitInputs) -> None:
     whole, needs = list(beginnings(run)), solve_needs(run)
     made = partial(_tasks, run, all_moments, facts[0], inputs.fingerprint)
     tasks, parts = made(whole), made(spread(whole, places_for(run, needs)))
-    with run.progress.phase("fit", sum(len(task.ends) for task in tasks), "maps") as phase:
-        for part, _ in zip(parts, run.runtime.map(solve, parts, needs), strict=True):
-            phase.advance(len(part.ends))
-    best = [replace(task, ends=(_best_end(task),)) for task in tasks]
-    with run.progress.phase("learning curves", len(best), "curves") as phase:
-        for _ in run.runtime.map(add_learning_curve, best, needs):
-            phase.advance()
+    solved = _solve(run, tasks, parts, needs)
     seconds = round(time.monotonic() - began, 2)
     forward: list[FitRow] = []
     reverse: list[FitRow] = []
     joint: list[JointFitRow] = []
-    for task in tasks:
-        for row in _rows(run, task, all_moments, facts, seconds):
+    for task, found in zip(tasks, solved, strict=True):
+        for row in _rows(run, task, found, all_moments, facts, seconds):
             if task.direction is Direction.JOINT:
                 joint.append(row.from_layers(task.layers))
             else:
@@ -177,28 +173,47 @@ def _tasks(
     return [task(beginning) for beginning in chosen]
 
 
-def _solved(task: SolveTask) -> Iterator[SolvedRow]:
-    """What was found of each map of a task."""
-    for end in task.ends:
-        yield from Table.read(end.table, SolvedRow)
-
-
-def _best_end(task: SolveTask) -> MapEnd:
-    """The end of the best map."""
-    found = zip(task.ends, _solved(task), strict=True)
-    return max(found, key=lambda both: both[1].r2)[0]
+def _solve(
+    run: Run, tasks: list[SolveTask], parts: list[SolveTask], needs: Needs
+) -> list[list[SolvedRow]]:
+    """Solve some tasks part by part; what is found of the maps of each task, end by end."""
+    ends = [end for task in tasks for end in task.ends]
+    for folder in {path.parent for end in ends for path in (end.map_path, *end.mismatched_paths)}:
+        sweep(folder)
+    found: list[SolvedRow] = []
+    with run.progress.phase("fit", len(ends), "maps") as phase:
+        for rows in run.runtime.map(solve, parts, needs):
+            found += rows
+            phase.advance(len(rows))
+    rest = iter(found)
+    solved = [list(itertools.islice(rest, len(task.ends))) for task in tasks]
+    if run.config.fit.folds < 3:  # there are no fewer folds to train on
+        return solved
+    best = [max(range(len(rows)), key=lambda number: rows[number].r2) for rows in solved]
+    chosen = [replace(t, ends=(t.ends[number],)) for t, number in zip(tasks, best, strict=True)]
+    with run.progress.phase("learning curves", len(chosen), "curves") as phase:
+        curves = run.runtime.map(add_learning_curve, chosen, needs)
+        for rows, number, row in zip(solved, best, curves, strict=True):
+            rows[number] = row
+            phase.advance()
+    return solved
 
 
 def _rows(
     run: Run,
     task: SolveTask,
+    found: list[SolvedRow],
     all_moments: list[RunMoments],
     facts: list[LayerFacts],
     seconds: float,
 ) -> Iterator[MapRow]:
-    """What is known of each map of a task."""
+    """What is known of each map of a task.
+
+    Args:
+        found: of each, as it was solved.
+    """
     begin, end = task.direction.begin, task.direction.end
-    for row in _solved(task):
+    for row in found:
         source = [layers[begin, layer] for layers in facts for layer in task.layers]
         target = [layers[end, row.target_layer] for layers in facts]
         yield MapRow(

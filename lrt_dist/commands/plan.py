@@ -160,7 +160,8 @@ def plan(run: Run) -> Plan:
             )
         )
     )
-    ways = Ways(run, Extraction(rows, texts.tokens, flops, speed))
+    float64 = float64_speed(run)
+    ways = Ways(run, Extraction(rows, texts.tokens, flops, speed), float64)
     way = ways.way(extract.store)
     try:
         other: Way | str = ways.way("none" if extract.store == "zarr" else "zarr")
@@ -186,7 +187,6 @@ def plan(run: Run) -> Plan:
     models = Sided.of(model_plan)
     replicas = max(model.replicas for model in models)
     evaluation = plan_evaluation(run)
-    float64 = float64_speed(run)
     return Plan(
         exact=exact,
         documents=texts.documents,

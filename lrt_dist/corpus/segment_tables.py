@@ -126,8 +126,8 @@ def _lists(values: Sequence[Sequence[int] | NDArray[np.integer]]) -> pa.ListArra
     """Lists of int32, without an object for each number."""
     lengths = np.fromiter(map(len, values), dtype=np.int32, count=len(values))
     offsets = np.concatenate([np.zeros(1, dtype=np.int32), lengths.cumsum(dtype=np.int32)])
-    flat = np.concatenate([np.zeros(0, dtype=np.int32), *values]).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, flat)
+    flat = [np.zeros(0, dtype=np.int32), *(np.asarray(v, dtype=np.int32) for v in values)]
+    return pa.ListArray.from_arrays(offsets, np.concatenate(flat))
 
 
 def _tuples(table: pa.RecordBatch, name: str) -> list[tuple[int, ...]]:

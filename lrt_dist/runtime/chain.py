@@ -333,7 +333,7 @@ def fits_when_idle(
         beside: what stages of this driver's other chains hold, which go on.
         on: what each of the nodes has, by its id.
     """
-    nodes = [dict(resources) for resources in on.values()]
+    nodes = [dict(resources) for resources in list(on.values())]  # other threads see nodes, too
     needed = [*bundles(spec), *beside]
     scarcest = sorted(needed, key=lambda b: (b.get("GPU", 0), *b.values()), reverse=True)
     for bundle in scarcest:

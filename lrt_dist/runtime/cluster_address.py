@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,50 +31,43 @@ def connect(address: str, note: Callable[[str], None]) -> None:
     Raises:
         UserError: no cluster answers at the address.
     """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        if address == "local":
-            _start()
-        elif address != "auto":
+        if address == "auto":
+            _connect_or_start(note)
+        elif address == "local":
+            ray.init(address=address, include_dashboard=False, **QUIET)
+        else:
             _try(address)
             ray.init(address=address, **QUIET)
-        else:
-            _connect_or_start(note)
     except (OSError, ValueError, RuntimeError) as error:
-        given = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
         raise UserError(
-            f"no Ray cluster at {given}: {error}; start one with `ray start --head`, or "
+            f"no Ray cluster at {address}: {error}; start one with `ray start --head`, or "
             "set cluster.address: serial to do without Ray"
         ) from error
 
 
 def _connect_or_start(note: Callable[[str], None]) -> None:
-    """The cluster that `$RAY_ADDRESS` or `ray start` made known here, else one of our own.
+    """The cluster that `ray start` made known here, else one of our own.
 
     Asked for `auto`, Ray would also join a cluster that another process started for itself.
     """
-    if given := os.environ.get("RAY_ADDRESS"):
-        _try(given)
-    else:
-        known = _made_known()
-        try:
-            _try(known)
-        except OSError as error:
-            note(
-                f"the Ray cluster at {known}, which `ray start` made known, is gone ({error}); one "
-                "is started on this machine (`ray stop` forgets the address)"
-            )
-            _start()
-            return
-    ray.init(include_dashboard=False, **QUIET)
-
-
-def _start() -> None:
-    ray.init(address="local", include_dashboard=False, **QUIET)
+    known, own = _made_known(), None
+    try:
+        _try(known)
+    except OSError as error:
+        note(
+            f"the Ray cluster at {known}, which `ray start` made known, is gone ({error}); one is "
+            "started on this machine (`ray stop` forgets the address)"
+        )
+        own = "local"
+    ray.init(address=own, include_dashboard=False, **QUIET)
 
 
 def _made_known() -> str:
     """The address that the last `ray start` here left behind; empty if there is none."""
-    temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     left = Path(temporary, "ray", "ray_current_cluster")
     return left.read_text().strip() if left.is_file() else ""
 

@@ -197,13 +197,13 @@ class RayRuntime:
 
     def _remote(self, function: Callable[..., Any], needs: Needs) -> Any:
         self._wait_for_a_core()
-        largest = max(self.node_memory)
-        if needs.cpus > max(self.node_cpus) or needs.memory > largest:
+        nodes = list(zip(self.node_cpus, self.node_memory, strict=True))
+        if not any(cpus >= needs.cpus and memory >= needs.memory for cpus, memory in nodes):
+            cpus, memory = max(nodes, key=lambda node: node[1])
             raise UserError(
-                f"a task needs {needs.cpus} cores and {format_bytes(needs.memory)}; the largest "
-                f"node offers {max(self.node_cpus):g} cores and {format_bytes(largest)}: use "
-                "larger nodes, or for a fit lower fit.tile_bytes or fit.folds, or name fewer "
-                "fit.pairs"
+                f"a task needs {needs.cpus:g} cores and {format_bytes(needs.memory)}; the largest "
+                f"node offers {cpus:g} cores and {format_bytes(memory)}: use larger nodes, or for "
+                "a fit lower fit.tile_bytes or fit.folds, or name fewer fit.pairs"
             )
         return ray.remote(
             num_cpus=needs.cpus,

@@ -294,7 +294,8 @@ class RayChains:
             if not self._spec.waits_for_others:
                 raise NoPlaceError(missing)
             if self._ran or (not would_fit and fits_when_idle(self._spec, beside, self._seen)):
-                raise NoReplicaError(f"no replica is left, and there is {missing}; add nodes")
+                gone = "no replica is left" if self._ran else "nodes are gone that had room"
+                raise NoReplicaError(f"{gone}, and there is {missing}; add nodes")
             raise NoPlaceError(
                 f"{missing}; add nodes, or change cluster.stages and cluster.replicas"
             )

@@ -241,7 +241,10 @@ class Ledger:
         names = self._names("quarantined")
         committed = set(self._names("")) if names else set()
         for name in names:
-            record = json.loads(bytes(obstore.get(self._objects, name).bytes()))
+            try:
+                record = json.loads(bytes(obstore.get(self._objects, name).bytes()))
+            except (NotFoundError, FileNotFoundError):  # it was committed meanwhile
+                continue
             # A kill between commit and the removal of this record leaves both: it is committed.
             if _record_name(record["unit"]) not in committed:
                 reasons[record["unit"]] = record["reason"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from lrt_dist.linear.fit import Coefficients, SourceFit, mismatched, pair_moments
@@ -71,40 +72,46 @@ class SolveTask:
         return self.layers if self.direction is Direction.JOINT else self.layers[0]
 
 
-def solve(task: SolveTask) -> None:
-    """Write all maps, each with its table last; those whose table is current are left as they
-    are."""
+def solve(task: SolveTask) -> list[SolvedRow]:
+    """Write all maps, each with its table last; those whose table is current are left as they are.
+
+    Returns:
+        What the tables say, end by end.
+    """
     moments = _TaskMoments(task)
-    source: SourceFit | None = None
+    rows: list[SolvedRow] = []
     for end in task.ends:
         if is_current(end.table, task.fingerprint):
+            rows += Table.read(end.table, SolvedRow)
             continue
         end.table.unlink(missing_ok=True)  # it would speak of a map that is about to change
-        source = source or SourceFit(moments.of_begin(), moments.begin, task.method)
-        fitted = source.fit(
+        fitted = moments.source.fit(
             moments.to(end.layer), moments.end(end.layer), moments.controls(end.layer)
         )
         affine = _affine_map(task, end, fitted.map)
         replace(affine, metrics=fitted.metrics.as_json()).save(end.map_path)
         for control, path in zip(fitted.mismatched, end.mismatched_paths, strict=True):
             _affine_map(task, end, control).save(path)
-        _save(task, end, SolvedRow(target_layer=end.layer, **asdict(fitted.metrics)))
+        rows.append(SolvedRow(target_layer=end.layer, **asdict(fitted.metrics)))
+        _save(task, end, rows[-1])
+    return rows
 
 
-def add_learning_curve(task: SolveTask) -> None:
-    """Put R² after training on fewer folds into the table of a map that was solved.
+def add_learning_curve(task: SolveTask) -> SolvedRow:
+    """Put R² after training on fewer folds into the table of a map that was solved, unless it is
+    there; what the table says then.
 
     Args:
         task: with this one end.
     """
     (end,) = task.ends
     (row,) = Table.read(end.table, SolvedRow)
-    if len(row.learning) > 1:
-        return
-    moments = _TaskMoments(task)
-    source = SourceFit(moments.of_begin(), moments.begin, task.method)
-    curve = source.learning_curve(moments.to(end.layer), moments.end(end.layer))
-    _save(task, end, replace(row, learning=(*curve, *row.learning)))
+    if len(row.learning) == 1:
+        moments = _TaskMoments(task)
+        curve = moments.source.learning_curve(moments.to(end.layer), moments.end(end.layer))
+        row = replace(row, learning=(*curve, *row.learning))
+        _save(task, end, row)
+    return row
 
 
 def _save(task: SolveTask, end: MapEnd, row: SolvedRow) -> None:
@@ -131,12 +138,21 @@ class _TaskMoments:
     """
 
     def __init__(self, task: SolveTask) -> None:
-        self._runs = [MomentFiles(paths) for paths in task.moments]
+        self._task = task
         self._folds = range(task.folds)
         self._draws = len(task.ends[0].mismatched_paths)
         self._direction = task.direction
         self._variables = [variable(task.direction.begin, layer) for layer in task.layers]
         self.begin = "+".join(self._variables)
+
+    @cached_property
+    def source(self) -> SourceFit:
+        """Of the variables where the maps begin."""
+        return SourceFit(self.of_begin(), self.begin, self._task.method)
+
+    @cached_property
+    def _runs(self) -> list[MomentFiles]:
+        return [MomentFiles(paths) for paths in self._task.moments]
 
     def end(self, layer: int) -> str:
         """Name of the variable where a map ends."""

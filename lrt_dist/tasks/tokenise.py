@@ -169,8 +169,8 @@ def _write(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Millions of short-lived tuples are made here, and no cycles: looking for these took a tenth
-    of the time."""
+    """Many short-lived objects are made here, and no cycles: looking for these took a tenth of the
+    time, of tokenizers whose offsets are asked for."""
     gc.disable()
     try:
         yield

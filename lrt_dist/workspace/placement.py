@@ -8,7 +8,7 @@ from dataclasses import replace
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
 from lrt_dist.models.sources import ModelFacts
-from lrt_dist.plan.cost import NUMBER_BYTES
+from lrt_dist.plan.cost import NUMBER_BYTES, cores_of_task
 from lrt_dist.plan.memory import (
     USABLE,
     ModelSize,
@@ -18,7 +18,7 @@ from lrt_dist.plan.memory import (
     host_bytes,
     plan_stages,
 )
-from lrt_dist.runtime.contract import ChainSpec, StageSpec
+from lrt_dist.runtime.contract import ChainSpec, Needs, StageSpec
 from lrt_dist.sites import Side
 from lrt_dist.tasks.model_stage import BuildModelStage
 from lrt_dist.workspace.run import Run
@@ -232,3 +232,11 @@ def model_size(facts: ModelFacts) -> ModelSize:
         facts.width,
         facts.reads_embeddings,
     )
+
+
+def task_needs(run: Run, width: int, memory: int) -> Needs:
+    """What a task on matrices of some width needs: as many cores as it can use of a node that has
+    the memory."""
+    nodes = zip(run.machines.node_cpus, run.machines.node_memory, strict=True)
+    roomy = [cpus for cpus, there in nodes if there >= memory]
+    return Needs(cpus=cores_of_task(width, max(roomy or run.machines.node_cpus)), memory=memory)

@@ -22,7 +22,6 @@ from tiny_run import forked, kill_when, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.commands import _by_leaves, _rows
-from lrt_dist.commands._solving import Beginning, spread
 from lrt_dist.corpus.rows import RowIndex
 from lrt_dist.errors import LrtError, UserError
 from lrt_dist.linear.moments import merge_all
@@ -356,15 +355,17 @@ def test_killed_for_good_it_ends_where_it_would_have(extracted: Path, tmp_path: 
     assert made(fitted(extracted, out, "fit.tile_bytes=1")) == whole
 
 
+@pytest.mark.parametrize("before", [3, 4, 5])
 def test_stopped_between_two_maps_it_solves_only_the_others(
-    extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extracted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
+    """Before the last of four maps, the first of two learning curves, or the second."""
     saved: list[tuple[int, int]] = []
     stopped: list[bool] = []
     plain = solving._save
 
     def save(task: SolveTask, end: MapEnd, row: SolvedRow) -> None:
-        if len(saved) == 3 and not stopped:
+        if len(saved) == before and not stopped:
             stopped.append(True)
             raise _Killed
         plain(task, end, row)
@@ -381,13 +382,23 @@ def test_stopped_between_two_maps_it_solves_only_the_others(
 
 
 def test_a_layer_with_many_ends_is_solved_by_all_cores(
-    extracted: Path, tmp_path: Path, ray_runtime: Runtime
+    extracted: Path, tmp_path: Path, ray_runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In two tasks, which decompose the same moments each. Same shapes, machine and threads: equal
     bits, and one learning curve."""
     layer = "fit.pairs=[[1,0],[1,1]]"
     serial = fitted(extracted, tmp_path / "serial", layer)
+    tasks: list[object] = []
+    plain = RayRuntime.map
+
+    def map_counted(runtime: RayRuntime, function: Any, arguments: Any, *needs: Any) -> Any:
+        arguments = list(arguments)
+        tasks.extend(arguments if function is solving.solve else [])
+        return plain(runtime, function, arguments, *needs)
+
+    monkeypatch.setattr(RayRuntime, "map", map_counted)
     parallel = fitted(extracted, tmp_path / "ray", layer, "cluster.address=auto")
+    assert len(tasks) == 2
     assert made(serial) == made(parallel)
     curves = [
         Table.read(folder.fits[Direction.FORWARD], FitRow).arrow["learning"].to_pylist()
@@ -397,15 +408,10 @@ def test_a_layer_with_many_ends_is_solved_by_all_cores(
     assert sorted(len(curve) > 1 for curve in curves[0]) == [False, True]
 
 
-def test_tasks_are_cut_where_there_are_more_places() -> None:
-    tasks = [Beginning(Direction.FORWARD, (layer,), (3, 4, 5)) for layer in (1, 2)]
-    assert [len(spread(tasks, places)) for places in (0, 1, 3, 4, 5, 6, 100)] == [
-        2, 2, 2, 4, 4, 6, 6,
-    ]  # fmt: skip
-    for cut in (spread(tasks, places) for places in (1, 4, 100)):
-        ends = {task.layers: [e for t in cut if t.layers == task.layers for e in t.ends]
-                for task in tasks}  # fmt: skip
-        assert ends == {task.layers: [3, 4, 5] for task in tasks}
+def test_two_folds_have_no_learning_curve(extracted: Path, tmp_path: Path) -> None:
+    folder = fitted(extracted, tmp_path / "out", "fit.folds=2")
+    rows = Table.read(folder.fits[Direction.FORWARD], FitRow)
+    assert [len(row.learning) for row in rows] == [1] * 4
 
 
 def test_reverse_maps_are_least_squares_the_other_way(extracted: Path, tmp_path: Path) -> None:

@@ -13,19 +13,22 @@ import pytest
 import ray
 from scripted import Build, Job, attempts, chain, keep_keys, one_by_one
 
-from lrt_dist.errors import LostError, LrtError, UserError
+from lrt_dist.errors import LostError, LrtError, NoPlaceError, NoReplicaError, UserError
 from lrt_dist.runtime import pool
 from lrt_dist.runtime.chain import Chain, bundles, fits_when_idle, nodes_alive
 from lrt_dist.runtime.contract import (
+    DEFAULT_POLICY,
     ChainSpec,
     Done,
     Failed,
+    Needs,
     Runtime,
     Stage,
     StageSpec,
     StoppedError,
 )
 from lrt_dist.runtime.pool import RayRuntime
+from lrt_dist.runtime.scheduler import RayChains
 
 
 def test_stages_live_in_processes_of_their_own(ray_runtime: Runtime, tmp_path: Path) -> None:
@@ -79,6 +82,32 @@ def test_a_chain_does_not_wait_for_what_its_own_driver_holds(
     assert fits_when_idle(spec, [], nodes_alive())
     assert fits_when_idle(spec, [{"CPU": 0.5}], nodes_alive())
     assert not fits_when_idle(spec, [{"CPU": 0.5}, {"CPU": 0.5}], nodes_alive())
+
+
+def test_a_chain_whose_nodes_are_gone_ends_otherwise_than_one_that_never_had_room(
+    ray_runtime: Runtime, tmp_path: Path
+) -> None:
+    """With code 3: the same command goes on once there are nodes again."""
+    spec = ChainSpec((StageSpec(Build("first", tmp_path), cpus=4, gpus=0),), placement_timeout=1)
+    never = RayChains(spec, DEFAULT_POLICY, print, [float("inf")])
+    with pytest.raises(NoPlaceError, match="4 CPU needed"):
+        never.start()
+    never.stop()
+    seen = {"a node that was there": {"CPU": 4.0}}
+    gone = RayChains(spec, DEFAULT_POLICY, print, [float("inf")], seen=seen)
+    with pytest.raises(NoReplicaError, match=r"nodes are gone that had room.*4 CPU needed"):
+        gone.start()
+    gone.stop()
+
+
+def test_a_task_needs_its_cores_and_its_memory_on_one_node(
+    ray_runtime: RayRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would wait for ever."""
+    monkeypatch.setattr(ray_runtime, "node_cpus", (64.0, 8.0))
+    monkeypatch.setattr(ray_runtime, "node_memory", (2.0**34, 2.0**38))
+    with pytest.raises(UserError, match=r"16 cores and 100\.0 GiB; .* 8 cores and 256\.0 GiB"):
+        list(ray_runtime.map(abs, [1], Needs(cpus=16, memory=100 << 30)))
 
 
 @ray.remote(num_cpus=2)

@@ -94,6 +94,16 @@ def test_quarantine_ends_with_success(ledger: Ledger) -> None:
     assert ledger.quarantined() == {}
 
 
+def test_a_unit_that_is_committed_while_reasons_are_read_is_left_out(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.quarantine(3, "not finite")
+    listed = ledger._names("quarantined")
+    ledger.commit(record(3), dict)
+    monkeypatch.setattr(ledger, "_names", lambda prefix: listed if prefix else [])
+    assert ledger.quarantined() == {}
+
+
 def test_what_is_committed_is_not_quarantined_whatever_a_kill_left(ledger: Ledger) -> None:
     ledger.commit(record(3), unread)
     ledger.quarantine(3, "before")

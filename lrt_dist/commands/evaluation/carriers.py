@@ -11,11 +11,11 @@ from pathlib import Path
 
 from lrt_dist.errors import UserError
 from lrt_dist.linear.methods import FIT_METHODS
-from lrt_dist.plan.cost import cores_of_task, solve_bytes
-from lrt_dist.runtime.contract import Needs
+from lrt_dist.plan.cost import solve_bytes
 from lrt_dist.sites import LayerPair, Side, Sided
 from lrt_dist.store.cells import address
 from lrt_dist.tasks.fit_states import FitStatesTask, fit_states
+from lrt_dist.workspace.placement import task_needs
 from lrt_dist.workspace.run import Run
 
 Texts = tuple[str, ...]
@@ -70,10 +70,8 @@ class Carriers:
         missing = [(texts, p) for texts, p in wanted if not self._paths(texts, p)[0].exists()]
         tasks = [self._task(texts, pair) for texts, pair in missing]
         config, widths = self._run.config.fit, self._run.widths
-        needs = Needs(
-            cpus=cores_of_task(max(widths), max(self._run.machines.node_cpus)),
-            memory=solve_bytes(widths.source, widths.target, config.folds, config.mismatched_draws),
-        )
+        memory = solve_bytes(widths.source, widths.target, config.folds, config.mismatched_draws)
+        needs = task_needs(self._run, max(widths), memory)
         with self._run.progress.phase(name, len(wanted), "maps") as phase:
             phase.resume(len(wanted) - len(missing))
             for _ in self._run.runtime.map(fit_states, tasks, needs):

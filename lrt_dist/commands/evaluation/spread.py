@@ -18,13 +18,13 @@ from lrt_dist.linear.methods import Choice
 from lrt_dist.maps.affine import AffineMap
 from lrt_dist.maps.controls import resampled_vectors
 from lrt_dist.maps.vectors import SteeringVector
-from lrt_dist.plan.cost import cores_of_task, solve_bytes
+from lrt_dist.plan.cost import solve_bytes
 from lrt_dist.resampling import further_covariance, resampled_items
-from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Direction, LayerPair, Side, Sided
 from lrt_dist.store.states import ContrastStates
 from lrt_dist.store.tables import FitRow, Table
 from lrt_dist.tasks.jackknife import JackknifeTask, jackknife
+from lrt_dist.workspace.placement import task_needs
 from lrt_dist.workspace.run import Run
 
 RESAMPLES = 200
@@ -162,10 +162,8 @@ def without_folds(
                 run.config.evaluate.map_bias,
             )
         )
-    needs = Needs(
-        cpus=cores_of_task(max(run.widths), max(run.machines.node_cpus)),
-        memory=solve_bytes(run.widths.source, run.widths.target, run.config.fit.folds, 0),
-    )
+    memory = solve_bytes(run.widths.source, run.widths.target, run.config.fit.folds, 0)
+    needs = task_needs(run, max(run.widths), memory)
     mapped: dict[str, torch.Tensor] = {}
     with run.progress.phase("maps without a fold", len(tasks), "pairs") as phase:
         for vectors in run.runtime.map(jackknife, tasks, needs):
