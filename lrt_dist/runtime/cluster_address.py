@@ -31,19 +31,19 @@ def connect(address: str, note: Callable[[str], None]) -> None:
     Raises:
         UserError: no cluster answers at the address.
     """
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or "auto"
+    wanted = (os.environ.get("RAY_ADDRESS") or "auto") if address == "auto" else address
     try:
-        if address == "auto":
+        if wanted == "auto":
             _connect_or_start(note)
-        elif address == "local":
-            ray.init(address=address, include_dashboard=False, **QUIET)
+        elif wanted == "local":
+            ray.init(address="local", include_dashboard=False, **QUIET)
         else:
-            _try(address)
-            ray.init(address=address, **QUIET)
+            _try(wanted)
+            # Left to find the environment's address, Ray also takes the token that goes with it.
+            ray.init(address=None if address == "auto" else address, **QUIET)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"no Ray cluster at {address}: {error}; start one with `ray start --head`, or "
+            f"no Ray cluster at {wanted}: {error}; start one with `ray start --head`, or "
             "set cluster.address: serial to do without Ray"
         ) from error
 
