@@ -18,14 +18,19 @@ from lrt_dist.models.sources import open_source
 TEXT = 8 * "the river runs past the old mill and on towards the sea where nobody waits for it . "
 
 
+def smollm2_tokenizer() -> Any:
+    """SmolLM2's, as transformers has it."""
+    source = open_source(ModelConfig(model=str(smollm2())))
+    return transformers.AutoTokenizer.from_pretrained(source)
+
+
 def save_llama(folder: Path, *, width: int, intermediate: int, layers: int, heads: int) -> int:
     """Save a Llama with SmolLM2's tokenizer.
 
     Returns:
         Tokens of `TEXT`.
     """
-    source = open_source(ModelConfig(model=str(smollm2())))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    tokenizer = smollm2_tokenizer()
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

@@ -22,12 +22,10 @@ from tempfile import TemporaryDirectory
 import transformers
 
 from benchmarks.harness import Result, result
+from benchmarks.random_llama import smollm2_tokenizer
 from lrt_dist import api
 from lrt_dist.clusterfile import load_cluster
-from lrt_dist.config import ModelConfig
-from lrt_dist.demo.run import smollm2
 from lrt_dist.demo.text import python_documentation
-from lrt_dist.models.sources import open_source
 from lrt_dist.runfile import load_run
 from lrt_dist.runtime.progress import Progress
 from lrt_dist.workspace.folder import RunFolder
@@ -86,9 +84,7 @@ RECIPES = (
 
 def make(folder: Path, recipes: Sequence[Recipe]) -> None:
     """Models without weights, and corpora."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        open_source(ModelConfig(model=str(smollm2())))
-    )
+    tokenizer = smollm2_tokenizer()
     for name in {size for recipe in recipes for size in (recipe.source, recipe.target)}:
         width, intermediate, layers, heads = SHAPES[name]
         transformers.LlamaConfig(

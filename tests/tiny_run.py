@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import yaml
 from tiny_models import documentation
 
@@ -176,3 +178,21 @@ def _with_environment(
     os.environ.clear()
     os.environ.update(environment)
     sys.exit(function(*arguments))
+
+
+def on_small_disk(folder: Path, size: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell's script where a folder is a file system of its own, in a mount namespace of its
+    own.
+
+    Args:
+        folder: an empty one.
+        size: as `mount` understands it, e.g. `400k`.
+    """
+    unshared = ["unshare", "-rm"]
+    trial = [*unshared, "mount", "-t", "tmpfs", "none", str(folder)]
+    if not shutil.which("unshare") or subprocess.run(trial, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a small file system")
+    mounted = f"mount -t tmpfs -o size={size} none {folder}\n{script}"
+    return subprocess.run(
+        [*unshared, "sh", "-c", mounted], capture_output=True, text=True, check=False
+    )

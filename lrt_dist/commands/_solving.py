@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from lrt_dist.errors import UserError
 from lrt_dist.formatting import format_bytes
@@ -37,6 +38,18 @@ class Beginning:
     direction: Direction
     layers: tuple[int, ...]
     ends: tuple[int, ...]
+
+
+class WithEnds(Protocol):
+    """A frozen dataclass that says where maps end."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def ends(self) -> tuple[Any, ...]: ...
+
+
+T = TypeVar("T", bound=WithEnds)
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ def places_for(run: Run, needs: Needs) -> int:
     return sum(int(min(cpus // needs.cpus, memory // needs.memory)) for cpus, memory in nodes)
 
 
-def spread(tasks: Sequence[Beginning], places: int) -> list[Beginning]:
+def spread(tasks: Sequence[T], places: int) -> list[T]:
     """The same maps in as many tasks as there are places, where there would be fewer: each part of
     a task decomposes the moments of its beginning for itself, in time that nobody else wants."""
     parts = max(1, places // len(tasks))
@@ -111,7 +124,8 @@ def plan_solving(run: Run, core_speed: float) -> Solving:
     needs = solve_needs(run)
     described = run.described
     places = places_for(run, needs)
-    tasks = spread(list(beginnings(run)), places)
+    whole = list(beginnings(run))
+    tasks, curves = spread(whole, places), [replace(task, ends=task.ends[:1]) for task in whole]
     share = 1.0 if run.in_this_process else needs.cpus / sum(run.machines.node_cpus)
     if described and not places:
         raise UserError(
@@ -119,13 +133,11 @@ def plan_solving(run: Run, core_speed: float) -> Solving:
             "described node has as much: describe larger ones, or lower fit.folds or "
             "fit.mismatched_draws"
         )
-    curves = [replace(task, ends=task.ends[:1]) for task in beginnings(run)]
     operations = _longest([_flops(run, task) for task in tasks], places)
     operations += _longest([_curve_flops(run, task) for task in curves], places)
     seconds = operations / (core_speed * share)
     if described and described.storage:
-        read = sum(_reads(run, task) for task in tasks)
-        read += sum(_reads(run, task) for task in curves)
+        read = sum(_reads(run, task) for task in (*tasks, *curves))
         seconds = max(seconds, read / described.storage)
     return Solving(sum(len(task.ends) for task in tasks), len(tasks), needs, seconds / 3600)
 

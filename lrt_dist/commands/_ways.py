@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from lrt_dist.commands._blocks_ahead import AHEAD, SOONEST, kept_every
 from lrt_dist.commands._moment_processes import Shares
@@ -34,7 +31,6 @@ from lrt_dist.plan.tiles import (
     rows_read_again,
 )
 from lrt_dist.runtime.contract import ChainSpec
-from lrt_dist.runtime.preflight import product_speed
 from lrt_dist.sites import Side, Sided
 from lrt_dist.tasks.accumulate import ROWS_PER_PRODUCT
 from lrt_dist.workspace.placement import extraction_chain, stage_plans
@@ -432,9 +428,3 @@ class Ways:
         if described is None or self._largest_on_gpu > USABLE * described.bytes_of_gpu:
             return 0.0
         return REACHED_FLOAT64 * described.float64_of_gpu
-
-
-def float64_speed(run: Run) -> float:
-    """Operations a second of float64 products on all cores, if they are like those here."""
-    cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
-    return cores * product_speed(torch.randn(1024, 1024, dtype=torch.float64))

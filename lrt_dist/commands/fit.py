@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 from lrt_dist.commands._moments import (
     RunMoments,
@@ -17,13 +16,12 @@ from lrt_dist.commands._moments import (
     moments_of_others,
 )
 from lrt_dist.commands._rows import LayerFacts, Records, layer_facts
-from lrt_dist.commands._solving import Beginning, beginnings, places_for, solve_needs, spread
+from lrt_dist.commands._solving import beginnings, places_for, solve_needs, spread
 from lrt_dist.commands.extract import quarantined_units
 from lrt_dist.config import fingerprint_of
 from lrt_dist.errors import IncompleteError
 from lrt_dist.files import is_file, sweep
 from lrt_dist.linear.methods import FIT_METHODS
-from lrt_dist.runtime.contract import Needs
 from lrt_dist.sites import Direction
 from lrt_dist.store.tables import FitRow, JointFitRow, MapRow, SolvedRow, Table, is_current
 from lrt_dist.tasks.solve import MapEnd, SolveTask, add_learning_curve, solve
@@ -105,10 +103,8 @@ def _fit(run: Run, inputs: FitInputs) -> None:
     # Maps are about to change: what was made from the old ones must not look current.
     for stale in (*run.folder.fits.values(), *run.folder.evaluation):
         stale.unlink(missing_ok=True)
-    whole, needs = list(beginnings(run)), solve_needs(run)
-    made = partial(_tasks, run, all_moments, facts[0], inputs.fingerprint)
-    tasks, parts = made(whole), made(spread(whole, places_for(run, needs)))
-    solved = _solve(run, tasks, parts, needs)
+    tasks = list(_tasks(run, all_moments, facts[0], inputs.fingerprint))
+    solved = _solve(run, tasks)
     seconds = round(time.monotonic() - began, 2)
     forward: list[FitRow] = []
     reverse: list[FitRow] = []
@@ -132,20 +128,14 @@ def _fit(run: Run, inputs: FitInputs) -> None:
 
 
 def _tasks(
-    run: Run,
-    all_moments: list[RunMoments],
-    facts: LayerFacts,
-    fingerprint: str,
-    chosen: Sequence[Beginning],
-) -> list[SolveTask]:
-    """One for each of some beginnings."""
-    draws = range(run.config.fit.mismatched_draws)
-
-    def task(beginning: Beginning) -> SolveTask:
+    run: Run, all_moments: list[RunMoments], facts: LayerFacts, fingerprint: str
+) -> Iterator[SolveTask]:
+    """One for each of the `beginnings`."""
+    draws, path = range(run.config.fit.mismatched_draws), run.folder.map_path
+    for beginning in beginnings(run):
         direction, layers = beginning.direction, beginning.layers
         begin = layers if direction is Direction.JOINT else layers[0]
-        path = run.folder.map_path
-        return SolveTask(
+        yield SolveTask(
             direction=direction,
             layers=layers,
             norm=(facts[direction.begin, layers[0]].median_norm if len(layers) == 1 else None),
@@ -170,13 +160,11 @@ def _tasks(
             fingerprint=fingerprint,
         )
 
-    return [task(beginning) for beginning in chosen]
 
-
-def _solve(
-    run: Run, tasks: list[SolveTask], parts: list[SolveTask], needs: Needs
-) -> list[list[SolvedRow]]:
-    """Solve some tasks part by part; what is found of the maps of each task, end by end."""
+def _solve(run: Run, tasks: list[SolveTask]) -> list[list[SolvedRow]]:
+    """Solve some tasks wherever there is room; what is found of the maps of each, end by end."""
+    needs = solve_needs(run)
+    parts = spread(tasks, places_for(run, needs))
     ends = [end for task in tasks for end in task.ends]
     for folder in {path.parent for end in ends for path in (end.map_path, *end.mismatched_paths)}:
         sweep(folder)

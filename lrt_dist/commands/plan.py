@@ -13,7 +13,7 @@ from lrt_dist.commands._items import check_items
 from lrt_dist.commands._shares import run_tokenizers
 from lrt_dist.commands._sizes import Work, better_sizes
 from lrt_dist.commands._solving import Solving, plan_solving
-from lrt_dist.commands._ways import Extraction, Way, Ways, float64_speed
+from lrt_dist.commands._ways import Extraction, Way, Ways
 from lrt_dist.commands.evaluation.cost import EvaluationPlan, plan_evaluation
 from lrt_dist.corpus.readers import read_documents, text_bytes
 from lrt_dist.corpus.rows import RowIndex
@@ -160,7 +160,7 @@ def plan(run: Run) -> Plan:
             )
         )
     )
-    float64 = float64_speed(run)
+    float64 = _float64_speed(run)
     ways = Ways(run, Extraction(rows, texts.tokens, flops, speed), float64)
     way = ways.way(extract.store)
     try:
@@ -289,3 +289,9 @@ def _speed(run: Run) -> tuple[float, str]:
     speed = product_speed(torch.randn(1024, 1024))
     cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
     return 0.6 * speed * cores, f"60 % of a bare GEMM on this machine ({speed / 1e9:.0f} GFLOP/s)"
+
+
+def _float64_speed(run: Run) -> float:
+    """Operations a second of float64 products on all cores, if they are like those here."""
+    cores = sum(run.machines.node_cpus) / (os.cpu_count() or 1)
+    return cores * product_speed(torch.randn(1024, 1024, dtype=torch.float64))

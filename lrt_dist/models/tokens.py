@@ -45,7 +45,7 @@ class Encoding:
     numbers: NDArray[np.int32]
     ends: NDArray[np.int32]
 
-    @property
+    @cached_property
     def ids(self) -> tuple[int, ...]:
         """`numbers`, as Python has them."""
         return tuple(self.numbers.tolist())

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from tiny_run import fork, start, store_digests, write_tiny_run
+from tiny_run import fork, on_small_disk, start, store_digests, write_tiny_run
 
 from lrt_dist import api
 from lrt_dist.corpus.rows import RowIndex
@@ -200,27 +200,16 @@ def test_a_full_disk_says_so_and_goes_on_when_there_is_room(
     run_file, expected = reference
     small = tmp_path / "small"
     small.mkdir()
-    # A file system of its own, of 400 KiB, in a mount namespace of its own.
-    if (
-        not shutil.which("unshare")
-        or subprocess.run(
-            ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(small)], check=False
-        ).returncode
-    ):
-        pytest.skip("this machine lets nobody mount a small file system")
     saved = tmp_path / "saved"
     out = small / "out"
     command = [sys.executable, "-m", "lrt_dist.cli", "run", str(run_file), "--out", str(out)]
     script = f"""
-        mount -t tmpfs -o size=400k none {small}
         {" ".join(command)} --set 'concepts=[]'
         code=$?
         rm -rf {saved}; cp -r {small}/out {saved}
         exit $code
     """
-    process = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False
-    )
+    process = on_small_disk(small, "400k", script)
     assert process.returncode == 3, process.stderr
     assert "no space left" in process.stderr
     assert "run the same command again" in " ".join(process.stderr.split())
